@@ -1,0 +1,74 @@
+"""Linear classifiers on features, and the standardisation that is folded into them.
+
+Letters: B batch, F features, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ffmodels.backbone import MLP
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Mean and deviation of each feature over a training split, float32 [F]."""
+
+    mean_F: Tensor
+    std_F: Tensor
+
+    @classmethod
+    def of(cls, features_NF: Tensor) -> Standardisation:
+        """Measures the features of a training split."""
+        std_F, mean_F = torch.std_mean(features_NF, dim=0, correction=0)
+        return cls(mean_F, std_F)
+
+    @property
+    def scale_F(self) -> Tensor:
+        """1 / deviation; 0 for a feature that never changes, so that a dead unit stays out of the sum."""
+        return torch.where(self.std_F > 1e-6, 1 / self.std_F.clamp(min=1e-6), 0.0)
+
+    def apply_(self, features_NF: Tensor) -> Tensor:
+        """Standardises the features in place and returns them."""
+        return features_NF.sub_(self.mean_F).mul_(self.scale_F)
+
+
+class LinearHead(nn.Module):
+    """features_BF -> logits_BK, float32."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        """Returns the logits."""
+        logits: Tensor = self.linear(features_BF)
+        return logits
+
+    @classmethod
+    def folded(cls, weight_KF: Tensor, bias_K: Tensor, standardisation: Standardisation) -> LinearHead:
+        """Returns the head that reads raw features and computes what (weight, bias) do on standardised ones."""
+        weight = weight_KF.double() * standardisation.scale_F.double()
+        bias = bias_K.double() - weight @ standardisation.mean_F.double()
+        head = cls(weight_KF.shape[1], weight_KF.shape[0])
+        head.load_state_dict({"linear.weight": weight.float(), "linear.bias": bias.float()})
+        return head
+
+
+class Classifier(nn.Module):
+    """A backbone and a linear head on its last layer, trained together by backprop: images -> logits_BK."""
+
+    def __init__(self, backbone: MLP, classes: int, seed: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = LinearHead(backbone.config.width, classes)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Returns the logits."""
+        logits: Tensor = self.head(self.backbone(images_BCHW))
+        return logits

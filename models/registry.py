@@ -1,0 +1,81 @@
+"""Names of things that can be chosen, without importing what they name.
+
+An entry says where the thing lives (`module:attribute`) and what it is, in a few words. Help texts,
+checks and error messages read the names here, so a command line answers without loading torch.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ffmodels.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where a registered thing lives, and what it is in a few words."""
+
+    home: str
+    about: str
+
+
+class Registry(Mapping[str, Entry]):
+    """A mapping from names to things that are imported when they are first asked for.
+
+    Args:
+        setting: the name of the setting that chooses from this registry; messages name it.
+        entries: name -> (`module:attribute`, a few words of description).
+    """
+
+    def __init__(self, setting: str, entries: Mapping[str, tuple[str, str]]) -> None:
+        self.setting = setting
+        self._entries = {name: Entry(home=home, about=about) for name, (home, about) in entries.items()}
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def check(self, name: str) -> None:
+        """Raises SettingError, with the legal names, unless `name` is registered."""
+        if name not in self._entries:
+            raise SettingError(f"{self.setting} {name!r} is unknown: choose one of {', '.join(self._entries)}")
+
+    def load(self, name: str) -> Any:
+        """Returns the thing registered under `name`. Raises SettingError for an unknown name."""
+        self.check(name)
+        return pkgutil.resolve_name(self._entries[name].home)
+
+
+BACKBONES = Registry("backbone", {"mlp": ("ffmodels.backbone:MLP", "normalise, linear, ReLU in each layer")})
+
+NORMALISATIONS = Registry(
+    "normalisation",
+    {
+        "rms": ("ffmodels.backbone:rms_normalise", "divided by the root of the mean square"),
+        "layer": ("ffmodels.backbone:layer_normalise", "LayerNorm without parameters"),
+    },
+)
+
+GOODNESS = Registry(
+    "goodness",
+    {
+        "sum_squares": ("ffmodels.goodness:SUM_SQUARES", "sum of h^2 (Hinton 2022)"),
+        "mean_squares": ("ffmodels.goodness:MEAN_SQUARES", "mean of h^2"),
+        "norm": ("ffmodels.goodness:NORM", "||h|| (arXiv 2309.11955)"),
+    },
+)
+
+# What the label pixels hold when a probe reads the features; ffmodels.labels.fill does it.
+SLOTS = {
+    "neutral": "1/K in each label pixel",
+    "zeros": "0 in each label pixel",
+    "pixels": "the image as it is",
+}

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import gzip
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is loaded
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, Ended
+
+REAL_DATA = Path(os.environ.get("FFSTUDY_REAL_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command in this process: cli("fftrain", "pretrain", ...) -> Ended."""
+    import importlib
+
+    from ffserve import console
+
+    def run(program: str, *arguments: object) -> Ended:
+        main = importlib.import_module(f"{program}.cli").main
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        monkeypatch.setattr(console, "_debug", False)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return Ended(end.value.code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A folder with two small finished runs on the digits, `ff` and `bp`, probed: read it, never write to it."""
+    from fftrain import PretrainConfig, ProbeConfig, pretrain, probe_run
+
+    root = tmp_path_factory.mktemp("trained")
+    for method in ("ff", "bp"):
+        settings = {"dataset": "digits", "width": 48, "batch_size": 64, "lr": 3e-3, "epochs": 3, "threads": 1}
+        pretrain(PretrainConfig(method=method, **settings), root / method)
+        probe_run(root / method, ProbeConfig(dataset="digits", epochs=8, threads=1))
+    return root
+
+
+@pytest.fixture
+def run_copy(trained, tmp_path):
+    """A copy of the small `ff` run, to be changed or broken."""
+    return Path(shutil.copytree(trained / "ff", tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def real_mnist(tmp_path_factory) -> Path:
+    """A data folder with the real MNIST, or a skip."""
+    source = REAL_DATA / "MNIST" / "raw"
+    if not source.is_dir():
+        pytest.skip(f"no MNIST in {REAL_DATA}: set FFSTUDY_REAL_DATA")
+    folder = tmp_path_factory.mktemp("data")
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in source.glob("*.gz"):
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    return folder

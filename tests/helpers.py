@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+def one_line(ended: Ended, code: int, *words: str) -> None:
+    """Checks that a command failed as it should: one line, the exit code, no traceback."""
+    assert ended.code == code, ended
+    lines = [line for line in ended.err.splitlines() if "error:" in line]
+    assert len(lines) == 1, ended.err
+    assert "Traceback" not in ended.err
+    assert "internal error" not in ended.err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def python(*arguments: object, **kwargs) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` from the checkout, as a user does."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False, **kwargs
+    )
