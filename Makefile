@@ -1,0 +1,61 @@
+# Each target sets up what it needs: `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+# The demo's recipe: small enough for a laptop, chosen on the validation split of the digits.
+RECIPE := --dataset digits --task rotation --width 500 --lr 1e-3 --batch-size 32 --epochs 60
+
+.PHONY: help demo test test-slow lint format bench clean
+help:
+	@echo "make demo       train, probe, export, serve and report on embedded digits -> $(DEMO)/report.html"
+	@echo "make test       the test suite"
+	@echo "make test-slow  the checks that take minutes"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      measure the training step and the epoch"
+
+# The stamp is written last, so that an install that broke off is done again.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "ffstudy needs Python 3.11 to 3.13: name one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@mkdir -p $(VENV)/typed
+	@for pair in fftrain:fftrain ffserve:ffserve export:ffexport models:ffmodels; do \
+	  ln -sfn "$(CURDIR)/$${pair%%:*}" "$(VENV)/typed/$${pair##*:}"; done
+	@touch $@
+
+demo: $(VENV)/.installed
+	@rm -rf $(DEMO)
+	$(BIN)/fftrain pretrain $(RECIPE) --method ff --out $(DEMO)/ff
+	$(BIN)/fftrain pretrain $(RECIPE) --method bp --out $(DEMO)/bp
+	$(BIN)/fftrain probe $(DEMO)/ff
+	$(BIN)/fftrain probe $(DEMO)/bp
+	$(BIN)/ffexport $(DEMO)/ff --format all
+	$(BIN)/ffexport $(DEMO)/bp --format all
+	$(BIN)/fftrain dump-images digits $(DEMO)/images
+	$(BIN)/ffserve predict --model $(DEMO)/ff "$$(ls $(DEMO)/images/3/*.png | head -n 1)"
+	@$(BIN)/ffserve predict --model $(DEMO)/ff --json "$$(ls $(DEMO)/images/3/*.png | head -n 1)" > $(DEMO)/prediction.json
+	@$(BIN)/fftrain report $(DEMO)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/epoch_speed.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

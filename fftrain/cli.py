@@ -1,0 +1,269 @@
+"""The command `fftrain`. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import types
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from ffserve import console
+from ffserve.console import Debug, Json
+from fftrain.config import (
+    DataConfig,
+    PretrainConfig,
+    ProbeConfig,
+    Settings,
+    continued,
+    option_name,
+    read_toml,
+)
+from fftrain.progress import Reporter, TerminalReporter
+from fftrain.registry import DATASETS
+
+app = console.app("Forward-Forward and backprop pretraining, and linear probes on the frozen backbone.")
+
+
+@app.callback()
+def _main(version: console.Version = False) -> None:
+    pass
+
+
+def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Gives a command one option for each setting, with its help, default and legal values.
+
+    The command takes them as keyword arguments; those that were not given are None.
+    """
+
+    def decorate(command: Any) -> Any:
+        hints = get_type_hints(settings)
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [_option(f, hints[f.name]) for f in fields(settings) if f.name not in leave_out]
+        command.__signature__ = inspect.Signature([*own, *added])
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+        return command
+
+    return decorate
+
+
+def _option(f: Any, hint: Any) -> inspect.Parameter:
+    """Returns a setting as a Typer option that is None unless given."""
+    text = f.metadata["help"]
+    kind = next(k for k in (hint.__args__ if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None))
+    legal = DATASETS if f.name == "dataset" else f.metadata["legal"]
+    text += f" [{'|'.join(legal)}]" if legal else ""
+    text += f" [default: {f.default}]" if f.default is not None and kind is not bool else ""
+    name = option_name(f.name)
+    name += f"/--no-{name[2:]}" if kind is bool else ""
+    annotation: Any = Annotated[kind | None, typer.Option(name, help=text, show_default=False)]
+    return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+RunArgument = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+
+
+@app.command()
+@options_of(PretrainConfig)
+def pretrain(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder, new. [default: runs/DATASET-TASK-METHOD]", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings as TOML; options given here override it.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its checkpoint.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Train a backbone on a pretext task.
+
+    Leaves a run folder: settings, metrics of every epoch, weights, and the accuracy on the validation split.
+
+    \b
+    Examples:
+      fftrain pretrain --dataset digits --task rotation --method ff --lr 1e-3 --epochs 20 --width 500
+      fftrain pretrain --dataset mnist --task rotation --method ff --out runs/ff-rot
+      fftrain pretrain --dataset imagefolder:photos --image-size 32 --task jigsaw --method bp
+      fftrain pretrain --config recipe.toml --seed 1
+      fftrain pretrain --resume --out runs/ff-rot
+      accelerate launch -m fftrain pretrain --dataset mnist --task rotation --method ff
+    """
+    from ffmodels.errors import SettingError
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if config is not None:
+        given = {**read_toml(config), **given}
+    if resume and out is None:
+        raise SettingError("--resume needs --out: the folder of the run to continue")
+    settings = PretrainConfig.from_values(given, str(config) if config else "")
+    from fftrain.data import check_name, file_name
+    from fftrain.run import RunFolder
+    from fftrain.trainer import make_accelerator, pretrain
+
+    check_name(settings.dataset)
+    folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
+    if resume and folder.exists():
+        settings = continued(RunFolder(folder).read_config(), given)
+    accelerator = make_accelerator(settings.threads, settings.mixed_precision)
+    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    results = pretrain(settings, folder, resume=resume and folder.exists(), accelerator=accelerator, reporter=reporter)
+    if accelerator.is_main_process:
+        found = results["validation"]
+        rows = [[name, f"{value:.4f}"] for name, value in found["by"].items()]
+        console.print_result(
+            {"run": str(folder), **results},
+            json,
+            lambda _: console.print_table(
+                f"{folder}: {settings.task} accuracy on {found['images']:,} validation images, {settings.method}",
+                ["read from", "accuracy"],
+                rows,
+            ),
+        )
+    accelerator.end_training()
+
+
+@app.command()
+@options_of(ProbeConfig, leave_out=("dataset",))
+def probe(
+    *,
+    run: RunArgument,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Data set to probe on. [default: the one it was pretrained on]", show_default=False),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Train linear probes on the frozen backbone.
+
+    One on each layer and one on the last three together, beside raw pixels and the untrained backbone. Validation
+    chooses learning rate and weight decay; the test split is read once.
+
+    \b
+    Examples:
+      fftrain probe runs/ff-rot
+      fftrain probe runs/ff-rot --dataset fashion-mnist
+      fftrain probe runs/ff-rot --slot zeros --epochs 50 --json
+    """
+    from fftrain.probe import probe_run
+    from fftrain.run import RunFolder
+    from fftrain.trainer import make_accelerator
+
+    trained = RunFolder(run).read_config()
+    given = {key: value for key, value in options.items() if value is not None}
+    if dataset is None or dataset == trained.dataset:
+        same = {key: getattr(trained, key) for key in ("dataset", "image_size", "grayscale")}
+        given = {**same, "data_dir": trained.data_dir, **given}
+    else:
+        given["dataset"] = dataset
+    settings = ProbeConfig.from_values(given, "")
+    accelerator = make_accelerator(settings.threads)
+    if not accelerator.is_main_process:
+        return  # one process probes: the figures are the same on any number of them
+    result = probe_run(run, settings, device=accelerator.device, reporter=TerminalReporter())
+    rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
+    console.print_result(
+        {"run": str(run), **result},
+        json,
+        lambda _: console.print_table(
+            f"{run}: linear probes on {result['dataset']}, label slot {result['slot']}",
+            ["features of", "layers", "validation", "test"],
+            rows,
+        ),
+    )
+
+
+@app.command()
+def evaluate(
+    *,
+    run: RunArgument,
+    split: Annotated[
+        str, typer.Option(help="validation or test; reading test is for the final figure.")
+    ] = "validation",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1)] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a run's pretext accuracy: every image under every class of the task.
+
+    \b
+    Examples:
+      fftrain evaluate runs/ff-rot --split test
+    """
+    from fftrain.evaluate import evaluate_run
+    from fftrain.trainer import make_accelerator
+
+    accelerator = make_accelerator(threads)
+    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    result = evaluate_run(run, split=split, accelerator=accelerator, reporter=reporter)
+    if accelerator.is_main_process:
+        rows = [[name, f"{value:.4f}"] for name, value in result["by"].items()]
+        title = f"{run}: pretext accuracy on {result['images']:,} {split} images"
+        console.print_result(
+            {"run": str(run), "split": split, **result},
+            json,
+            lambda _: console.print_table(title, ["read from", "accuracy"], rows),
+        )
+    accelerator.end_training()
+
+
+@app.command()
+def report(
+    *,
+    folder: Annotated[Path, typer.Argument(help="A folder with run folders in it.", show_default=False)],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write FOLDER/report.html over the runs below a folder, and print its table of results.
+
+    \b
+    Examples:
+      fftrain report runs
+    """
+    from fftrain.report import write_report
+
+    result = write_report(folder)
+    rows = [list(record.values()) for record in result["results"]]
+    console.print_result(result, json, lambda _: console.print_table(result["title"], list(result["results"][0]), rows))
+    TerminalReporter().note(f"report: {result['page']}")
+
+
+@app.command()
+@options_of(DataConfig, leave_out=("dataset",))
+def dump_images(
+    *,
+    dataset: Annotated[str, typer.Argument(help=f"[{'|'.join(DATASETS)}], or imagefolder:PATH.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The folder, new or empty.", show_default=False)],
+    split: Annotated[str, typer.Option(help="[train|validation|test|all]")] = "test",
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Write a data set as PNG files in class folders.
+
+    \b
+    Examples:
+      fftrain dump-images digits images
+      fftrain dump-images mnist mnist-png --split all
+    """
+    from fftrain.data import dump_images
+
+    given = {key: value for key, value in options.items() if value is not None}
+    count = dump_images(DataConfig.from_values({"dataset": dataset, **given}, ""), split, out)
+    TerminalReporter().note(f"{count:,} images -> {out}")
+
+
+def main() -> None:
+    """Runs the program."""
+    # Waiting threads sleep: spinning ones stop each other on a machine that does other work too (60 times slower here).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    console.run(app, "fftrain", extra="train", bare=("--help",))

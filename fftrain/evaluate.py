@@ -1,0 +1,139 @@
+"""How well a backbone answers its pretext task: on every image, under every class.
+
+Letters: B batch, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from ffmodels.checkpoint import load_backbone, load_weights, read_config
+from ffmodels.errors import RunError, SettingError
+from fftrain.config import PretrainConfig
+from fftrain.data import ImageData, Split, load_data
+from fftrain.objectives import Batch, Objective
+from fftrain.pretext import Task
+from fftrain.progress import Reporter
+from fftrain.registry import METHODS, TASKS
+from fftrain.run import RunFolder
+
+ROWS = 4096
+
+
+def make_task(config: PretrainConfig, class_names: tuple[str, ...]) -> Task:
+    """Returns the task by its name; `supervised` takes the data set's classes."""
+    kind = TASKS.load(config.task)
+    task: Task = kind(class_names) if config.task == "supervised" else kind()
+    return task
+
+
+@torch.no_grad()
+def pretext_accuracy(
+    objective: Objective, task: Task, split: Split, accelerator: Accelerator, reporter: Reporter | None = None
+) -> dict[str, float]:
+    """Scores every image under every class of the task, the images shared out over the processes.
+
+    Returns:
+        The accuracy of each reader of `objective.scores`, 0 to 1.
+    """
+    reporter = reporter or Reporter()
+    mine = split.at(slice(accelerator.process_index, None, accelerator.num_processes))
+    chunk = max(1, ROWS // len(task.class_names))
+    starts = range(0, len(mine), chunk)
+    right: dict[str, float] = {}
+    rows = 0
+    for start in reporter.track(starts, len(starts), "evaluating"):
+        images = mine.images[start : start + chunk].to(accelerator.device)
+        class_labels = mine.labels[start : start + chunk].to(accelerator.device)
+        for transformed, labels in task.variants(images, class_labels):
+            rows += len(labels)
+            for reader, scores in objective.scores(transformed.float() / 255).items():
+                right[reader] = right.get(reader, 0.0) + (scores.argmax(-1) == labels).sum().item()
+    counts = torch.tensor([*right.values(), rows], dtype=torch.float64, device=accelerator.device)
+    *hits, total = accelerator.reduce(counts, "sum").tolist()
+    return {reader: hit / total for reader, hit in zip(right, hits, strict=True)}
+
+
+@torch.no_grad()
+def mean_losses(
+    objective: Objective, task: Task, split: Split, seed: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """Returns each loss over a split, with draws that are the same in every epoch."""
+    rng = np.random.default_rng([seed])
+    labels_N = task.draw(split.labels.numpy(), rng)
+    drawn_N = objective.draw(labels_N, rng)
+    sums: dict[str, float] = {}
+    step = accelerator.num_processes * ROWS
+    for start in range(accelerator.process_index, len(split), step):
+        at = slice(start, start + step, accelerator.num_processes)
+        labels = torch.from_numpy(labels_N[at]).to(accelerator.device)
+        images = task.apply(split.images[at].to(accelerator.device), labels).float() / 255
+        drawn = {name: torch.from_numpy(values[at]).to(accelerator.device) for name, values in drawn_N.items()}
+        for name, losses in objective.losses(Batch(images, labels, drawn)):
+            sums[name] = sums.get(name, 0.0) + losses.double().sum().item()
+    totals = accelerator.reduce(torch.tensor([*sums.values()], dtype=torch.float64, device=accelerator.device), "sum")
+    return {name: total / len(split) for name, total in zip(sums, totals.tolist(), strict=True)}
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    split: str,
+    accelerator: Accelerator,
+    data: ImageData | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measures a finished run's pretext accuracy, in full precision, and records it in results.json.
+
+    Args:
+        run: a run folder.
+        split: `validation` or `test`.
+        accelerator: where it runs.
+        data: the run's data set, where it is loaded already.
+        reporter: what a person sees.
+
+    Returns:
+        {"accuracy": of the predicting reader, "by": of each reader, "images": how many}, accuracies 0 to 1.
+
+    Raises:
+        SettingError: for an unknown split.
+        RunError, DataError: where the run or its data cannot be read, or do not fit.
+    """
+    if split not in ("validation", "test"):
+        raise SettingError(f"--split is {split!r}: choose one of validation, test")
+    folder = RunFolder(run)
+    config = folder.read_config()
+    data = data or load_data(config)
+    check_shape(run, data)
+    task = make_task(config, data.class_names)
+    objective: Objective = METHODS.load(config.method)(load_backbone(run), len(task.class_names), config)
+    for name, part in objective.parts.items():
+        load_weights(part, run / f"{name}.safetensors")
+    for module in objective.modules:
+        module.to(accelerator.device)
+    by = pretext_accuracy(objective, task, data.split(split), accelerator, reporter)
+    result = {"accuracy": [*by.values()][-1], "by": by, "images": len(data.split(split))}
+    if accelerator.is_main_process:
+        folder.add_result(("pretext", split), result)
+    return result
+
+
+def default_slot(method: str) -> str:
+    """Returns what the label pixels hold when features are read: `neutral` where the backbone saw labels there."""
+    return "neutral" if METHODS.load(method).reads_label else "pixels"
+
+
+def check_shape(run: Path, data: ImageData) -> None:
+    """Raises RunError where images have another shape than those a run was trained on."""
+    wanted = tuple(read_config(run)["data"]["shape"])
+    if data.shape != wanted:
+        c, h, w = wanted
+        raise RunError(
+            f"{run} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
+            f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
+        )

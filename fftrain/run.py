@@ -1,0 +1,163 @@
+"""The run folder: where everything about one training lies, each file written whole or not at all.
+
+config.json, metrics.jsonl, backbone.safetensors, samples.npz, results.json, probes/, checkpoint/epoch-NNNNN/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ffmodels.backbone import BackboneConfig
+from ffmodels.checkpoint import CONFIG_FILE, read_config
+from ffmodels.errors import FFStudyError, RunError
+from ffmodels.files import read_json, replacing, write_json, write_text
+from fftrain.config import PretrainConfig
+from fftrain.data import ImageData
+from fftrain.pretext import Task
+
+SAMPLES = 64
+
+
+class RunFolder:
+    """Paths and records of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.results = path / "results.json"
+        self.checkpoints = path / "checkpoint"
+
+    def check_new(self) -> None:
+        """Raises RunError where the folder cannot be made, or holds something already."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"--out {self.path} is a file: name a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(
+                f"--out {self.path} is in use already: choose another folder, or continue its run with --resume"
+            )
+        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise RunError(f"--out {self.path} cannot be made in {parent}: name a folder that can be written")
+
+    def create(self, config: PretrainConfig, model: BackboneConfig, data: ImageData, task: Task, slot: str) -> None:
+        """Makes the folder and writes the resolved settings and 64 validation images.
+
+        Args:
+            config: the settings, none of them left open.
+            model: what builds the backbone.
+            data: the data set.
+            task: the pretext task.
+            slot: what the label pixels hold by default when the features are read.
+        """
+        write_json(
+            self.path / CONFIG_FILE,
+            {
+                "config": asdict(config),
+                "model": model.to_dict(),
+                "data": {
+                    "name": data.name,
+                    "shape": list(data.shape),
+                    "class_names": list(data.class_names),
+                    "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
+                },
+                "task": {"name": config.task, "class_names": list(task.class_names), "slot": slot},
+                "versions": _versions(),
+                "git_commit": _git_commit(),
+                "hardware": {"machine": platform.machine(), "cpu_threads": torch.get_num_threads()},
+            },
+        )
+        samples = data.validation.at(slice(SAMPLES))
+        with replacing(self.path / "samples.npz") as partial, partial.open("wb") as file:
+            np.savez_compressed(file, images=samples.images.numpy(), labels=samples.labels.numpy())
+
+    def read_config(self) -> PretrainConfig:
+        """Reads the settings back. Raises RunError where they are missing or damaged."""
+        values = read_config(self.path)["config"]
+        try:
+            return PretrainConfig.from_values(values, "")
+        except (FFStudyError, TypeError) as error:
+            raise RunError(f"{self.path / CONFIG_FILE} holds settings that are not legal: {error}") from error
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends one epoch's record; the file is rewritten whole, so that a line is never half there."""
+        write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in [*self.read_metrics(), record]))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Reads the record of every epoch."""
+        if not self.metrics.exists():
+            return []
+        try:
+            return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise RunError(f"{self.metrics} is damaged ({error}): mend or delete the line") from error
+
+    def truncate_metrics(self, epoch: int) -> None:
+        """Drops the records after an epoch."""
+        kept = [record for record in self.read_metrics() if record["epoch"] <= epoch]
+        write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def read_results(self) -> dict[str, Any]:
+        """Reads results.json; an empty one where nothing is measured yet."""
+        results: dict[str, Any] = read_json(self.results) if self.results.exists() else {}
+        return results
+
+    def add_result(self, keys: tuple[str, ...], value: Any) -> None:
+        """Sets results[keys[0]][keys[1]]... = value."""
+        results = self.read_results()
+        at = results
+        for key in keys[:-1]:
+            at = at.setdefault(key, {})
+        at[keys[-1]] = value
+        write_json(self.results, results)
+
+    def last_checkpoint(self) -> Path | None:
+        """Returns the newest whole checkpoint."""
+        whole = sorted(p for p in self.checkpoints.glob("epoch-*") if p.is_dir())
+        return whole[-1] if whole else None
+
+    def checkpoint(self, epoch: int) -> Path:
+        """Returns the folder of an epoch's checkpoint."""
+        return self.checkpoints / f"epoch-{epoch:05d}"
+
+    def keep_only(self, kept: Path) -> None:
+        """Deletes every other checkpoint, partial ones included."""
+        for path in self.checkpoints.iterdir():
+            if path != kept:
+                shutil.rmtree(path)
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("ffstudy", "torch", "torchvision", "accelerate", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the code where it runs from a checkout, with '+' where files differ from it."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not (here.parent / ".git").exists():
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
