@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. The commands of training and export
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -78,7 +79,7 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
             what = " ".join(f"{type(error).__name__}: {error}".split())
             code = _fail(name, f"internal error, {what} (--debug shows where)", 1)
         else:
-            text = error.format_message() if hasattr(error, "format_message") else str(error)
+            text = error.format_message() + _given(error) if hasattr(error, "format_message") else str(error)
             code = _fail(name, text, expected)
     code = code if isinstance(code, int) else 0
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -87,6 +88,15 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _given(error: Any) -> str:
+    """Returns the value of the option that a usage error is about, as it was typed."""
+    names = (*getattr(getattr(error, "param", None), "opts", ()),)
+    for option, value in itertools.pairwise(sys.argv):
+        if option in names and value not in str(error):
+            return f", it is {value!r}"
+    return ""
 
 
 def _fail(name: str, text: str, code: int) -> int:

@@ -6,10 +6,10 @@ config.json, metrics.jsonl, backbone.safetensors, samples.npz, results.json, pro
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,8 +47,10 @@ class RunFolder:
                 f"--out {self.path} is in use already: choose another folder, or continue its run with --resume"
             )
         parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise RunError(f"--out {self.path} cannot be made in {parent}: name a folder that can be written")
+        try:
+            tempfile.TemporaryDirectory(dir=parent).cleanup()
+        except OSError as error:
+            raise RunError(f"--out {self.path} cannot be made ({error.strerror}): name a folder that can") from error
 
     def create(self, config: PretrainConfig, model: BackboneConfig, data: ImageData, task: Task, slot: str) -> None:
         """Makes the folder and writes the resolved settings and 64 validation images.
@@ -125,6 +127,12 @@ class RunFolder:
         """Returns the newest whole checkpoint."""
         whole = sorted(p for p in self.checkpoints.glob("epoch-*") if p.is_dir())
         return whole[-1] if whole else None
+
+    @property
+    def epochs_done(self) -> int:
+        """The epochs that the newest checkpoint has behind it; 0 where there is none."""
+        found = self.last_checkpoint()
+        return int(found.name.removeprefix("epoch-")) if found else 0
 
     def checkpoint(self, epoch: int) -> Path:
         """Returns the folder of an epoch's checkpoint."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, save_weights
-from ffmodels.errors import TrainingError
+from ffmodels.errors import SettingError, TrainingError
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS
 from fftrain.config import PretrainConfig
@@ -73,7 +73,7 @@ def pretrain(
         The pretext results: {"validation": {"accuracy", "by", "images"}}, accuracies 0 to 1.
 
     Raises:
-        SettingError: for settings that do not fit the data.
+        SettingError: for settings that do not fit the data or the run to resume.
         DataError, ImageError: where the data cannot be read.
         RunError: where `out` is in use or cannot be written.
         TrainingError: where the loss is not finite; the last good checkpoint is kept.
@@ -83,6 +83,8 @@ def pretrain(
     run = RunFolder(out)
     if not resume:
         run.check_new()
+    elif config.epochs < run.epochs_done:
+        raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
     with accelerator.main_process_first():  # one process downloads
         data = load_data(config)
     model = BackboneConfig(
@@ -235,10 +237,9 @@ def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:
 
 def _restore(run: RunFolder, accelerator: Accelerator, reporter: Reporter) -> int:
     """Loads the newest checkpoint, drops records after it, and returns its epoch; 0 where there is none."""
-    found = run.last_checkpoint()
-    epoch = int(found.name.removeprefix("epoch-")) if found else 0
-    if found:
-        accelerator.load_state(str(found))
+    epoch = run.epochs_done
+    if epoch:
+        accelerator.load_state(str(run.checkpoint(epoch)))
     if accelerator.is_main_process:
         run.truncate_metrics(epoch)
     reporter.note(f"resuming {run.path} after epoch {epoch}")

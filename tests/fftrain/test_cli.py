@@ -1,0 +1,120 @@
+"""The commands as a user types them, with good and with bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from helpers import one_line
+from PIL import Image
+
+TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]
+
+
+def test_pretrain_prints_a_table_and_json_alone_on_standard_output(cli, tmp_path):
+    ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / "a")
+    assert ended.code == 0
+    assert "rotation accuracy on 143 validation images" in ended.out
+    assert "epoch 1/1" in ended.err
+    ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / "b", "--json")
+    assert ended.json["validation"]["by"].keys() == {"layer1", "layer2", "layers1-2-mean"}
+
+
+def test_without_out_the_run_is_named_by_what_it_is(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli("fftrain", "pretrain", *TINY, "--task", "flip-h", "--method", "bp").code == 0
+    assert (tmp_path / "runs" / "digits-flip-h-bp" / "backbone.safetensors").is_file()
+    one_line(cli("fftrain", "pretrain", *TINY, "--task", "flip-h", "--method", "bp"), 1, "in use already", "--resume")
+
+
+def test_options_override_the_config_file(cli, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('dataset = "digits"\nwidth = 24\ndepth = 2\nlimit = 80\nepochs = 1\nthreads = 1\nlr = 0.5\n')
+    assert cli("fftrain", "pretrain", "--config", recipe, "--lr", "1e-3", "--out", tmp_path / "run").code == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["lr"], config["width"]) == (1e-3, 24)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--dataset", "minst"], 2, ["'minst'", "mnist, fashion-mnist"]),
+        (["--task", "spin"], 2, ["'spin'", "rotation, flip-h"]),
+        (["--method", "sgd"], 2, ["'sgd'", "ff, bp"]),
+        (["--width", "0"], 2, ["--width is 0", "at least 1"]),
+        (["--width", "wide"], 2, ["--width", "wide"]),
+        (["--lr", "nan"], 2, ["--lr is nan"]),
+        (["--config", "none.toml"], 2, ["none.toml", "no such file"]),
+        (["--speed", "9"], 2, ["--speed"]),
+        (["--dataset", "digits", "--task", "jigsaw", "--image-size", "9"], 2, ["jigsaw needs even sizes, not 9x9"]),
+        (["--dataset", "digits", "--task", "jigsaw", "--image-size", "4"], 2, ["24 classes does not fit into the 4x4"]),
+        (["--dataset", "imagefolder:none"], 1, ["imagefolder:none is no folder"]),
+        (["--resume"], 2, ["--resume needs --out"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_leaves_nothing(cli, tmp_path, monkeypatch, options, code, words):
+    monkeypatch.chdir(tmp_path)
+    ended = cli("fftrain", "pretrain", *options)
+    assert ended.err.lower().count("error:") == 1
+    one_line(type(ended)(ended.code, ended.out, ended.err.replace("No such", "no such")), code, *words)
+    assert ended.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_data_set_names_what_mends_it(cli, tmp_path, monkeypatch):
+    def refuse(*arguments, **settings):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", lambda *a, **k: refuse())
+    ended = cli("fftrain", "pretrain", "--data-dir", tmp_path / "data", "--out", tmp_path / "run")
+    one_line(ended, 1, "mnist is not in", "--data-dir", "digits")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "/proc/run"])
+def test_a_place_that_cannot_be_written_is_refused_before_training(cli, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / place)
+    one_line(ended, 1, "--out")
+    assert "epoch" not in ended.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_resume_goes_on_and_refuses_another_recipe(cli, tmp_path):
+    run = tmp_path / "run"
+    assert cli("fftrain", "pretrain", *TINY, "--out", run, "--resume").code == 0  # nothing there yet: it starts
+    one_line(
+        cli("fftrain", "pretrain", "--resume", "--out", run, "--lr", "0.5"), 2, "--lr is 0.5, but the run to resume"
+    )
+    ended = cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2)
+    assert ended.code == 0
+    assert re.search(r"resuming .*run after epoch 1", ended.err)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    again = cli("fftrain", "pretrain", "--resume", "--out", run)
+    assert again.code == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    one_line(cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 1), 2, "--epochs is 1", "2")
+
+
+def test_probe_evaluate_and_report_of_a_run(cli, run_copy):
+    ended = cli("fftrain", "probe", run_copy, "--epochs", 1, "--slot", "zeros", "--threads", 1, "--json")
+    assert ended.json["dataset"] == "digits"
+    assert {row["source"] for row in ended.json["rows"]} == {"raw", "random", "ff"}
+    ended = cli("fftrain", "evaluate", run_copy, "--split", "test", "--threads", 1, "--json")
+    assert ended.json["images"] == 359
+    one_line(cli("fftrain", "evaluate", run_copy, "--split", "train"), 2, "--split is 'train'")
+    ended = cli("fftrain", "report", run_copy)
+    assert ended.code == 0
+    assert (run_copy / "report.html").is_file()
+    for command in ("probe", "evaluate", "report"):
+        one_line(cli("fftrain", command, run_copy / "none"), 1, "none")
+
+
+def test_dump_images(cli, tmp_path):
+    assert cli("fftrain", "dump-images", "digits", tmp_path / "png").code == 0
+    files = list((tmp_path / "png").glob("*/*.png"))
+    assert len(files) == 359
+    with Image.open(files[0]) as image:
+        assert image.size == (28, 28)
+    one_line(cli("fftrain", "dump-images", "digits", tmp_path / "png"), 1, "in use already")
