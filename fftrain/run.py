@@ -67,12 +67,7 @@ class RunFolder:
             {
                 "config": asdict(config),
                 "model": model.to_dict(),
-                "data": {
-                    "name": data.name,
-                    "shape": list(data.shape),
-                    "class_names": list(data.class_names),
-                    "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
-                },
+                "data": describe(data),
                 "task": {"name": config.task, "class_names": list(task.class_names), "slot": slot},
                 "versions": _versions(),
                 "git_commit": _git_commit(),
@@ -143,6 +138,16 @@ class RunFolder:
         for path in self.checkpoints.iterdir():
             if path != kept:
                 shutil.rmtree(path)
+
+
+def describe(data: ImageData) -> dict[str, Any]:
+    """Returns what config.json records of a data set."""
+    return {
+        "name": data.name,
+        "shape": list(data.shape),
+        "class_names": list(data.class_names),
+        "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
+    }
 
 
 def _versions() -> dict[str, str]:

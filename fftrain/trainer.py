@@ -19,8 +19,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ffmodels.backbone import BackboneConfig
-from ffmodels.checkpoint import BACKBONE_FILE, save_weights
-from ffmodels.errors import SettingError, TrainingError
+from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
+from ffmodels.errors import RunError, SettingError, TrainingError
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS
 from fftrain.config import PretrainConfig
@@ -30,7 +30,7 @@ from fftrain.objectives import Batch, Objective
 from fftrain.pretext import Task
 from fftrain.progress import Reporter
 from fftrain.registry import METHODS
-from fftrain.run import RunFolder
+from fftrain.run import RunFolder, describe
 
 
 def make_accelerator(threads: int | None, mixed_precision: str = "no") -> Accelerator:
@@ -83,7 +83,7 @@ def pretrain(
     run = RunFolder(out)
     if not resume:
         run.check_new()
-    elif config.epochs < run.epochs_done:
+    elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
     with accelerator.main_process_first():  # one process downloads
         data = load_data(config)
@@ -96,6 +96,8 @@ def pretrain(
     )
     if config.threshold is None:
         config = replace(config, threshold=GOODNESS.load(config.goodness).threshold(config.width))
+    if resume and (out / CONFIG_FILE).exists() and read_config(out)["data"] != describe(data):
+        raise RunError(f"{data.name} is not what {out} was trained on (images, classes or splits): train a new run")
     task = make_task(config, data.class_names)
     task.check(data.shape)
     check_slot(data.shape, len(task.class_names))
@@ -239,7 +241,10 @@ def _restore(run: RunFolder, accelerator: Accelerator, reporter: Reporter) -> in
     """Loads the newest checkpoint, drops records after it, and returns its epoch; 0 where there is none."""
     epoch = run.epochs_done
     if epoch:
-        accelerator.load_state(str(run.checkpoint(epoch)))
+        try:
+            accelerator.load_state(str(run.checkpoint(epoch)))
+        except Exception as error:  # torch, safetensors and pickle share no error
+            raise RunError(f"{run.checkpoint(epoch)} is damaged or of other settings ({error}): train again") from error
     if accelerator.is_main_process:
         run.truncate_metrics(epoch)
     reporter.note(f"resuming {run.path} after epoch {epoch}")

@@ -156,6 +156,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
     assert epochs(run) == [1, 2]
 
 
+def test_a_damaged_checkpoint_and_changed_data_are_named(tmp_path):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.new("L", (8, 8), 20 * i).save(tmp_path / "data" / name / f"{i}.png")
+    run = tmp_path / "run"
+    config = PretrainConfig(**{**SMALL, "dataset": f"imagefolder:{tmp_path}/data", "limit": None})
+    pretrain(config, run)
+    more = replace(config, epochs=3)
+    checkpoint = RunFolder(run).last_checkpoint()
+    whole = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(whole[:100])
+    with pytest.raises(RunError, match="epoch-00002 is damaged"):
+        pretrain(more, run, resume=True)
+    (checkpoint / "model.safetensors").write_bytes(whole)
+    for i in range(30):
+        Image.new("L", (8, 8), i).save(tmp_path / "data" / "cat" / f"new{i}.png")
+    with pytest.raises(RunError, match=r"is not what .* was trained on"):
+        pretrain(more, run, resume=True)
+    assert epochs(run) == [1, 2]
+
+
 def test_a_diverging_run_keeps_its_last_good_epoch(tmp_path):
     config = PretrainConfig(method="bp", **{**SMALL, "lr": 1e30, "epochs": 5})
     with pytest.raises(TrainingError, match="not finite"):
