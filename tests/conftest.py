@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Ended
+
+from tests.helpers import ROOT, Ended
 
 REAL_DATA = Path(os.environ.get("FFSTUDY_REAL_DATA", ROOT.parent / "shared" / "data"))
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import ROOT, one_line, python
 
 from ffexport.export import export_run, newest_run
 from ffexport.graph import load_deployed, probes_of, with_dead_layer
@@ -19,6 +18,7 @@ from ffexport.registry import FORMATS
 from ffmodels.errors import ExportError, RunError, SettingError
 from ffmodels.files import read_json
 from ffserve import Classifier, Model
+from tests.helpers import ROOT, one_line, python
 
 
 @pytest.fixture(scope="module")

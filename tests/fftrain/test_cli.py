@@ -6,8 +6,9 @@ import json
 import re
 
 import pytest
-from helpers import one_line
 from PIL import Image
+
+from tests.helpers import one_line
 
 TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]
 

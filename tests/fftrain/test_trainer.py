@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, one_line, python
 from safetensors.torch import load_file
 
 from ffmodels.backbone import BackboneConfig
@@ -24,6 +23,7 @@ from fftrain.evaluate import evaluate_run, make_task
 from fftrain.registry import METHODS, TASKS
 from fftrain.run import RunFolder
 from fftrain.trainer import epoch_batches, make_accelerator, pretrain
+from tests.helpers import ROOT, one_line, python
 
 SMALL = {
     "dataset": "digits",
