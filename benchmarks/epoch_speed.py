@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before torch is loaded
 
 
 def main(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,9 @@ ModelOption = Annotated[
         show_default=False,
     ),
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, show_default=False)]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256, show_default=False)
+]
 
 
 @app.callback()
@@ -57,6 +60,8 @@ def predict(
         try:
             prediction = classifier.predict([image], top_k=top_k)[0]
         except ImageError as error:
+            if debug:
+                traceback.print_exc()
             print(f"ffserve: error: {error}", file=sys.stderr)
             found.append({"file": str(image), "error": str(error)})
             continue

@@ -5,10 +5,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. The commands of training and export
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
@@ -58,22 +60,22 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
         extra: the optional dependencies that the program needs beside the base ones.
         bare: the arguments of a call without any.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         code = command(sys.argv[1:] or list(bare), standalone_mode=False, prog_name=name)
     except KeyboardInterrupt:
         code = _fail(name, "interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     except ModuleNotFoundError as error:
         if _debug or extra is None or (error.name or "").startswith("ff"):
             raise
         code = _fail(name, f"{error.name} is not installed: run pip install 'ffstudy[{extra}]'", 1)
     except Exception as error:
         if _debug:
-            raise
+            traceback.print_exc()
         expected = getattr(error, "exit_code", None)
         if expected is None:
             what = " ".join(f"{type(error).__name__}: {error}".split())
@@ -109,7 +111,12 @@ def _fail(name: str, text: str, code: int) -> int:
 def print_result(result: Any, as_json: bool, draw: Callable[[Any], None]) -> None:
     """Prints a result on standard output: as JSON, or as `draw` does."""
     if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = json.dumps(result, indent=2)
+        print(text)
     else:
         draw(result)
 

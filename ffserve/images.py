@@ -17,8 +17,7 @@ from ffserve.errors import ImageError
 # Formats that Pillow decodes by itself; others start programs (EPS) or are no pictures.
 FORMATS = {
     "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe"),
-    "MPO": (".mpo",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".mpo"),
     "GIF": (".gif",),
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
@@ -36,7 +35,7 @@ READING = {
     "resize": "shorter side, bilinear",
     "crop": "centre",
     "alpha": "over black",
-    "sixteen_bit": "divided by 257",
+    "sixteen_bit": "gray divided by 257, colour by 256",
     "exif": "rotation applied",
 }
 
@@ -48,8 +47,9 @@ def read_image(
 ) -> UInt8Array:
     """Reads an image file of any size and mode.
 
-    EXIF rotation is applied, alpha is laid over black, 16 bits are divided by 257, the shorter side is resized
-    (bilinear) and the centre is cropped. Of an animation the first frame is read.
+    EXIF rotation is applied, alpha is laid over black, 16-bit gray is divided by 257 (Pillow reads 16-bit colour as
+    its high byte), the shorter side is resized (bilinear) and the centre is cropped. Of an animation the first frame
+    is read.
 
     Args:
         path: the file.
@@ -76,12 +76,14 @@ def decode(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Ima
         with Image.open(path, formats=list(FORMATS)) as image:
             _check_size(name, image, max_pixels)
             image.load()
+            if image.mode == "I" and image.format != "PPM":  # which alone holds 16 bits so
+                raise ImageError(f"{name!r} has 32-bit pixels: save it with 8 or 16 bits a channel")
             return _flat(name, ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{name!r} is no image of a known format ({', '.join(FORMATS)})") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name!r} has too many pixels: at most {max_pixels:,} are read") from error
     except OSError as error:
         reason = error.strerror or str(error)
@@ -96,7 +98,10 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns an image's upright (height, width) without decoding it. Raises ImageError, as `read_image` does."""
     try:
         with Image.open(path, formats=list(FORMATS)) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            if turned and image.format == "TIFF":  # some releases of Pillow have turned its size already
+                width, height = decode(path).size
+                return height, width
             width, height = image.size
             return (width, height) if turned else (height, width)
     except Exception:
@@ -126,13 +131,8 @@ def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
 
 def _flat(name: str, image: Image.Image) -> Image.Image:
     """Returns the image as mode L or RGB: 8 bits a channel, alpha over black."""
-    if image.mode.startswith("I;16"):
+    if image.mode == "I" or image.mode.startswith("I;16"):
         return _scaled(np.asarray(image).astype(np.uint32))
-    if image.mode == "I":
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{name!r} has 32-bit pixels: save it with 8 or 16 bits a channel")
-        return _scaled(values.astype(np.uint32))
     if image.mode == "F":
         raise ImageError(f"{name!r} has float pixels: save it with 8 or 16 bits a channel")
     if image.has_transparency_data:

@@ -77,6 +77,7 @@ class Classifier:
 
     def _pixels(self, image: Image) -> npt.NDArray[np.uint8]:
         if isinstance(image, np.ndarray):
+            self.model.check(image[None])
             return image
         about = self.model.about
         return read_image(image, height=about.height, width=about.width, channels=about.channels)

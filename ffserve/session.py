@@ -36,7 +36,7 @@ def find_model(given: str | os.PathLike[str] | None = None, *, root: Path = Path
     """
     named = given or os.environ.get("FFSERVE_MODEL")
     if named:
-        path = Path(named).expanduser()
+        path = Path(os.path.expanduser(named))  # which leaves ~unknown as it is
         source = "--model" if given else "FFSERVE_MODEL"
         if path.is_dir():
             inside = [p for p in (path / "export" / "model.onnx", path / "model.onnx") if p.is_file()]
@@ -94,18 +94,24 @@ class Model:
         if not content:
             raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = (
-            threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        options.intra_op_num_threads = threads or cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         try:
-            # From bytes: a file that points to data outside itself is refused, not followed.
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            # A file that points to data outside itself is refused, not followed into the working folder.
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+            # Without the fallback, which announces itself on standard output.
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime raises many kinds, and shares no base with them
             raise ModelError(f"{self.path} is no ONNX model that can be loaded: {_first_line(error)}") from error
-        self.about = self._read_about()
-        self._check_graph()
+        try:
+            self.about = self._read_about()
+            self._check_graph()
+        except UnicodeDecodeError as error:  # of ONNX Runtime, which decodes names when they are asked for
+            raise ModelError(f"{self.path} is damaged ({_first_line(error)}): export it again") from error
         self._check_golden()
 
     @property
@@ -122,14 +128,21 @@ class Model:
         Raises:
             ModelError: where the images have another type or shape.
         """
+        self.check(images_BCHW)
+        try:
+            values = self._session.run(None, {"images": images_BCHW})
+        except Exception as error:  # as above
+            raise ModelError(f"{self.path} cannot be run: {_first_line(error)}") from error
+        return dict(zip((o.name for o in self._session.get_outputs()), values, strict=True))
+
+    def check(self, images_BCHW: npt.NDArray[np.uint8]) -> None:
+        """Raises ModelError unless the images are uint8 [B, C, H, W] of the size in `about`."""
         shape = (self.about.channels, self.about.height, self.about.width)
         if images_BCHW.dtype != np.uint8 or images_BCHW.shape[1:] != shape:
             raise ModelError(
                 f"{self.path} takes uint8 images [batch, {', '.join(map(str, shape))}], "
                 f"not {images_BCHW.dtype} {list(images_BCHW.shape)}"
             )
-        values = self._session.run(None, {"images": images_BCHW})
-        return dict(zip((o.name for o in self._session.get_outputs()), values, strict=True))
 
     def _read_about(self) -> About:
         found = self._session.get_modelmeta().custom_metadata_map
@@ -151,7 +164,7 @@ class Model:
                 class_names=None if names is None else tuple(str(name) for name in names),
                 values=values,
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ModelError(f"{self.path} has damaged metadata ({_first_line(error)}): export it again") from error
 
     def _check_graph(self) -> None:
@@ -165,9 +178,12 @@ class Model:
             raise ModelError(
                 f"{self.path} contradicts its metadata: it has {inputs} -> {list(outputs)}, not {wanted} -> {names}"
             )
-        logits, classes = outputs.get("logits", [None])[-1], len(about.class_names or ())
-        if about.class_names is not None and logits != classes:
-            raise ModelError(f"{self.path} contradicts its metadata: {classes} class names, {logits} logits")
+        classes = len(about.class_names or ())
+        for name, shape in outputs.items():
+            if len(shape) != 2:
+                raise ModelError(f"{self.path} is damaged: {name} has shape {shape}, not [batch, width]")
+            if name != "features" and shape[1] != classes:
+                raise ModelError(f"{self.path} contradicts its metadata: {classes} class names, {shape[1]} {name}")
 
     def _check_golden(self) -> None:
         """Runs the golden image and compares with what was computed at the export."""
@@ -176,14 +192,15 @@ class Model:
             golden = about.values["golden"]
             image = np.frombuffer(base64.b64decode(golden["image"], validate=True), dtype=np.uint8)
             image = image.reshape(1, about.channels, about.height, about.width)
-            expected = {name: np.asarray(golden[name], dtype=np.float64) for name in golden if name != "image"}
+            names = ["features"] if about.class_names is None else ["features", "probabilities"]
+            expected = {name: np.asarray(golden[name], dtype=np.float64) for name in names}
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{self.path} has a damaged golden image ({_first_line(error)}): export it again"
             ) from error
         found = self.run(image)
         for name, want in expected.items():
-            got = found[name][0, : want.size] if name in found else np.empty(0)
+            got = found[name][0, : want.size]
             if got.shape != want.shape or not np.allclose(got, want, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
                 raise ModelError(
                     f"{self.path} computes other {name} for its golden image than when it was exported: "

@@ -190,7 +190,7 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="validation or test; reading test is for the final figure.")
     ] = "validation",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256)] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -264,6 +264,8 @@ def dump_images(
 
 def main() -> None:
     """Runs the program."""
-    # Waiting threads sleep: spinning ones stop each other on a machine that does other work too (60 times slower here).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Waiting threads soon sleep: spinning ones stop each other on a machine that does other work too
+    # (docs/benchmarks.md). libgomp reads this when torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     console.run(app, "fftrain", extra="train", bare=("--help",))

@@ -133,7 +133,9 @@ class PretrainConfig(DataConfig):
     weight_decay: float = setting(0.0, "Decoupled weight decay (AdamW).", least=0)
     seed: int = setting(0, "Seed of weights and draws.", least=0, most=2**32 - 1)
     mixed_precision: str = setting("no", "Precision of the matrix products.", legal=("no", "bf16"))
-    threads: int | None = setting(None, "CPU threads of a process. [default: cores / local processes]", least=1)
+    threads: int | None = setting(
+        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
+    )
     eval_images: int = setting(500, "Images of each split in the curves of every epoch.", least=1)
 
     # What may differ between a run and its continuation.
@@ -154,7 +156,7 @@ class ProbeConfig(DataConfig):
     epochs: int = setting(100, "Passes over the cached features.", least=1)
     batch_size: int = setting(256, "Feature rows of a step.", least=1)
     seed: int = setting(0, "Seed of the order of the rows.", least=0, most=2**32 - 1)
-    threads: int | None = setting(None, "CPU threads. [default: all cores]", least=1)
+    threads: int | None = setting(None, "CPU threads. [default: all cores]", least=1, most=256)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before torch is loaded
 
 import shutil
 import sys

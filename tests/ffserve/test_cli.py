@@ -90,7 +90,7 @@ def test_a_bad_file_is_named_and_the_others_are_done(cli, make_model, images, tm
     assert [entry["file"] for entry in found] == given
     assert ["error" in entry for entry in found] == [True, False, True, False]
     bad, gone = ended.err.splitlines()
-    assert bad.startswith(f"ffserve: error: {images[3]!r} is ")
+    assert bad.startswith(f"ffserve: error: {images[3]!r} is no image of a known format")
     assert gone == f"ffserve: error: {missing!r} cannot be read: no such file or directory"
     table = cli("ffserve", "predict", "--model", made.path, *given)
     assert (table.code, table.err) == (1, ended.err)
@@ -162,6 +162,7 @@ def test_what_the_user_can_mend_is_one_line(cli, make_model, images, tmp_path, j
         (["predict", "a.png", "--top-k", "many"], "--top-k"),
         (["predict", "a.png", "--top-k", "many"], "'many'"),
         (["predict", "a.png", "--threads", "0"], "--threads"),
+        (["predict", "a.png", "--threads", "100000"], "--threads"),
         (["info", "a", "b"], "b"),
     ],
 )
@@ -208,6 +209,7 @@ def test_ctrl_c_ends_with_code_130_and_no_traceback(cli, make_model, images, mon
     ("arguments", "code", "kind"),
     [
         (["predict", "a.png", "--model", "no.onnx"], 1, "ModelNotFound"),
+        (["predict", "a.png", "--top-k", "0"], 2, "BadParameter"),
         (["info", "no.onnx"], 1, "ModelNotFound"),
     ],
 )
@@ -217,6 +219,12 @@ def test_debug_shows_the_traceback_and_keeps_the_code(arguments, code, kind):
     assert ended.stdout == b""
     assert b"Traceback (most recent call last)" in ended.stderr
     assert kind.encode() in ended.stderr
+
+
+def test_debug_shows_the_traceback_of_a_bad_image(make_model, images):
+    ended = shell("predict", "--model", make_model().path, images[3], "--debug")
+    assert ended.returncode == 1
+    assert b"UnidentifiedImageError" in ended.stderr
 
 
 def test_the_command_as_a_program(make_model, images):
@@ -230,6 +238,20 @@ def test_the_command_as_a_program(make_model, images):
     ended = shell("predict", images[0])
     assert (ended.returncode, ended.stdout) == (1, b"")
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "utf-8:surrogateescape", "ascii", "latin-1"])
+def test_names_that_the_terminal_cannot_show(make_model, images, tmp_path, encoding):
+    made = make_model(classes=("zéro", "一", "two"))
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.png")
+    os.link(images[0], odd)
+    ended = shell("predict", "--model", made.path, "--json", odd, PYTHONIOENCODING=encoding)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    result = json.loads(ended.stdout.decode(encoding.split(":")[0]))["predictions"][0]
+    assert result["file"] == odd
+    assert {entry["class"] for entry in result["top"]} == set(made.classes)
+    ended = shell("predict", "--model", made.path, odd, PYTHONIOENCODING=encoding)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_a_reader_that_leaves_is_no_error(make_model):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffserve.errors import ImageError
-from ffserve.images import MAX_PIXELS, decode, fit, from_array, image_size, read_image
+from ffserve.images import FORMATS, MAX_PIXELS, SUFFIXES, decode, fit, from_array, image_size, read_image
 
 UPRIGHT = {
     1: lambda stored: stored,
@@ -78,7 +78,7 @@ def bilinear(image, height, width):
     return np.einsum("ih,hw...,jw->ij...", rows, image.astype(float), columns)
 
 
-@pytest.mark.parametrize("suffix", [".png"])
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp", ".tif", ".webp", ".pgm", ".jp2", ".tga"])
 def test_gray_of_the_right_size_passes_bit_for_bit(tmp_path, suffix):
     stored = noise(6, 9)
     options = {"lossless": True} if suffix == ".webp" else {}
@@ -88,7 +88,7 @@ def test_gray_of_the_right_size_passes_bit_for_bit(tmp_path, suffix):
     np.testing.assert_array_equal(found, stored[None])
 
 
-@pytest.mark.parametrize("suffix", [".png"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp", ".ppm", ".tga"])
 def test_colour_of_the_right_size_passes_bit_for_bit(tmp_path, suffix):
     stored = noise(6, 9, 3)
     options = {"lossless": True} if suffix == ".webp" else {}
@@ -96,6 +96,13 @@ def test_colour_of_the_right_size_passes_bit_for_bit(tmp_path, suffix):
     found = read_image(tmp_path / f"a{suffix}", height=6, width=9, channels=3)
     np.testing.assert_array_equal(found, stored.transpose(2, 0, 1))
     assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_known_format_is_one_that_pillow_opens(format):
+    Image.init()
+    assert format in Image.OPEN
+    assert set(FORMATS[format]) <= SUFFIXES
 
 
 def test_jpeg(tmp_path):
@@ -144,6 +151,9 @@ def test_a_transparent_palette_lies_over_black(tmp_path):
     image.save(tmp_path / "a.png", transparency=bytes([0, 255, 128, 255]))
     alpha = np.array([0, 255, 128, 255])
     np.testing.assert_array_equal(pixels(tmp_path / "a.png"), np.round(palette * (alpha[:, None] / 255))[indices])
+    image.save(tmp_path / "a.gif", transparency=2)
+    palette[2] = 0
+    np.testing.assert_array_equal(pixels(tmp_path / "a.gif"), palette[indices])
 
 
 def test_alpha_lies_over_black_for_every_value_and_every_alpha(tmp_path):
@@ -159,7 +169,7 @@ def test_alpha_lies_over_black_for_every_value_and_every_alpha(tmp_path):
     np.testing.assert_array_equal(found[0], expected)
 
 
-@pytest.mark.parametrize("suffix", [".png"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
 def test_sixteen_bits_are_divided_by_257_and_rounded(tmp_path, suffix):
     stored = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     Image.fromarray(stored).save(tmp_path / f"a{suffix}")
@@ -167,8 +177,44 @@ def test_sixteen_bits_are_divided_by_257_and_rounded(tmp_path, suffix):
     np.testing.assert_array_equal(found[0], np.round(stored / 257))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-@pytest.mark.parametrize("orientation", [*UPRIGHT, 0])
+def test_sixteen_bits_of_a_big_endian_tiff(tmp_path):
+    stored = np.arange(0, 65536, 97, dtype=">u2").reshape(26, 26)
+    Image.frombytes("I;16B", (26, 26), stored.tobytes()).save(tmp_path / "a.tif")
+    assert mode(tmp_path / "a.tif") == "I;16B"
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), np.round(stored / 257))
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (np.array([[0, 70000]], dtype=np.int32), "32-bit"),
+        (np.array([[-1, 3]], dtype=np.int32), "32-bit"),
+        (np.array([[0, 200]], dtype=np.int32), "32-bit"),
+        (np.array([[0.0, 0.5]], dtype=np.float32), "float"),
+    ],
+)
+def test_pixels_of_unknown_range_are_refused(tmp_path, stored, words):
+    Image.fromarray(stored).save(tmp_path / "a.tif")
+    refused(tmp_path / "a.tif", words, "8 or 16 bits")
+
+
+def test_cmyk(tmp_path):
+    stored = noise(9, 9, 4)
+    Image.fromarray(stored, "CMYK").save(tmp_path / "a.tif")
+    expected = (255.0 - stored[..., :3]) * (255 - stored[..., 3:]) / 255
+    assert np.abs(pixels(tmp_path / "a.tif") - expected).max() <= 1
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
+    frames = [Image.fromarray(np.full((5, 5), value, dtype=np.uint8)) for value in (10, 200, 90)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.n_frames == 3
+    assert (read_image(tmp_path / "a.gif", height=5, width=5, channels=1) == 10).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", [*UPRIGHT, 0, 9])
 def test_exif_rotation_is_applied(tmp_path, suffix, orientation):
     blocks = np.kron(noise(3, 2), np.ones((16, 16), dtype=np.uint8))
     exif = Image.Exif()
@@ -224,7 +270,7 @@ def test_files_that_are_no_images_are_refused(tmp_path, read):
     (tmp_path / "random.jpg").write_bytes(noise(2000).tobytes())
     Image.new("L", (8, 8)).save(tmp_path / "a.eps")
     (tmp_path / "eps.png").write_bytes((tmp_path / "a.eps").read_bytes())
-    unknown = "is "
+    unknown = "no image of a known format"
     for name, words in {
         "missing.png": "no such file",
         ".": "is a directory",
@@ -259,7 +305,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
         decode(path, max_pixels=59_999)
 
 
-@pytest.mark.parametrize("side", [8001, 20_000])
+@pytest.mark.parametrize("side", [8001, 10_000, 20_000])
 def test_the_largest_image_has_a_limit(tmp_path, side):
     path = tmp_path / "a.png"
     path.write_bytes(png(side, side, 1, 0, b"no pixels"))

@@ -87,6 +87,8 @@ def test_an_image_that_cannot_be_read_is_named(make_model, tmp_path):
         [np.zeros((1, 4, 5), np.uint8)],
         [np.zeros((1, 4, 4), np.float32)],
         [np.zeros((4, 4), np.uint8)],
+        [np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 5), np.uint8)],
+        [np.zeros((1, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)],
     ],
 )
 def test_arrays_of_another_shape_or_type_are_refused(make_model, images):

@@ -99,7 +99,7 @@ def test_threads_share_a_model(make_model):
         np.testing.assert_allclose(probabilities, made.expected(images)["probabilities"], atol=1e-4)
 
 
-@pytest.mark.parametrize("cores", [True])
+@pytest.mark.parametrize("cores", [True, False])
 def test_the_number_of_threads_is_what_was_asked_for(make_model, monkeypatch, cores):
     made = make_model()
     if not cores:
@@ -149,9 +149,11 @@ def test_a_model_of_another_program_is_refused(make_model):
         (lambda texts: texts.update(format="2"), "has format 2, ffserve reads 1"),
         (lambda texts: texts.update(format="{"), "damaged metadata"),
         (lambda texts: texts.update(dataset="{'a': 1}"), "damaged metadata"),
+        (lambda texts: texts.update(dataset="[" * 100_000), "damaged metadata"),
         (lambda texts: texts.pop("image"), "damaged metadata"),
         (lambda texts: texts.update(image="[1, 4, 4]"), "damaged metadata"),
         (changed("image", height="high"), "damaged metadata"),
+        (changed("image", height=float("inf")), "damaged metadata"),
         (changed("image", height=5), "contradicts its metadata"),
         (changed("image", channels=3), "contradicts its metadata"),
         (lambda texts: texts.update(class_names="7"), "damaged metadata"),
@@ -168,6 +170,7 @@ def test_a_model_of_another_program_is_refused(make_model):
         (changed("golden", features=[0.5] * 16), "computes other features"),
         (changed("golden", probabilities=[0.3, 0.3, 0.4]), "computes other probabilities"),
         (changed("golden", probabilities=[float("nan")] * 3), "computes other probabilities"),
+        (lambda texts: texts.update(golden=json.dumps({"image": json.loads(texts["golden"])["image"]})), "golden"),
     ],
 )
 def test_broken_metadata_are_refused(make_model, about, words):
@@ -195,6 +198,23 @@ def fewer_outputs(proto):
     del proto.graph.output[1]
 
 
+def fixed_batch(proto):
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+
+
+def one_number_of_features(proto):
+    mean = onnx.helper.make_node("ReduceMean", ["unit"], ["features"], keepdims=0)
+    proto.graph.node[2].output[0] = proto.graph.node[3].input[0] = "flat"
+    proto.graph.node.append(mean)
+    proto.graph.output[0].type.tensor_type.shape.ClearField("dim")
+
+
+def more_probabilities(proto):
+    proto.graph.node[-1].output[0] = "half"
+    proto.graph.node.append(onnx.helper.make_node("Concat", ["half", "half"], ["probabilities"], axis=1))
+    proto.graph.output[2].type.tensor_type.shape.dim[1].dim_value = 6
+
+
 def unknown_operator(proto):
     proto.graph.node[0].op_type = "Nonsense"
 
@@ -207,6 +227,9 @@ def unknown_operator(proto):
         (float_input, "contradicts its metadata"),
         (second_input, "contradicts its metadata"),
         (fewer_outputs, "contradicts its metadata"),
+        (fixed_batch, "cannot be run"),
+        (one_number_of_features, "features"),
+        (more_probabilities, "3 class names, 6 probabilities"),
         (unknown_operator, "is no ONNX model that can be loaded"),
     ],
 )
@@ -214,7 +237,15 @@ def test_broken_graphs_are_refused(make_model, graph, words):
     refused(make_model(graph=graph).path, words)
 
 
-@pytest.mark.parametrize("location", ["../weight.bin", "{folder}/weight.bin", "no.bin"])
+@pytest.mark.parametrize("text", [b"dataset", b'"handmade"', b"images", b"logits", b"ffstudy.format", b"Softmax"])
+def test_text_that_is_not_utf_8_is_refused(make_model, capfd, text):
+    path = make_model().path
+    path.write_bytes(path.read_bytes().replace(text, b"\xff" * len(text)))
+    refused(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("location", ["weight.bin", "../weight.bin", "{folder}/weight.bin", "no.bin"])
 def test_data_outside_the_file_are_refused(make_model, tmp_path, monkeypatch, location):
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
@@ -263,6 +294,7 @@ def test_find_model_takes_the_one_that_is_named_then_the_environment_then_the_ne
         (None, "empty", ["FFSERVE_MODEL empty is a folder without", "ffexport empty"]),
         ("no.onnx", "there.onnx", ["--model no.onnx does not exist"]),
         ("empty", "there.onnx", ["--model empty is a folder without", "ffexport empty"]),
+        ("~nobody-of-this-name/a.onnx", None, ["--model ~nobody-of-this-name/a.onnx does not exist"]),
     ],
 )
 def test_find_model_says_what_is_missing(tmp_path, monkeypatch, given, variable, words):
