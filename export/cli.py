@@ -61,16 +61,14 @@ def export(
             name,
             f"{f['bytes']:,}",
             f"{f['largest_difference']:.1e}",
+            "" if f["same_class"] is None else f"{f['same_class']:.0%}",
             f["sha256"][:12],
         ]
         for name, f in result["files"].items()
     ]
     title = f"{result['out']}: {result['probe'] or 'no probe'}"
-    console.print_result(
-        result,
-        json,
-        lambda _: console.print_table(title, ["file", "bytes", "largest difference from eager", "sha256"], rows),
-    )
+    columns = ["file", "bytes", "largest difference from eager", "same class", "sha256"]
+    console.print_result(result, json, lambda _: console.print_table(title, columns, rows))
 
 
 def main() -> None:

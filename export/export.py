@@ -98,6 +98,7 @@ def export_run(
                 "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
                 "atol": atol,
                 "largest_difference": max(figures["largest_difference"] for figures in parity.values()),
+                "same_class": parity["samples"].get("same_class"),
                 "parity": parity,
             }
     write_json(out / "manifest.json", manifest)

@@ -39,7 +39,8 @@ def check_parity(
         atol: the largest difference allowed, plus as much relative to the largest value of an output.
 
     Returns:
-        name -> {"largest_difference": of any output, "images": B}.
+        name -> {"largest_difference": of any output, "images": B, and with a probe "same_class": the share of images
+        whose most probable class is the eager model's, 0 to 1}.
 
     Raises:
         ExportError: where a value is not finite, a shape differs, or a difference is larger.
@@ -48,7 +49,7 @@ def check_parity(
     for case, images in batches.items():
         with torch.no_grad():
             expected = [output.numpy() for output in model(torch.from_numpy(images))]
-        largest = 0.0
+        largest, same_class = 0.0, {}
         for name, want, got in zip(model.output_names, expected, run(images), strict=True):
             if got.shape != want.shape or got.dtype != want.dtype:
                 raise ExportError(
@@ -61,5 +62,7 @@ def check_parity(
                     f"more than --atol {atol:g} allows: nothing was written"
                 )
             largest = max(largest, difference)
-        figures[case] = {"largest_difference": largest, "images": len(images)}
+            if name == "logits":
+                same_class = {"same_class": float((got.argmax(-1) == want.argmax(-1)).mean())}
+        figures[case] = {"largest_difference": largest, "images": len(images), **same_class}
     return figures

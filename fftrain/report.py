@@ -185,9 +185,10 @@ def exports_table(runs: Sequence[FoundRun]) -> Table:
         manifest = run.folder.path / "export" / "manifest.json"
         for name, found in read_json(manifest)["files"].items() if manifest.is_file() else ():
             difference = f"{found['largest_difference']:.1e}"
-            rows.append([run.name, name, f"{found['bytes']:,}", difference, found["sha256"][:16]])
-    columns = ("run", "file", "bytes", "largest difference from eager", "SHA-256")
-    return Table(title="Exported files", columns=columns, rows=rows)
+            same = "no probe" if found["same_class"] is None else f"{found['same_class']:.0%}"
+            rows.append([run.name, name, f"{found['bytes']:,}", difference, same, found["sha256"][:16]])
+    columns = ("run", "file", "bytes", "largest difference from eager", "same class on real images", "SHA-256")
+    return Table(title="Exported formats beside the eager model", columns=columns, rows=rows)
 
 
 def _probe_rows(runs: Sequence[FoundRun]) -> dict[str, list[dict[str, Any]]]:

@@ -88,6 +88,7 @@ def test_the_manifest_describes_the_files(exported, trained):
         assert about["bytes"] == len(content)
         assert about["parity"].keys() == {"random", "one", "black", "white", "samples", "dead layer"}
         assert about["largest_difference"] <= 1e-2
+        assert about["same_class"] == 1.0
     best = probes_of(trained / "ff")[0]
     assert manifest["probe"] == best.name
     card = (exported["ff"] / "card.md").read_text()
