@@ -54,8 +54,7 @@ def pretext_accuracy(
             rows += len(labels)
             for reader, scores in objective.scores(transformed.float() / 255).items():
                 right[reader] = right.get(reader, 0.0) + (scores.argmax(-1) == labels).sum().item()
-    counts = torch.tensor([*right.values(), rows], dtype=torch.float64, device=accelerator.device)
-    *hits, total = accelerator.reduce(counts, "sum").tolist()
+    *hits, total = _over_processes([*right.values(), rows], accelerator)
     return {reader: hit / total for reader, hit in zip(right, hits, strict=True)}
 
 
@@ -75,9 +74,19 @@ def mean_losses(
         images = task.apply(split.images[at].to(accelerator.device), labels).float() / 255
         drawn = {name: torch.from_numpy(values[at]).to(accelerator.device) for name, values in drawn_N.items()}
         for name, losses in objective.losses(Batch(images, labels, drawn)):
-            sums[name] = sums.get(name, 0.0) + losses.double().sum().item()
-    totals = accelerator.reduce(torch.tensor([*sums.values()], dtype=torch.float64, device=accelerator.device), "sum")
-    return {name: total / len(split) for name, total in zip(sums, totals.tolist(), strict=True)}
+            sums[name] = sums.get(name, 0.0) + losses.sum().item()
+    totals = _over_processes([*sums.values()], accelerator)
+    return {name: total / len(split) for name, total in zip(sums, totals, strict=True)}
+
+
+def _over_processes(values: list[float], accelerator: Accelerator) -> list[float]:
+    """Returns the sums over all processes. One process needs no float64 on its device, which not all have."""
+    if accelerator.num_processes == 1:
+        return values
+    summed: list[float] = accelerator.reduce(
+        torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum"
+    ).tolist()
+    return summed
 
 
 def evaluate_run(

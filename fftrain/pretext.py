@@ -32,7 +32,7 @@ class Task:
         return rng.integers(len(self.class_names), size=len(class_labels_N))
 
     def apply(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
-        """Returns each image transformed as its label says; any dtype, on the images' device, without a sync."""
+        """Returns each image transformed as its label says; any dtype, on the images' device."""
         raise NotImplementedError
 
     def variants(self, images_BCHW: Tensor, class_labels_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -76,7 +76,8 @@ def write_report(root: Path) -> dict[str, Any]:
     runs = find_runs(root)
     result_table = results_table(runs)
     sections: list[tuple[str, str, str]] = []
-    sections.append(("Linear probes", PROBES, _svg(figures.probes(_probe_rows(runs))) if _probe_rows(runs) else ""))
+    for dataset, rows in _probe_rows(runs).items():
+        sections.append((f"Linear probes on {dataset}", PROBES, _svg(figures.probes(rows))))
     sections.append(("Training curves", CURVES, _svg(figures.curves({r.name: r.folder.read_metrics() for r in runs}))))
     seen: set[tuple[str, str, bool]] = set()
     for run in runs:
@@ -137,7 +138,8 @@ def results_table(runs: Sequence[FoundRun]) -> Table:
             cells = []
             for source in (run.method, "random", "raw"):
                 best = max(by_source.get(source, []), key=lambda row: row["validation"], default=None)
-                cells.append(NOT_MEASURED if best is None else f"{_percent(best['test'])} ({best['layers']})")
+                layers = "" if best is None or source == "raw" else f" ({best['layers']})"
+                cells.append(_percent(best and best["test"]) + layers)
             rows.append([*head, found["dataset"], found["slot"], *cells])
     columns = (
         "run",
@@ -185,26 +187,22 @@ def exports_table(runs: Sequence[FoundRun]) -> Table:
         manifest = run.folder.path / "export" / "manifest.json"
         for name, found in read_json(manifest)["files"].items() if manifest.is_file() else ():
             difference = f"{found['largest_difference']:.1e}"
-            same = "no probe" if found["same_class"] is None else f"{found['same_class']:.0%}"
+            same = "no probe" if found.get("same_class") is None else f"{found['same_class']:.0%}"
             rows.append([run.name, name, f"{found['bytes']:,}", difference, same, found["sha256"][:16]])
     columns = ("run", "file", "bytes", "largest difference from eager", "same class on real images", "SHA-256")
     return Table(title="Exported formats beside the eager model", columns=columns, rows=rows)
 
 
-def _probe_rows(runs: Sequence[FoundRun]) -> dict[str, list[dict[str, Any]]]:
-    """Returns the probes by source; the baselines, which differ by slot and seed, are those of the first run."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def _probe_rows(runs: Sequence[FoundRun]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Returns the probes by data set and source; `raw` and, for each slot, `random` are those of the first run."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for run in runs:
         for result in run.results.get("probes", {}).values():
-            for row in result["rows"]:
-                own = row["source"] == run.method
-                source = f"{row['source']} ({run.name})" if own else f"{row['source']} (slot {result['slot']})"
-                rows = found.setdefault(source, [])
-                if row["layers"] not in {r["layers"] for r in rows}:
-                    rows.append(row)
-    raw = [source for source in found if source.startswith("raw")]
-    for source in raw[1:]:
-        del found[source]
+            sources = found.setdefault(result["dataset"], {})
+            names = {"raw": "raw", "random": f"random (slot {result['slot']})"}
+            names[run.method] = f"{run.method} ({run.name}, slot {result['slot']})"
+            for source, name in names.items():
+                sources.setdefault(name, [row for row in result["rows"] if row["source"] == source])
     return found
 
 
