@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from ffexport.card import card
 from ffexport.graph import choose_probe, describe, load_deployed, with_dead_layer
 from ffexport.parity import cases, check_parity
 from ffexport.registry import FORMATS
-from ffmodels.checkpoint import CONFIG_FILE, read_config
+from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config
 from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json, replacing, write_json, write_text
+from ffmodels.files import read_json, replacing, sha256, write_json, write_text
 
 ATOL = 1e-4
 
@@ -74,11 +73,17 @@ def export_run(
     metadata = describe(run, model, chosen, torch.from_numpy(samples))
     batches = cases(model.backbone.config.shape, samples)
     about = {key.removeprefix("ffstudy."): json.loads(value) for key, value in metadata.items()}
-    head = {"probe": chosen.name if chosen else None, "inputs": _inputs(model), "outputs": _outputs(model)}
+    weights = {"backbone": sha256(run / BACKBONE_FILE), "probe": sha256(chosen.path) if chosen else None}
+    head = {
+        "probe": chosen.name if chosen else None,
+        "weights_sha256": weights,
+        "inputs": _inputs(model),
+        "outputs": _outputs(model),
+    }
     manifest: dict[str, Any] = {**head, "files": {}}
     if (out / "manifest.json").exists():
         before = read_json(out / "manifest.json")
-        # Files of another probe are not described by this manifest.
+        # Files of other weights or another probe are not described by this manifest.
         if isinstance(before, dict) and {k: before.get(k) for k in head} == head:
             manifest["files"] = {n: f for n, f in before["files"].items() if (out / n).is_file()}
     for name in formats:
@@ -95,7 +100,7 @@ def export_run(
                 dead_path.unlink(missing_ok=True)
             manifest["files"][form.file_name] = {
                 "bytes": partial.stat().st_size,
-                "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
+                "sha256": sha256(partial),
                 "atol": atol,
                 "largest_difference": max(figures["largest_difference"] for figures in parity.values()),
                 "same_class": parity["samples"].get("same_class"),

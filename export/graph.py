@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ffmodels.backbone import MLP, last_layers, layers_name
-from ffmodels.checkpoint import load_backbone, load_head, read_config
+from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, load_head, read_config
 from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json
+from ffmodels.files import read_json, sha256
 from ffmodels.heads import LinearHead
 from ffmodels.labels import fill
+
+# What a probe's JSON must say of it.
+KEYS = {"dataset", "slot", "slot_classes", "layers", "class_names", "validation", "test", "backbone_sha256"}
 
 
 class DeployedModel(nn.Module):
@@ -71,10 +74,7 @@ def probes_of(run: Path) -> list[Probe]:
     found = []
     for path in sorted((run / "probes").glob("*/*.safetensors")):
         about = read_json(path.with_suffix(".json"))
-        if (
-            not isinstance(about, dict)
-            or not {"dataset", "slot", "slot_classes", "layers", "class_names"} <= about.keys()
-        ):
+        if not isinstance(about, dict) or not about.keys() >= KEYS:
             raise RunError(f"{path.with_suffix('.json')} is damaged: run `fftrain probe {run}` again")
         found.append(Probe(path=path, about=about))
     return sorted(found, key=lambda probe: -probe.about["validation"])
@@ -117,6 +117,8 @@ def load_deployed(run: Path, probe: Probe | None) -> DeployedModel:
         layers, head = list(last_layers(len(backbone.layers))), None
         slot, slot_classes = config["task"]["slot"], len(config["task"]["class_names"])
     else:
+        if probe.about["backbone_sha256"] != sha256(run / BACKBONE_FILE):
+            raise RunError(f"{probe.path} was trained on other weights: run `fftrain probe {run}` again")
         layers, slot, slot_classes = (probe.about[key] for key in ("layers", "slot", "slot_classes"))
         features = len(layers) * backbone.config.width
         head = load_head(probe.path, features, len(probe.about["class_names"]))

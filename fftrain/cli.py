@@ -111,11 +111,11 @@ def pretrain(
 
     check_name(settings.dataset)
     folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
-    if resume and folder.exists():
+    if resume and (folder / "config.json").exists():
         settings = continued(RunFolder(folder).read_config(), given)
     accelerator = make_accelerator(settings.threads, settings.mixed_precision)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
-    results = pretrain(settings, folder, resume=resume and folder.exists(), accelerator=accelerator, reporter=reporter)
+    results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
         found = results["validation"]
         rows = [[name, f"{value:.4f}"] for name, value in found["by"].items()]

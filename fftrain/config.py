@@ -136,7 +136,7 @@ class PretrainConfig(DataConfig):
     threads: int | None = setting(
         None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
     )
-    eval_images: int = setting(500, "Images of each split in the curves of every epoch.", least=1)
+    eval_images: int = setting(500, "Images of each split in the curves, each class its share.", least=1)
 
     # What may differ between a run and its continuation.
     FREE = ("epochs", "threads", "data_dir")

@@ -32,7 +32,7 @@ SPLIT_SEED = 2309
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, C, H, W] and class labels int64 [N], on the CPU."""
+    """Images uint8 [N, C, H, W], on the CPU unless moved, and class labels int64 [N], on the CPU."""
 
     images: Tensor
     labels: Tensor
@@ -104,8 +104,17 @@ def load_data(config: DataConfig) -> ImageData:
     held_out = VALIDATION_IMAGES if len(train) >= 10 * VALIDATION_IMAGES else max(1, len(train) // 10)
     train, validation = _held_out(train, held_out)
     if config.limit is not None:
-        train = _held_out(train, config.limit)[1]
+        train = sample(train, config.limit)
+    if not all(map(len, (train, validation, test))):
+        raise DataError(
+            f"{config.dataset} has too few images to give each of training, validation and test one: add some"
+        )
     return ImageData(name=config.dataset, train=train, validation=validation, test=test, class_names=arrays.class_names)
+
+
+def sample(split: Split, count: int) -> Split:
+    """Returns `count` images of a split, of each class its share: the same every time."""
+    return split if count >= len(split) else _held_out(split, count)[1]
 
 
 def _held_out(split: Split, count: int) -> tuple[Split, Split]:

@@ -44,7 +44,7 @@ def pretext_accuracy(
     reporter = reporter or Reporter()
     mine = split.at(slice(accelerator.process_index, None, accelerator.num_processes))
     chunk = max(1, ROWS // len(task.class_names))
-    starts = range(0, len(mine), chunk)
+    starts = range(0, max(1, len(mine)), chunk)  # an empty share too: every process sums the same readers
     right: dict[str, float] = {}
     rows = 0
     for start in reporter.track(starts, len(starts), "evaluating"):
@@ -68,7 +68,7 @@ def mean_losses(
     drawn_N = objective.draw(labels_N, rng)
     sums: dict[str, float] = {}
     step = accelerator.num_processes * ROWS
-    for start in range(accelerator.process_index, len(split), step):
+    for start in range(accelerator.process_index, max(len(split), accelerator.num_processes), step):
         at = slice(start, start + step, accelerator.num_processes)
         labels = torch.from_numpy(labels_N[at]).to(accelerator.device)
         images = task.apply(split.images[at].to(accelerator.device), labels).float() / 255

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ffmodels.backbone import MLP, last_layers, layers_name
-from ffmodels.checkpoint import load_backbone, read_config, save_weights
-from ffmodels.files import write_json
+from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_weights
+from ffmodels.files import sha256, write_json
 from ffmodels.heads import LinearHead, Standardisation
 from ffmodels.labels import fill
 from fftrain.config import ProbeConfig
@@ -80,6 +80,7 @@ def probe_run(
     slot_classes = len(read_config(run)["task"]["class_names"])
     out = run / "probes" / f"{file_name(data.name)}-{slot}"
 
+    weights = sha256(run / BACKBONE_FILE)
     rows: list[dict[str, Any]] = []
     for source, network in (("raw", None), ("random", untrained), (trained.method, backbone)):
         features = extract(network, data, slot, slot_classes, device, reporter)
@@ -97,14 +98,15 @@ def probe_run(
             if network is backbone and layers is not None:
                 part = Standardisation(standardisation.mean_F[start:stop], standardisation.std_F[start:stop])
                 folded = LinearHead.folded(head.linear.weight, head.linear.bias, part)
-                save_weights(folded, out / f"{name}.safetensors")
                 described = {
                     "dataset": data.name,
                     "slot": slot,
                     "slot_classes": slot_classes,
                     "layers": list(layers),
+                    "backbone_sha256": weights,
                 }
                 write_json(out / f"{name}.json", {**described, "class_names": list(data.class_names), **found})
+                save_weights(folded, out / f"{name}.safetensors")
     result = {"dataset": data.name, "slot": slot, "config": asdict(config), "rows": rows}
     write_json(out / "results.json", result)
     folder.add_result(("probes", out.name), result)

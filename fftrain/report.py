@@ -139,7 +139,7 @@ def results_table(runs: Sequence[FoundRun]) -> Table:
             for source in (run.method, "random", "raw"):
                 best = max(by_source.get(source, []), key=lambda row: row["validation"], default=None)
                 layers = "" if best is None or source == "raw" else f" ({best['layers']})"
-                cells.append(_percent(best and best["test"]) + layers)
+                cells.append(_percent(best["test"] if best else None) + layers)
             rows.append([*head, found["dataset"], found["slot"], *cells])
     columns = (
         "run",

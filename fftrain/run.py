@@ -23,7 +23,7 @@ from ffmodels.checkpoint import CONFIG_FILE, read_config
 from ffmodels.errors import FFStudyError, RunError
 from ffmodels.files import read_json, replacing, write_json, write_text
 from fftrain.config import PretrainConfig
-from fftrain.data import ImageData
+from fftrain.data import ImageData, sample
 from fftrain.pretext import Task
 
 SAMPLES = 64
@@ -42,7 +42,7 @@ class RunFolder:
         """Raises RunError where the folder cannot be made, or holds something already."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--out {self.path} is a file: name a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and not all(p.name.endswith(".partial") for p in self.path.iterdir()):
             raise RunError(
                 f"--out {self.path} is in use already: choose another folder, or continue its run with --resume"
             )
@@ -74,7 +74,7 @@ class RunFolder:
                 "hardware": {"machine": platform.machine(), "cpu_threads": torch.get_num_threads()},
             },
         )
-        samples = data.validation.at(slice(SAMPLES))
+        samples = sample(data.validation, SAMPLES)
         with replacing(self.path / "samples.npz") as partial, partial.open("wb") as file:
             np.savez_compressed(file, images=samples.images.numpy(), labels=samples.labels.numpy())
 
@@ -88,7 +88,7 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one epoch's record; the file is rewritten whole, so that a line is never half there."""
-        write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in [*self.read_metrics(), record]))
+        write_text(self.metrics, "".join(json.dumps(r, allow_nan=False) + "\n" for r in [*self.read_metrics(), record]))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Reads the record of every epoch."""
@@ -135,9 +135,18 @@ class RunFolder:
 
     def keep_only(self, kept: Path) -> None:
         """Deletes every other checkpoint, partial ones included."""
-        for path in self.checkpoints.iterdir():
+        for path in (*self.checkpoints.glob("epoch-*"), *self.checkpoints.glob(".epoch-*.partial")):
             if path != kept:
                 shutil.rmtree(path)
+
+    def update_config(self, config: PretrainConfig) -> None:
+        """Records settings that a continuation may change; what is recorded of the first start stays."""
+        write_json(self.path / CONFIG_FILE, {**read_config(self.path), "config": asdict(config)})
+
+    def forget_measurements(self) -> None:
+        """Deletes results and probes: they were measured on other weights than those that are about to be written."""
+        self.results.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "probes", ignore_errors=True)
 
 
 def describe(data: ImageData) -> dict[str, Any]:

@@ -5,10 +5,11 @@ Letters: B batch, C channels, H W pixels, K classes, N images of a data set.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_we
 from ffmodels.errors import RunError, SettingError, TrainingError
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS
-from fftrain.config import PretrainConfig
-from fftrain.data import Split, load_data
+from fftrain.config import PretrainConfig, continued
+from fftrain.data import Split, load_data, sample
 from fftrain.evaluate import default_slot, evaluate_run, make_task, mean_losses, pretext_accuracy
 from fftrain.objectives import Batch, Objective
 from fftrain.pretext import Task
@@ -32,15 +33,21 @@ from fftrain.progress import Reporter
 from fftrain.registry import METHODS
 from fftrain.run import RunFolder, describe
 
+KEPT = "the last good checkpoint is kept; a smaller --lr or --mixed-precision no may help"
+
 
 def make_accelerator(threads: int | None, mixed_precision: str = "no") -> Accelerator:
     """Returns Accelerate's view of the devices and processes, with this program's number of CPU threads.
 
     Raises:
         TrainingError: where the launcher started more processes than work together.
+        SettingError: where the device does not have this precision.
     """
     AcceleratorState._reset_state()  # else a second run in one process could not have another precision
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    try:
+        accelerator = Accelerator(mixed_precision=mixed_precision)
+    except ValueError as error:  # a device without this precision
+        raise SettingError(f"--mixed-precision {mixed_precision} cannot be had here: {error}") from error
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
         raise TrainingError(
@@ -48,7 +55,8 @@ def make_accelerator(threads: int | None, mixed_precision: str = "no") -> Accele
             "on CPUs, set ACCELERATE_USE_CPU=true before `accelerate launch --multi_gpu`"
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // local))
     return accelerator
 
 
@@ -81,8 +89,10 @@ def pretrain(
     reporter = reporter or Reporter()
     accelerator = accelerator or make_accelerator(config.threads, config.mixed_precision)
     run = RunFolder(out)
+    resume = resume and (out / CONFIG_FILE).exists()
     if not resume:
-        run.check_new()
+        if accelerator.is_main_process:
+            run.check_new()
     elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
     with accelerator.main_process_first():  # one process downloads
@@ -96,15 +106,17 @@ def pretrain(
     )
     if config.threshold is None:
         config = replace(config, threshold=GOODNESS.load(config.goodness).threshold(config.width))
-    if resume and (out / CONFIG_FILE).exists() and read_config(out)["data"] != describe(data):
-        raise RunError(f"{data.name} is not what {out} was trained on (images, classes or splits): train a new run")
+    if resume:
+        config = continued(run.read_config(), asdict(config))
+        if read_config(out)["data"] != describe(data):
+            raise RunError(f"{data.name} is not what {out} was trained on (images, classes or splits): train a new run")
     task = make_task(config, data.class_names)
     task.check(data.shape)
     check_slot(data.shape, len(task.class_names))
     backbone = model.build(config.seed)
     objective: Objective = METHODS.load(config.method)(backbone, len(task.class_names), config)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not resume:
         run.create(config, model, data, task, default_slot(config.method))
 
     objective.modules = [accelerator.prepare(module) for module in objective.modules]
@@ -112,11 +124,11 @@ def pretrain(
     optimizer = accelerator.prepare(
         torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     )
-    start = _restore(run, accelerator, reporter) if resume else 0
+    start = _restore(run, config, accelerator, reporter) if resume else 0
     train = Split(data.train.images.to(accelerator.device), data.train.labels)
     curves = {
-        "train": data.train.at(slice(config.eval_images)),
-        "validation": data.validation.at(slice(config.eval_images)),
+        "train": sample(data.train, config.eval_images),
+        "validation": sample(data.validation, config.eval_images),
     }
     reporter.note(
         f"{config.method} on {data.name} {config.task}: {len(train):,} images, "
@@ -140,6 +152,8 @@ def pretrain(
                 "loss": mean_losses(objective, task, split, config.seed, accelerator),
                 "accuracy": [*accuracy.values()][-1],
             }
+        if not all(map(math.isfinite, [*losses.values(), *record["validation"]["loss"].values()])):
+            raise TrainingError(f"a loss is not finite after epoch {epoch}: {KEPT}")
         if accelerator.is_main_process:
             run.log(record)
         _save(run, epoch, accelerator)
@@ -150,6 +164,8 @@ def pretrain(
         )
 
     if accelerator.is_main_process:
+        if start < config.epochs:
+            run.forget_measurements()  # of the weights before
         save_weights(backbone, out / BACKBONE_FILE)
         for name, part in objective.parts.items():
             save_weights(part, out / f"{name}.safetensors")
@@ -219,10 +235,7 @@ def _check_finite(sums: dict[str, Tensor], epoch: int, step: int, accelerator: A
         totals = accelerator.reduce(totals, "sum")
     if not torch.isfinite(totals).all():
         name = [*sums][int((~torch.isfinite(totals)).nonzero()[0])]
-        raise TrainingError(
-            f"the loss of {name} is not finite in epoch {epoch}, step {step}: the last good checkpoint is kept; "
-            "a smaller --lr or --mixed-precision no may help"
-        )
+        raise TrainingError(f"the loss of {name} is not finite in epoch {epoch}, seen at step {step}: {KEPT}")
 
 
 def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:
@@ -237,7 +250,7 @@ def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
 
 
-def _restore(run: RunFolder, accelerator: Accelerator, reporter: Reporter) -> int:
+def _restore(run: RunFolder, config: PretrainConfig, accelerator: Accelerator, reporter: Reporter) -> int:
     """Loads the newest checkpoint, drops records after it, and returns its epoch; 0 where there is none."""
     epoch = run.epochs_done
     if epoch:
@@ -247,5 +260,6 @@ def _restore(run: RunFolder, accelerator: Accelerator, reporter: Reporter) -> in
             raise RunError(f"{run.checkpoint(epoch)} is damaged or of other settings ({error}): train again") from error
     if accelerator.is_main_process:
         run.truncate_metrics(epoch)
+        run.update_config(config)
     reporter.note(f"resuming {run.path} after epoch {epoch}")
     return epoch

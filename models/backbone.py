@@ -23,12 +23,14 @@ EPS = 1e-3
 
 
 def rms_normalise(x_BD: Tensor) -> Tensor:
-    """Divides each row by max(RMS, EPS): only its direction passes on (Hinton 2022, section 2.1)."""
+    """Divides each row by max(RMS, EPS): only its direction passes on (Hinton 2022, section 2.1); at least float32."""
+    x_BD = x_BD.to(torch.promote_types(x_BD.dtype, torch.float32))
     return x_BD * x_BD.square().mean(-1, keepdim=True).clamp(min=EPS**2).rsqrt()
 
 
 def layer_normalise(x_BD: Tensor) -> Tensor:
-    """LayerNorm without parameters: each row is centred, then divided by its deviation."""
+    """LayerNorm without parameters: each row is centred, then divided by its deviation; at least float32."""
+    x_BD = x_BD.to(torch.promote_types(x_BD.dtype, torch.float32))
     return rms_normalise(x_BD - x_BD.mean(-1, keepdim=True))
 
 

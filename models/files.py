@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -24,14 +25,28 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:  # Windows syncs only what can be written
             os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
         partial.replace(path)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror or error}): name a folder that can") from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _umask() -> int:
+    """Returns the process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def sha256(path: Path) -> str:
+    """Returns a file's SHA-256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

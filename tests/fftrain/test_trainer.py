@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
     file = before / "model_1.safetensors"
     state = load_file(file)
     save_file({name: value * float("nan") for name, value in state.items()}, file, metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match=r"the loss of layer2 is not finite in epoch 3, step 1: .*--lr"):
+    with pytest.raises(TrainingError, match=r"the loss of layer2 is not finite in epoch 3, seen at step 1: .*--lr"):
         pretrain(PretrainConfig(**{**SMALL, "epochs": 4}), run, resume=True)
     assert RunFolder(run).last_checkpoint() == before
     assert epochs(run) == [1, 2]
