@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ffexport.registry import FORMATS
+from ffexport.registry import ATOL, FORMATS
 from ffserve import console
 from ffserve.console import Debug, Json
 
@@ -33,7 +33,7 @@ def export(
     atol: Annotated[
         float,
         typer.Option(help="Largest difference from the eager model, plus as much of an output's largest value."),
-    ] = 1e-4,
+    ] = ATOL,
     json: Json = False,
     version: console.Version = False,
     debug: Debug = False,

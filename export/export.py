@@ -6,21 +6,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ffexport.card import card
 from ffexport.graph import choose_probe, describe, load_deployed, with_dead_layer
 from ffexport.parity import cases, check_parity
-from ffexport.registry import FORMATS
-from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config
+from ffexport.registry import ATOL, FORMATS
+from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, read_samples
 from ffmodels.errors import RunError, SettingError
 from ffmodels.files import read_json, replacing, sha256, write_json, write_text
-
-ATOL = 1e-4
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -69,7 +64,7 @@ def export_run(
     config = read_config(run)
     chosen = choose_probe(run, probe)
     model = load_deployed(run, chosen)
-    samples = _read_samples(run, model.backbone.config.shape)
+    samples, _ = read_samples(run)
     metadata = describe(run, model, chosen, torch.from_numpy(samples))
     batches = cases(model.backbone.config.shape, samples)
     about = {key.removeprefix("ffstudy."): json.loads(value) for key, value in metadata.items()}
@@ -109,19 +104,6 @@ def export_run(
     write_json(out / "manifest.json", manifest)
     write_text(out / "card.md", card(about, config, manifest))
     return {"run": str(run), "out": str(out), **manifest}
-
-
-def _read_samples(run: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Reads the run's validation images, uint8 [N, C, H, W]. Raises RunError where they are missing or damaged."""
-    path = run / "samples.npz"
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            images: npt.NDArray[np.uint8] = file["images"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise RunError(f"{path} is missing or damaged ({error}): train the run again") from error
-    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
-        raise RunError(f"{path} holds {images.dtype} {images.shape}, not uint8 images of {shape}: train the run again")
-    return images
 
 
 def _inputs(model: Any) -> list[dict[str, Any]]:

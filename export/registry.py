@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ffmodels.registry import Registry
 
+# The largest difference from the eager model, plus as much of an output's largest value.
+ATOL = 1e-4
+
 FORMATS = Registry(
     "format",
     {

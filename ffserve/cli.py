@@ -125,4 +125,4 @@ def _words(value: Any) -> str:
 
 def main() -> None:
     """Runs the program."""
-    console.run(app, "ffserve", extra="eval", bare=("--help",))
+    console.run(app, "ffserve", bare=("--help",))

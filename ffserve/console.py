@@ -64,15 +64,15 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     warnings.filterwarnings("ignore", module="PIL")
-    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         code = command(sys.argv[1:] or list(bare), standalone_mode=False, prog_name=name)
     except KeyboardInterrupt:
         code = _fail(name, "interrupted", 130)
     except ModuleNotFoundError as error:
-        if _debug or extra is None or (error.name or "").startswith("ff"):
-            raise
-        code = _fail(name, f"{error.name} is not installed: run pip install 'ffstudy[{extra}]'", 1)
+        if _debug:
+            traceback.print_exc()
+        wanted = f"'ffstudy[{extra}]'" if extra else error.name
+        code = _fail(name, f"{error.name} is not installed: run pip install {wanted}", 1)
     except Exception as error:
         if _debug:
             traceback.print_exc()

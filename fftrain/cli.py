@@ -101,10 +101,12 @@ def pretrain(
 
     given = {key: value for key, value in options.items() if value is not None}
     if config is not None:
-        given = {**read_toml(config), **given}
+        recipe = read_toml(config)
+        PretrainConfig.from_values(recipe, str(config))  # so that an error names where the value stands
+        given = {**recipe, **given}
     if resume and out is None:
         raise SettingError("--resume needs --out: the folder of the run to continue")
-    settings = PretrainConfig.from_values(given, str(config) if config else "")
+    settings = PretrainConfig.from_values(given, "")
     from fftrain.data import check_name, file_name
     from fftrain.run import RunFolder
     from fftrain.trainer import make_accelerator, pretrain
@@ -147,7 +149,7 @@ def probe(
     """Train linear probes on the frozen backbone.
 
     One on each layer and one on the last three together, beside raw pixels and the untrained backbone. Validation
-    chooses learning rate and weight decay; the test split is read once.
+    chooses learning rate and weight decay; the chosen setting of each probe reads the test split, once a call.
 
     \b
     Examples:
@@ -190,6 +192,9 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="validation or test; reading test is for the final figure.")
     ] = "validation",
+    data_dir: Annotated[
+        str | None, typer.Option(help="Where data sets are kept. [default: where they were]", show_default=False)
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256)] = None,
     json: Json = False,
     debug: Debug = False,
@@ -205,7 +210,7 @@ def evaluate(
 
     accelerator = make_accelerator(threads)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
-    result = evaluate_run(run, split=split, accelerator=accelerator, reporter=reporter)
+    result = evaluate_run(run, split=split, accelerator=accelerator, data_dir=data_dir, reporter=reporter)
     if accelerator.is_main_process:
         rows = [[name, f"{value:.4f}"] for name, value in result["by"].items()]
         title = f"{run}: pretext accuracy on {result['images']:,} {split} images"

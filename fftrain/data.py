@@ -250,6 +250,7 @@ def dump_images(config: DataConfig, split: str, out: Path) -> int:
     }
     if split not in splits:
         raise SettingError(f"--split is {split!r}: choose one of {', '.join(splits)}")
+    out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is in use already: name a new folder")
     data = load_data(config)

@@ -5,6 +5,7 @@ Letters: B batch, C channels, H W pixels, K classes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ ROWS = 4096
 
 
 def make_task(config: PretrainConfig, class_names: tuple[str, ...]) -> Task:
-    """Returns the task by its name; `supervised` takes the data set's classes."""
-    kind = TASKS.load(config.task)
-    task: Task = kind(class_names) if config.task == "supervised" else kind()
+    """Returns the task by its name, for a data set with these classes."""
+    task: Task = TASKS.load(config.task)(class_names)
     return task
 
 
@@ -95,6 +95,7 @@ def evaluate_run(
     split: str,
     accelerator: Accelerator,
     data: ImageData | None = None,
+    data_dir: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Measures a finished run's pretext accuracy, in full precision, and records it in results.json.
@@ -104,6 +105,7 @@ def evaluate_run(
         split: `validation` or `test`.
         accelerator: where it runs.
         data: the run's data set, where it is loaded already.
+        data_dir: where data sets are kept; None means where they were when the run was trained.
         reporter: what a person sees.
 
     Returns:
@@ -117,7 +119,7 @@ def evaluate_run(
         raise SettingError(f"--split is {split!r}: choose one of validation, test")
     folder = RunFolder(run)
     config = folder.read_config()
-    data = data or load_data(config)
+    data = data or load_data(replace(config, data_dir=data_dir or config.data_dir))
     check_shape(run, data)
     task = make_task(config, data.class_names)
     objective: Objective = METHODS.load(config.method)(load_backbone(run), len(task.class_names), config)

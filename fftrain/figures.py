@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ffmodels.labels import embed_label
+from ffserve.images import decode
 from fftrain.negatives import wrong_labels
 from fftrain.pretext import Task
 
@@ -57,7 +58,7 @@ def pretext_images(
     """
     count = min(8, len(images))
     labels = np.arange(count) % len(task.class_names) if len(task.class_names) < 24 else np.arange(count) * 3
-    if task.draw(class_labels, np.random.default_rng(0)) is class_labels:
+    if task.reads_class:
         labels = class_labels[:count]
     shown = task.apply(torch.from_numpy(images[:count]), torch.from_numpy(labels)).float() / 255
     wrong = wrong_labels(labels, len(task.class_names), np.random.default_rng(0))
@@ -121,7 +122,7 @@ def probes(rows: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
     """Draws test accuracy of the probes by layer, the baselines beside them.
 
     Args:
-        rows: source -> the rows of its probes, as `fftrain.probe.probe` returns them.
+        rows: source -> the rows of its probes, as `fftrain.probe.probe_run` returns them.
     """
     figure = new_figure(6.2, 3.8)
     ax = figure.subplots()
@@ -141,13 +142,10 @@ def probes(rows: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
     return figure
 
 
-def image_svg(path: Path) -> Figure:
-    """Draws one image file as it is."""
-    from PIL import Image
-
+def image_file(path: Path) -> Figure:
+    """Draws one image file as it is served. Raises ImageError where it cannot be read."""
     figure = new_figure(1.6, 1.6)
     ax = figure.subplots()
-    with Image.open(path) as image:
-        ax.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
+    ax.imshow(np.asarray(decode(path).convert("RGB")), interpolation="nearest")
     ax.set_axis_off()
     return figure

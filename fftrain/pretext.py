@@ -20,9 +20,18 @@ Labels = npt.NDArray[np.int64]
 
 
 class Task:
-    """A pretext task. A new one names its classes and says what `apply` does to a batch."""
+    """A pretext task. A new one names its classes and says what `apply` does to a batch.
+
+    Args:
+        class_names: the data set's classes; only a task that reads them keeps them.
+    """
 
     class_names: tuple[str, ...]
+    reads_class = False
+    """Whether the labels are the data set's own, instead of drawn."""
+
+    def __init__(self, class_names: tuple[str, ...]) -> None:
+        """Keeps nothing of the data set."""
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raises SettingError where images of this shape cannot be transformed."""
@@ -120,6 +129,8 @@ class Jigsaw(Task):
 
 class Supervised(Task):
     """The class label itself, on the image as it is: the study's reference."""
+
+    reads_class = True
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         self.class_names = class_names

@@ -8,6 +8,7 @@ Letters: N images, B batch, F features, K classes, S settings.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from ffmodels.files import sha256, write_json
 from ffmodels.heads import LinearHead, Standardisation
 from ffmodels.labels import fill
 from fftrain.config import ProbeConfig
-from fftrain.data import ImageData, Split, file_name, load_data
+from fftrain.data import FOLDER, ImageData, Split, file_name, load_data
 from fftrain.evaluate import check_shape, default_slot
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
@@ -78,7 +79,7 @@ def probe_run(
     slot = config.slot or default_slot(trained.method)
     config = replace(config, slot=slot)
     slot_classes = len(read_config(run)["task"]["class_names"])
-    out = run / "probes" / f"{file_name(data.name)}-{slot}"
+    out = run / "probes" / f"{place_name(data.name)}-{slot}"
 
     weights = sha256(run / BACKBONE_FILE)
     rows: list[dict[str, Any]] = []
@@ -111,6 +112,12 @@ def probe_run(
     write_json(out / "results.json", result)
     folder.add_result(("probes", out.name), result)
     return result
+
+
+def place_name(dataset: str) -> str:
+    """Returns a data set's name as a folder's; image folders of one name are told apart by a digest of their path."""
+    digest = f"-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}" if dataset.startswith(FOLDER) else ""
+    return file_name(dataset) + digest
 
 
 def choices(depth: int) -> list[tuple[int, ...]]:

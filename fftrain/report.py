@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
-from ffmodels.checkpoint import CONFIG_FILE, read_config
+from ffmodels.checkpoint import CONFIG_FILE, read_config, read_samples
 from ffmodels.errors import RunError
 from ffmodels.files import read_json, write_text
+from ffserve.errors import ImageError
 from fftrain import figures
 from fftrain.evaluate import make_task
 from fftrain.run import RunFolder
@@ -73,12 +73,24 @@ def write_report(root: Path) -> dict[str, Any]:
     Raises:
         RunError: where there is no finished run, or one is damaged.
     """
+    try:
+        return _write(root)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"a file of the runs below {root} is damaged ({what}): measure or train that run again"
+        ) from error
+
+
+def _write(root: Path) -> dict[str, Any]:
     runs = find_runs(root)
     result_table = results_table(runs)
     sections: list[tuple[str, str, str]] = []
     for dataset, rows in _probe_rows(runs).items():
-        sections.append((f"Linear probes on {dataset}", PROBES, _svg(figures.probes(rows))))
-    sections.append(("Training curves", CURVES, _svg(figures.curves({r.name: r.folder.read_metrics() for r in runs}))))
+        sections.append((f"Linear probes on {dataset}", PROBES, figures.svg(figures.probes(rows))))
+    sections.append(
+        ("Training curves", CURVES, figures.svg(figures.curves({r.name: r.folder.read_metrics() for r in runs})))
+    )
     seen: set[tuple[str, str, bool]] = set()
     for run in runs:
         reads_label = run.config["task"]["slot"] != "pixels"
@@ -86,7 +98,7 @@ def write_report(root: Path) -> dict[str, Any]:
         if key not in seen:
             seen.add(key)
             title = f"What {run.method} sees: {key[1]} on {key[0]}"
-            sections.append((title, LABELLED if reads_label else UNLABELLED, _svg(_pretext(run, reads_label))))
+            sections.append((title, LABELLED if reads_label else UNLABELLED, figures.svg(_pretext(run, reads_label))))
     prediction = root / "prediction.json"
     if prediction.is_file():
         sections.append(("A served prediction", "", _served(read_json(prediction))))
@@ -209,8 +221,8 @@ def _probe_rows(runs: Sequence[FoundRun]) -> dict[str, dict[str, list[dict[str, 
 def _pretext(run: FoundRun, reads_label: bool) -> Any:
     config = run.folder.read_config()
     task = make_task(config, tuple(run.config["task"]["class_names"]))
-    with np.load(run.folder.path / "samples.npz", allow_pickle=False) as samples:
-        return figures.pretext_images(task, samples["images"], samples["labels"], with_label=reads_label)
+    images, labels = read_samples(run.folder.path)
+    return figures.pretext_images(task, images, labels, with_label=reads_label)
 
 
 def _served(prediction: dict[str, Any]) -> str:
@@ -218,10 +230,15 @@ def _served(prediction: dict[str, Any]) -> str:
     parts = [f"<p>Model: <code>{html.escape(prediction['model'])}</code></p>"]
     for found in prediction["predictions"]:
         name = html.escape(found["file"])
-        picture = _svg(figures.image_svg(Path(found["file"]))) if Path(found["file"]).is_file() else ""
+        if "top" not in found:
+            parts.append(f"<p>{html.escape(found['error'])}</p>")
+            continue
+        try:
+            picture = figures.svg(figures.image_file(Path(found["file"])))
+        except ImageError:  # it was read when it was classified
+            picture = ""
         classes = "".join(
-            f"<li>{html.escape(entry['class'])}: {100 * entry['probability']:.1f} %</li>"
-            for entry in found.get("top", [])
+            f"<li>{html.escape(entry['class'])}: {100 * entry['probability']:.1f} %</li>" for entry in found["top"]
         )
         parts.append(f"<figure>{picture}<figcaption><code>{name}</code><ol>{classes}</ol></figcaption></figure>")
     return "".join(parts)
@@ -238,10 +255,6 @@ def _settings(run: FoundRun) -> list[tuple[str, str]]:
         "commit": run.config["git_commit"] or "unknown",
     }
     return [(key, str(value)) for key, value in {**config, **extra}.items()]
-
-
-def _svg(figure: Any) -> str:
-    return figures.svg(figure)
 
 
 def _percent(value: float | None) -> str:

@@ -63,15 +63,12 @@ def fashion_mnist(folder: Path) -> Arrays:
 def _idx(name: str, kind: str, files: dict[str, str], folder: Path, class_names: tuple[str, ...]) -> Arrays:
     import torchvision.datasets
 
+    raw = folder / kind / "raw"
+    _check_digests(name, raw, files)  # before torchvision reads what is there already
     train, test = _both(
         name, folder, lambda train: getattr(torchvision.datasets, kind)(folder, train=train, download=True)
     )
-    for file, digest in files.items():
-        path = folder / kind / "raw" / file
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise DataError(
-                f"{path} is not the published {name} (SHA-256 differs): delete it and it is downloaded again"
-            )
+    _check_digests(name, raw, files)
     return Arrays(
         train_images=train.data.numpy()[:, None],
         train_labels=train.targets.numpy(),
@@ -79,6 +76,16 @@ def _idx(name: str, kind: str, files: dict[str, str], folder: Path, class_names:
         test_labels=test.targets.numpy(),
         class_names=class_names,
     )
+
+
+def _check_digests(name: str, raw: Path, files: dict[str, str]) -> None:
+    """Raises DataError where a file that is there is not the published one."""
+    for file, digest in files.items():
+        path = raw / file
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise DataError(
+                f"{path} is not the published {name} (SHA-256 differs): delete it and it is downloaded again"
+            )
 
 
 def svhn(folder: Path) -> Arrays:
@@ -123,7 +130,9 @@ def _both(name: str, folder: Path, make: Any) -> tuple[Any, Any]:
 
 
 def digits(folder: Path) -> Arrays:
-    """The 1,797 digits of scikit-learn (UCI, 43 writers), 8x8, enlarged to 28x28 unless another size is asked for.
+    """The 1,797 digits of scikit-learn, 8x8, enlarged to 28x28 unless another size is asked for.
+
+    They are the test part of UCI's set, by 13 writers, who here stand in the training and the test split alike.
 
     Enlarged because the label slot takes K whole pixels: 24 of 64 would hide a third of a jigsaw, 24 of 784 hide
     3 %; and a backbone and a probe then fit MNIST's shape.

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -106,3 +109,20 @@ def load_head(path: Path, features: int, classes: int) -> LinearHead:
     head = LinearHead(features, classes)
     load_weights(head, path)
     return head.eval().requires_grad_(False)
+
+
+def read_samples(run: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Reads a run's validation images uint8 [N, C, H, W] and their class labels int64 [N], N at least 1.
+
+    Raises:
+        RunError: where they are missing, damaged, or of another shape than the run's.
+    """
+    path, shape = run / "samples.npz", tuple(read_config(run)["data"]["shape"])
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            images, labels = file["images"], file["labels"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise RunError(f"{path} is missing or damaged ({error}): train the run again") from error
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not 0 < len(images) == len(labels):
+        raise RunError(f"{path} holds {images.dtype} {images.shape}, not uint8 images of {shape}: train the run again")
+    return images, labels

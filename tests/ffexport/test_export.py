@@ -149,6 +149,14 @@ def test_a_named_probe_and_what_no_output_reads_is_not_shipped(trained, exported
         export_run(trained / "ff", probe="mnist/layer9", out=tmp_path)
 
 
+def test_a_probe_of_other_weights_is_not_shipped(run_copy, trained):
+    import shutil
+
+    shutil.copy(trained / "bp" / "backbone.safetensors", run_copy / "backbone.safetensors")
+    with pytest.raises(RunError, match="was trained on other weights: run `fftrain probe"):
+        export_run(run_copy)
+
+
 def broken(how):
     """A format that writes a file which computes something else."""
 
@@ -206,7 +214,7 @@ def test_a_damaged_run_is_named_and_nothing_is_written(run_copy, damage):
     elif damage == "samples cut":
         (run_copy / "samples.npz").write_bytes((run_copy / "samples.npz").read_bytes()[:200])
     elif damage == "samples of another shape":
-        np.savez(run_copy / "samples.npz", images=np.zeros((2, 3, 28, 28), dtype=np.uint8))
+        np.savez(run_copy / "samples.npz", images=np.zeros((2, 3, 28, 28), dtype=np.uint8), labels=[0, 1])
     elif damage == "probe json":
         probe.write_text("{}")
     else:

@@ -13,7 +13,7 @@ SELF_MADE = [name for name in TASKS if name != "supervised"]
 
 
 def make(name):
-    return TASKS.load(name)(NAMES) if name == "supervised" else TASKS.load(name)()
+    return TASKS.load(name)(NAMES)
 
 
 def images(count, channels=2, size=6):

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from ffmodels.backbone import BackboneConfig
-from ffmodels.errors import RunError, TrainingError
+from ffmodels.checkpoint import load_backbone
+from ffmodels.errors import RunError, SettingError, TrainingError
 from fftrain.config import PretrainConfig
 from fftrain.data import load_data
 from fftrain.evaluate import evaluate_run, make_task
@@ -180,11 +181,50 @@ def test_a_damaged_checkpoint_and_changed_data_are_named(tmp_path):
     assert epochs(run) == [1, 2]
 
 
-def test_a_diverging_run_keeps_its_last_good_epoch(tmp_path):
-    config = PretrainConfig(method="bp", **{**SMALL, "lr": 1e30, "epochs": 5})
-    with pytest.raises(TrainingError, match="not finite"):
-        pretrain(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "backbone.safetensors").exists()
+def test_an_epoch_whose_last_step_diverges_is_not_kept(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    settings = {**SMALL, "method": "bp", "batch_size": 300}  # one step an epoch
+    pretrain(PretrainConfig(**settings), run)
+    good = weights(run)
+    step = torch.optim.AdamW.step
+
+    def diverge(self, *arguments):
+        result = step(self, *arguments)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(float("inf"))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", diverge)
+    with pytest.raises(TrainingError, match="a loss is not finite after epoch 3: the last good checkpoint is kept"):
+        pretrain(PretrainConfig(**{**settings, "epochs": 4}), run, resume=True)
+    monkeypatch.undo()
+    assert epochs(run) == [1, 2]
+    assert weights(run) == good
+    pretrain(PretrainConfig(**{**settings, "epochs": 4}), run, resume=True)
+    assert epochs(run) == [1, 2, 3, 4]
+
+
+def test_the_random_baseline_is_the_backbone_before_training(tmp_path):
+    pretrain(PretrainConfig(seed=5, **{**SMALL, "lr": 1e-30, "epochs": 1}), tmp_path / "run")
+    trained, untrained = (load_backbone(tmp_path / "run", untrained=flag) for flag in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), untrained.parameters(), strict=True))
+
+
+def test_other_settings_are_refused_on_resuming_and_not_recorded(tmp_path):
+    run = tmp_path / "run"
+    pretrain(PretrainConfig(**SMALL), run)
+    before = (run / "config.json").read_text()
+    with pytest.raises(SettingError, match=r"--lr is 0\.5, but the run to resume has 0\.003"):
+        pretrain(PretrainConfig(**{**SMALL, "lr": 0.5, "epochs": 3}), run, resume=True)
+    assert (run / "config.json").read_text() == before
+
+
+def test_more_training_forgets_what_was_measured_before(run_copy):
+    config = RunFolder(run_copy).read_config()
+    assert (run_copy / "probes").is_dir()
+    pretrain(replace(config, epochs=4), run_copy, resume=True)
+    assert not (run_copy / "probes").exists()
+    assert RunFolder(run_copy).read_results().keys() == {"pretext"}
 
 
 def test_a_folder_in_use_is_left_as_it_is(tmp_path):
@@ -246,6 +286,7 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_identical(tmp_path):
     time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
+    assert 2 <= len(epochs(run)) < 6
     assert not (run / "backbone.safetensors").exists()
     resumed = python("-m", "fftrain", "pretrain", "--resume", "--out", run)
     assert resumed.returncode == 0, resumed.stderr
@@ -257,7 +298,8 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_identical(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_agree_with_one_within_1e_4(tmp_path, method):
     """Sums are added in another order: weights of up to 0.1 differ by up to 1e-5 after 3 epochs here."""
-    options = [*OPTIONS, "--method", method, "--epochs", 3, "--batch-size", 50, "--width", 64, "--limit", 475]
+    options = [*OPTIONS, "--method", method, "--epochs", 3, "--batch-size", 50, "--width", 64, "--limit", 451]
+    options += ["--eval-images", 1]  # fewer than processes; and the last batch has one row
     one = python("-m", "fftrain", "pretrain", *options, "--out", tmp_path / "one")
     assert one.returncode == 0, one.stderr
     launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
@@ -275,6 +317,7 @@ def test_processes_that_do_not_join_are_refused(cli, monkeypatch, tmp_path):
     def leave(code):
         raise SystemExit(code)
 
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(os, "_exit", leave)  # what a process of several does
     ended = cli("fftrain", "pretrain", "--dataset", "digits", "--out", tmp_path / "run")
