@@ -30,8 +30,8 @@ demo: $(VENV)/.installed
 	@rm -rf $(DEMO)
 	$(BIN)/fftrain pretrain $(RECIPE) --method ff --out $(DEMO)/ff
 	$(BIN)/fftrain pretrain $(RECIPE) --method bp --out $(DEMO)/bp
-	$(BIN)/fftrain probe $(DEMO)/ff
-	$(BIN)/fftrain probe $(DEMO)/bp
+	$(BIN)/fftrain probe $(DEMO)/ff --epochs 50
+	$(BIN)/fftrain probe $(DEMO)/bp --epochs 50
 	$(BIN)/ffexport $(DEMO)/ff --format all
 	$(BIN)/ffexport $(DEMO)/bp --format all
 	$(BIN)/fftrain dump-images digits $(DEMO)/images

@@ -56,6 +56,8 @@ def export(
         print(f"exporting {run}, the newest run under runs/", file=sys.stderr)
     formats = format or ["onnx"]
     result = export_run(run, list(FORMATS) if "all" in formats else formats, probe=probe, out=out, atol=atol)
+    if result["probe"] is None:
+        print(f"{run} is exported without a probe: features alone, no classes", file=sys.stderr)
     rows = [
         [
             name,

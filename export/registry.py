@@ -8,7 +8,7 @@ from ffmodels.registry import Registry
 ATOL = 1e-4
 
 FORMATS = Registry(
-    "format",
+    "--format",
     {
         "onnx": ("ffexport.onnx_format:OnnxFormat", "for ONNX Runtime and ffserve: model.onnx"),
         "torchscript": ("ffexport.torchscript:TorchScriptFormat", "for libtorch: model.ts"),

@@ -76,11 +76,8 @@ def predict(
         for f in found
         for i, entry in enumerate(f.get("top", []))
     ]
-    console.print_result(
-        result,
-        json,
-        lambda _: console.print_table(f"model {result['model']}", ["file", "class", "probability"], rows),
-    )
+    title = f"model {result['model']}"
+    console.print_result(result, json, lambda _: console.print_table(title, ["file", "class", "probability"], rows))
     if any("error" in f for f in found):
         raise typer.Exit(1)
 

@@ -122,7 +122,9 @@ def print_result(result: Any, as_json: bool, draw: Callable[[Any], None]) -> Non
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints a table on standard output, as wide as it needs to be."""
+    """Prints a table on standard output, as wide as it needs to be; nothing where it has no rows."""
+    if not rows:
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table

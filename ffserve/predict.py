@@ -45,7 +45,8 @@ class Classifier:
         self.model = model if isinstance(model, Model) else Model(find_model(model), threads=threads)
         if self.model.about.class_names is None:
             raise ModelError(
-                f"{self.model.path} has no probe, it gives features alone: export one with `ffexport --probe`"
+                f"{self.model.path} has no probe, it gives features alone: "
+                "`fftrain probe RUN` and `ffexport RUN` make one with classes, or name another with --model"
             )
         self.class_names = self.model.about.class_names
 

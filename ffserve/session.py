@@ -106,7 +106,9 @@ class Model:
                 content, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime raises many kinds, and shares no base with them
-            raise ModelError(f"{self.path} is no ONNX model that can be loaded: {_first_line(error)}") from error
+            raise ModelError(
+                f"{self.path} is no ONNX model that can be loaded ({_first_line(error)}): export it with `ffexport`"
+            ) from error
         try:
             self.about = self._read_about()
             self._check_graph()

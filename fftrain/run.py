@@ -27,6 +27,8 @@ from fftrain.data import ImageData, sample
 from fftrain.pretext import Task
 
 SAMPLES = 64
+# What every line of metrics.jsonl holds.
+RECORD = {"epoch", "loss", "seconds", "train", "validation"}
 
 
 class RunFolder:
@@ -95,9 +97,15 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         try:
-            return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
+            records = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.metrics} is damaged ({error}): mend or delete the line") from error
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict) or not record.keys() >= RECORD:
+                raise RunError(
+                    f"{self.metrics} is damaged (line {number} is no epoch's record): mend or delete the line"
+                )
+        return records
 
     def truncate_metrics(self, epoch: int) -> None:
         """Drops the records after an epoch."""
@@ -106,7 +114,9 @@ class RunFolder:
 
     def read_results(self) -> dict[str, Any]:
         """Reads results.json; an empty one where nothing is measured yet."""
-        results: dict[str, Any] = read_json(self.results) if self.results.exists() else {}
+        results = read_json(self.results) if self.results.exists() else {}
+        if not isinstance(results, dict) or not all(isinstance(part, dict) for part in results.values()):
+            raise RunError(f"{self.results} is damaged: delete it, then evaluate and probe the run again")
         return results
 
     def add_result(self, keys: tuple[str, ...], value: Any) -> None:

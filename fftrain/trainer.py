@@ -33,8 +33,6 @@ from fftrain.progress import Reporter
 from fftrain.registry import METHODS
 from fftrain.run import RunFolder, describe
 
-KEPT = "the last good checkpoint is kept; a smaller --lr or --mixed-precision no may help"
-
 
 def make_accelerator(threads: int | None, mixed_precision: str = "no") -> Accelerator:
     """Returns Accelerate's view of the devices and processes, with this program's number of CPU threads.
@@ -138,7 +136,10 @@ def pretrain(
 
     for epoch in range(start + 1, config.epochs + 1):
         began = time.perf_counter()
-        losses = train_epoch(objective, optimizer, task, train, config, epoch, accelerator, reporter)
+        try:
+            losses = train_epoch(objective, optimizer, task, train, config, epoch, accelerator, reporter)
+        except FloatingPointError as error:
+            raise TrainingError(f"the loss of {error} is not finite in epoch {epoch}: {_kept(run)}") from error
         seconds = time.perf_counter() - began
         record: dict[str, Any] = {
             "epoch": epoch,
@@ -153,7 +154,7 @@ def pretrain(
                 "accuracy": [*accuracy.values()][-1],
             }
         if not all(map(math.isfinite, [*losses.values(), *record["validation"]["loss"].values()])):
-            raise TrainingError(f"a loss is not finite after epoch {epoch}: {KEPT}")
+            raise TrainingError(f"a loss is not finite after epoch {epoch}: {_kept(run)}")
         if accelerator.is_main_process:
             run.log(record)
         _save(run, epoch, accelerator)
@@ -183,7 +184,12 @@ def train_epoch(
     accelerator: Accelerator,
     reporter: Reporter,
 ) -> dict[str, float]:
-    """Trains on every image once and returns the mean of each loss over the epoch."""
+    """Trains on every image once and returns the mean of each loss over the epoch.
+
+    Raises:
+        FloatingPointError: with the loss's name, before the optimizer steps on a loss that is not finite (on a GPU
+            it is looked at every 50 steps).
+    """
     sums: dict[str, Tensor] = {}
     steps = -(-len(train) // config.batch_size)
     batches = epoch_batches(objective, task, train, config, epoch, accelerator)
@@ -194,7 +200,7 @@ def train_epoch(
             accelerator.backward(losses_B.sum() * (accelerator.num_processes / rows))
             sums[name] = sums.get(name, 0) + losses_B.detach().sum()
         if accelerator.device.type == "cpu" or step % 50 == 0 or step == steps:
-            _check_finite(sums, epoch, step, accelerator)
+            _check_finite(sums, accelerator)
         optimizer.step()
     totals = accelerator.reduce(torch.stack([*sums.values()]), "sum").tolist()
     return {name: total / len(train) for name, total in zip(sums, totals, strict=True)}
@@ -228,14 +234,21 @@ def epoch_batches(
         yield Batch(images, labels, {name: values[index] for name, values in drawn_N.items()}), rows
 
 
-def _check_finite(sums: dict[str, Tensor], epoch: int, step: int, accelerator: Accelerator) -> None:
-    """Stops the run, on every process at once, where a loss is not finite."""
+def _check_finite(sums: dict[str, Tensor], accelerator: Accelerator) -> None:
+    """Raises FloatingPointError, on every process at once, where a loss is not finite."""
     totals = torch.stack([*sums.values()])
     if accelerator.num_processes > 1:
         totals = accelerator.reduce(totals, "sum")
     if not torch.isfinite(totals).all():
         name = [*sums][int((~torch.isfinite(totals)).nonzero()[0])]
-        raise TrainingError(f"the loss of {name} is not finite in epoch {epoch}, seen at step {step}: {KEPT}")
+        raise FloatingPointError(name)
+
+
+def _kept(run: RunFolder) -> str:
+    """Returns what a run that diverged leaves, and what may help."""
+    if run.epochs_done:
+        return f"the last good checkpoint, of epoch {run.epochs_done}, is kept; try a smaller --lr in a new --out"
+    return f"nothing was learned yet: delete {run.path} and try a smaller --lr, or --mixed-precision no"
 
 
 def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:

@@ -71,4 +71,4 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error}): is this a run folder?") from error
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): restore it, or train the run again") from error
+        raise RunError(f"{path} is damaged ({error}): restore it, or delete it and make it again") from error

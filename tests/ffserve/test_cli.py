@@ -131,7 +131,7 @@ def test_info(cli, make_model):
 def test_info_shows_a_model_without_a_probe_and_predict_says_what_mends_it(cli, make_model, images):
     made = make_model(classes=None)
     assert "class_names" not in json.loads(cli("ffserve", "info", made.path, "--json").out)
-    failed(cli("ffserve", "predict", "--model", made.path, images[0]), 1, str(made.path), "ffexport --probe")
+    failed(cli("ffserve", "predict", "--model", made.path, images[0]), 1, str(made.path), "ffexport RUN")
 
 
 @pytest.mark.parametrize("json_option", [[], ["--json"]])

@@ -99,7 +99,7 @@ def test_arrays_of_another_shape_or_type_are_refused(make_model, images):
 def test_a_model_without_a_probe_is_refused_with_what_mends_it(make_model):
     made = make_model(classes=None)
     for given in (made.path, Model(made.path)):
-        with pytest.raises(ModelError, match=r"has no probe.*`ffexport --probe`") as error:
+        with pytest.raises(ModelError, match=r"has no probe.*`ffexport RUN`") as error:
             Classifier(given)
         assert str(made.path) in str(error.value)
 
