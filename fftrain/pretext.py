@@ -6,6 +6,7 @@ Letters: N images of a data set, B batch, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from ffmodels.errors import SettingError
 Labels = npt.NDArray[np.int64]
 
 
-class Task:
+class Task(ABC):
     """A pretext task. A new one names its classes and says what `apply` does to a batch.
 
     Args:
@@ -40,9 +41,9 @@ class Task:
         """Draws a label for every image of the data set, uniformly, int64 [N]."""
         return rng.integers(len(self.class_names), size=len(class_labels_N))
 
+    @abstractmethod
     def apply(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """Returns each image transformed as its label says; any dtype, on the images' device."""
-        raise NotImplementedError
 
     def variants(self, images_BCHW: Tensor, class_labels_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Gives (images, labels) for every way in which an image can be asked: once under each class."""
