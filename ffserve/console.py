@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 _debug = False
+INTERRUPTED = 130
 
 
 def _set_debug(value: bool) -> bool:
@@ -67,7 +68,7 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
     try:
         code = command(sys.argv[1:] or list(bare), standalone_mode=False, prog_name=name)
     except KeyboardInterrupt:
-        code = _fail(name, "interrupted", 130)
+        code = INTERRUPTED
     except ModuleNotFoundError as error:
         if _debug:
             traceback.print_exc()
@@ -84,6 +85,8 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
             text = error.format_message() + _given(error) if hasattr(error, "format_message") else str(error)
             code = _fail(name, text, expected)
     code = code if isinstance(code, int) else 0
+    if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
+        _fail(name, "interrupted; nothing half-written is left", INTERRUPTED)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # gloo's threads may outlive the interpreter and abort a process that has done its work (pytorch #190489).
         sys.stdout.flush()
