@@ -47,7 +47,7 @@ def main(
     from fftrain.evaluate import make_task
     from fftrain.progress import Reporter
     from fftrain.registry import METHODS
-    from fftrain.trainer import epoch_batches, make_accelerator, train_epoch
+    from fftrain.trainer import epoch_batches, make_accelerator, prepare, train_epoch
 
     config = PretrainConfig(
         method=method,
@@ -55,6 +55,7 @@ def main(
         width=width,
         depth=depth,
         batch_size=batch_size,
+        lr=1e-6,
         threshold=float(width),
         mixed_precision=mixed_precision,
         threads=threads,
@@ -67,20 +68,18 @@ def main(
     pretext = make_task(config, tuple("0123456789"))
     backbone = BackboneConfig(shape=(1, 28, 28), width=width, depth=depth).build(0)
     objective: Any = METHODS.load(method)(backbone, len(pretext.class_names), config)
-    objective.modules = [accelerator.prepare(module) for module in objective.modules]
-    parameters = [p for module in objective.modules for p in module.parameters()]
-    optimizer = accelerator.prepare(torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.0, fused=True))
+    optimizers = prepare(objective, config, accelerator)
     batch, rows = next(epoch_batches(objective, pretext, train, config, 1, accelerator))
 
     def whole(epoch: int) -> None:
-        train_epoch(objective, optimizer, pretext, train, config, epoch, accelerator, Reporter())
+        train_epoch(objective, optimizers, pretext, train, config, epoch, accelerator, Reporter())
 
     def bare(epoch: int) -> None:
         for _ in range(steps):
-            optimizer.zero_grad()
-            for _, losses in objective.losses(batch):
+            for (_, losses), optimizer in zip(objective.losses(batch), optimizers, strict=True):
                 accelerator.backward(losses.sum() / rows)
-            optimizer.step()
+                optimizer.step()
+                optimizer.zero_grad()
 
     def seconds(run: Any, epoch: int) -> float:
         began = time.perf_counter()

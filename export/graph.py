@@ -81,7 +81,7 @@ def probes_of(run: Path) -> list[Probe]:
 
 
 def choose_probe(run: Path, wanted: str | None) -> Probe | None:
-    """Returns the probe to export: the one named, else the best on validation on the run's own data set.
+    """Returns the probe to export: the one named, else the best on validation on the classes of the run's own data set.
 
     Args:
         run: a run folder.
@@ -99,6 +99,7 @@ def choose_probe(run: Path, wanted: str | None) -> Probe | None:
             if probe.name == wanted:
                 return probe
         raise SettingError(f"--probe {wanted!r} is not in {run}, which has {names}")
+    probes = [probe for probe in probes if probe.about.get("target", "class") == "class"]
     own = [probe for probe in probes if probe.about["dataset"] == read_config(run)["data"]["name"]]
     if not own and len({probe.about["dataset"] for probe in probes}) > 1:
         raise SettingError(f"{run} has probes on several data sets: choose one with --probe ({names})")

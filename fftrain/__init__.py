@@ -1,7 +1,7 @@
 """Forward-Forward and backprop pretraining on pretext tasks, and linear probes on the frozen backbone.
 
-The commands are `fftrain pretrain`, `probe`, `evaluate`, `report` and `dump-images`; the functions `pretrain`,
-`probe_run`, `evaluate_run` and `write_report` do the work.
+The commands are `fftrain pretrain`, `probe`, `evaluate`, `analyse`, `study`, `report` and `dump-images`; the functions
+`pretrain`, `probe_run`, `evaluate_run`, `analyse_run`, `compare_runs`, `run_study` and `write_report` do the work.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 _HOME = {
     "PretrainConfig": "config",
     "ProbeConfig": "config",
+    "AnalysisConfig": "config",
     "DATASETS": "registry",
     "TASKS": "registry",
     "METHODS": "registry",
@@ -19,6 +20,12 @@ _HOME = {
     "pretrain": "trainer",
     "probe_run": "probe",
     "evaluate_run": "evaluate",
+    "analyse_run": "analyse",
+    "compare_runs": "analyse",
+    "linear_cka": "analyse",
+    "plan": "spec",
+    "Study": "study",
+    "run_study": "study",
     "write_report": "report",
 }
 __all__ = sorted(_HOME)

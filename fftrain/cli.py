@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import types
-from collections.abc import Callable
-from dataclasses import fields
+import shlex
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import (
+    TRACKERS,
+    AnalysisConfig,
     DataConfig,
     PretrainConfig,
     ProbeConfig,
-    Settings,
     continued,
-    option_name,
     read_toml,
 )
+from fftrain.options import options_of
 from fftrain.progress import Reporter, TerminalReporter
 from fftrain.registry import DATASETS
+from fftrain.spec import PRESETS
 
 app = console.app("Forward-Forward and backprop pretraining, and linear probes on the frozen backbone.")
 
@@ -34,37 +35,10 @@ def _main(version: console.Version = False) -> None:
     pass
 
 
-def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
-    """Gives a command one option for each setting, with its help, default and legal values.
-
-    The command takes them as keyword arguments; those that were not given are None.
-    """
-
-    def decorate(command: Any) -> Any:
-        hints = get_type_hints(settings)
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        added = [_option(f, hints[f.name]) for f in fields(settings) if f.name not in leave_out]
-        command.__signature__ = inspect.Signature([*own, *added])
-        command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-        return command
-
-    return decorate
-
-
-def _option(f: Any, hint: Any) -> inspect.Parameter:
-    """Returns a setting as a Typer option that is None unless given."""
-    text = f.metadata["help"]
-    kind = next(k for k in (hint.__args__ if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None))
-    legal = DATASETS if f.name == "dataset" else f.metadata["legal"]
-    text += f" [{'|'.join(legal)}]" if legal else ""
-    text += f" [default: {f.default}]" if f.default is not None and kind is not bool else ""
-    name = option_name(f.name)
-    name += f"/--no-{name[2:]}" if kind is bool else ""
-    annotation: Any = Annotated[kind | None, typer.Option(name, help=text, show_default=False)]
-    return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Processes = Annotated[
+    int | None, typer.Option(help="Fail unless so many processes work together.", min=1, show_default=False)
+]
 
 
 @app.command()
@@ -106,16 +80,17 @@ def pretrain(
         given = {**recipe, **given}
     if resume and out is None:
         raise SettingError("--resume needs --out: the folder of the run to continue")
-    settings = PretrainConfig.from_values(given, "")
     from fftrain.data import check_name, file_name
     from fftrain.run import RunFolder
     from fftrain.trainer import make_accelerator, pretrain
 
-    check_name(settings.dataset)
-    folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
-    if resume and (folder / "config.json").exists():
-        settings = continued(RunFolder(folder).read_config(), given)
-    accelerator = make_accelerator(settings.threads, settings.mixed_precision)
+    if resume and out is not None and (out / "config.json").exists():
+        settings, folder = continued(RunFolder(out).read_config(), given), out
+    else:
+        settings = PretrainConfig.from_values(given, "")
+        check_name(settings.dataset)
+        folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
+    accelerator = make_accelerator(settings.threads, settings.mixed_precision, settings.track)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
     results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
@@ -170,19 +145,20 @@ def probe(
         given["dataset"] = dataset
     settings = ProbeConfig.from_values(given, "")
     accelerator = make_accelerator(settings.threads)
-    if not accelerator.is_main_process:
-        return  # one process probes: the figures are the same on any number of them
-    result = probe_run(run, settings, device=accelerator.device, reporter=TerminalReporter())
-    rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
-    console.print_result(
-        {"run": str(run), **result},
-        json,
-        lambda _: console.print_table(
-            f"{run}: linear probes on {result['dataset']}, label slot {result['slot']}",
-            ["features of", "layers", "validation", "test"],
-            rows,
-        ),
-    )
+    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
+    if accelerator.is_main_process:
+        rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
+        console.print_result(
+            {"run": str(run), **result},
+            json,
+            lambda _: console.print_table(
+                f"{run}: linear probes on {result['dataset']}, label slot {result['slot']}",
+                ["features of", "layers", "validation", "test"],
+                rows,
+            ),
+        )
+    accelerator.end_training()
 
 
 @app.command()
@@ -223,17 +199,151 @@ def evaluate(
 
 
 @app.command()
-def report(
+@options_of(AnalysisConfig)
+def analyse(
     *,
-    folder: Annotated[Path, typer.Argument(help="A folder with run folders in it.", show_default=False)],
+    run: RunArgument,
+    against: Annotated[
+        Path | None, typer.Option(help="Another run: how alike are their layers?", show_default=False)
+    ] = None,
+    processes: Processes = None,
+    json: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Measure how much of the image each layer keeps, and embed its features in two dimensions.
+
+    A linear decoder goes from the features of each layer back to the pixels; its explained variance on held-out images
+    stands beside that of raw pixels and of the untrained backbone. With --against, linear CKA between the layers of two
+    runs.
+
+    \b
+    Examples:
+      fftrain analyse runs/ff-rot
+      fftrain analyse runs/ff-rot --against runs/bp-rot
+    """
+    from fftrain.analyse import analyse_run, compare_runs
+    from fftrain.trainer import make_accelerator
+
+    settings = AnalysisConfig.from_values({key: value for key, value in options.items() if value is not None}, "")
+    accelerator = make_accelerator(settings.threads, processes=processes)
+    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    result = {"run": str(run), **analyse_run(run, settings, accelerator=accelerator, reporter=reporter)}
+    if not accelerator.is_main_process:
+        return
+    rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["decoder"]]
+    if against is not None:
+        result["comparison"] = compare_runs(run, against, data_dir=settings.data_dir, reporter=reporter)
+
+    def draw(_: Any) -> None:
+        title = f"{run}: variance of the pixels of {result['dataset']} that a linear decoder explains"
+        console.print_table(title, ["features of", "layers", "validation", "test"], rows)
+        if against is not None:
+            found = result["comparison"]
+            cells = [
+                [layer, *(f"{value:.3f}" for value in values)]
+                for layer, values in zip(found["layers"], found["cka"], strict=True)
+            ]
+            console.print_table(f"linear CKA of {run} (rows) and {against}", ["", *found["layers_of_b"]], cells)
+
+    console.print_result(result, json, draw)
+
+
+@app.command()
+def study(
+    *,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="; ".join(f"{name}: {what}" for name, what in PRESETS.items()) + ".", show_default=False),
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="A study of your own, as TOML.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The study's folder. [default: studies/NAME]", show_default=False)
+    ] = None,
+    shard: Annotated[str, typer.Option(help="Do the I-th of N parts of the cells, as I/N.")] = "1/1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and their estimated cost.")] = False,
+    redo_damaged: Annotated[
+        bool, typer.Option("--redo-damaged", help="Move damaged cells to discarded/ and do them over.")
+    ] = False,
+    mixed_precision: Annotated[
+        str | None, typer.Option(help="Precision of every cell, before the spec's. [no|bf16|fp16]", show_default=False)
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where data sets are kept.", show_default=False)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of a process, before the spec's.", min=1, max=256)
+    ] = None,
+    track: Annotated[
+        str | None, typer.Option(help=f"Tracker of every cell. [{'|'.join(TRACKERS)}]", show_default=False)
+    ] = None,
+    processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write FOLDER/report.html over the runs below a folder, and print its table of results.
+    """Train, measure and compare every cell of a grid; run again, it goes on where it was.
+
+    Each cell is a run folder under OUT/cells. Nothing finished is done again; a cell that fails is reported and the
+    others go on; exit code 1 says that some failed. Without --preset and --spec, the study in --out goes on.
+
+    \b
+    Examples:
+      fftrain study --preset smoke
+      fftrain study --preset quick --dry-run
+      fftrain study --spec my.toml --out studies/mine
+      fftrain study --spec my.toml --out studies/mine --shard 2/4
+      fftrain study --out studies/mine
+      accelerate launch -m fftrain study --preset paper --mixed-precision bf16
+    """
+    from fftrain.spec import choose
+    from fftrain.study import Shard, Study, duration, run_study
+    from fftrain.trainer import make_accelerator
+
+    overrides = {"mixed_precision": mixed_precision, "data_dir": data_dir, "threads": threads, "track": track}
+    planned = choose(preset, spec, out, overrides)
+    part = Shard.of(shard)
+    main = make_accelerator(threads, processes=processes).is_main_process
+    found = Study(out or Path("studies") / planned.name, planned)
+    failed: dict[str, str] = {}
+    if not dry_run:
+        failed = run_study(
+            found,
+            command=shlex.join(["fftrain", *sys.argv[1:]]),
+            processes=processes,
+            shard=part,
+            redo_damaged=redo_damaged,
+            reporter=TerminalReporter() if main else Reporter(),
+        )
+    if main:
+        cells = found.listing(part)
+        result = {"study": str(found.path), "cells": cells, "seconds_left": sum(cell["seconds_left"] for cell in cells)}
+        counts = Counter(cell["status"] for cell in cells)
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        title = f"{found.path}: {len(cells)} cells ({said}), about {duration(result['seconds_left'])} left"
+        rows = [
+            [cell["name"], cell["status"], duration(cell["seconds_left"]) if cell["left"] else "", cell["reason"]]
+            for cell in cells
+        ]
+        columns = ["cell", "status", "left, about", "reason"]
+        console.print_result(result, json, lambda _: console.print_table(title, columns, rows))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    *,
+    folder: Annotated[Path, typer.Argument(help="A folder with run folders in it, or a study's.", show_default=False)],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a report over the runs below a folder, or over a study, and print its table of results.
+
+    FOLDER/report.html is one self-contained page, report.md the same as Markdown; results.csv and results.json hold
+    every number, figures/ every figure as SVG.
 
     \b
     Examples:
       fftrain report runs
+      fftrain report studies/smoke
     """
     from fftrain.report import write_report
 

@@ -16,7 +16,10 @@ from typing import Any, Self, get_args, get_type_hints
 
 from ffmodels.errors import SettingError
 from ffmodels.registry import BACKBONES, GOODNESS, NORMALISATIONS, SLOTS
-from fftrain.registry import METHODS, TASKS
+from fftrain.registry import METHODS, TASKS, check_task, task_of
+
+# Trackers of Accelerate that write files and need no account.
+TRACKERS = ("tensorboard",)
 
 
 def setting(
@@ -55,7 +58,9 @@ class Settings:
         known = {f.name for f in fields(cls)}
         for key in values:
             if key not in known:
-                raise SettingError(f"{source}: {key!r} is no setting: choose among {', '.join(sorted(known))}")
+                raise SettingError(
+                    f"{source}: {key!r} (set to {values[key]!r}) is no setting: choose among {', '.join(sorted(known))}"
+                )
         try:
             return cls(**values)
         except SettingError as error:
@@ -116,9 +121,12 @@ class PretrainConfig(DataConfig):
         SettingError: for a value that is not legal.
     """
 
-    task: str = setting("rotation", "Pretext task.", legal=TASKS)
+    task: str = setting(None, "Pretext task. [default: rotation; ff-unsupervised: hybrid]", legal=TASKS)
     method: str = setting("ff", "How the backbone is trained.", legal=METHODS)
-    goodness: str = setting("sum_squares", "Goodness of a layer (ff).", legal=GOODNESS)
+    holdout: bool = setting(
+        True, "Keep the validation images out of training; --no-holdout: a final run, its settings chosen before."
+    )
+    goodness: str = setting("sum_squares", "Goodness of a layer (all but bp).", legal=GOODNESS)
     threshold: float | None = setting(
         None,
         "Threshold theta of the goodness. [default: width for sum_squares, sqrt(width) for norm, 1 for mean_squares]",
@@ -132,14 +140,25 @@ class PretrainConfig(DataConfig):
     lr: float = setting(1e-4, "Learning rate of Adam, constant.", above=0)
     weight_decay: float = setting(0.0, "Decoupled weight decay (AdamW).", least=0)
     seed: int = setting(0, "Seed of weights and draws.", least=0, most=2**32 - 1)
-    mixed_precision: str = setting("no", "Precision of the matrix products.", legal=("no", "bf16"))
+    mixed_precision: str = setting("no", "Precision of the matrix products.", legal=("no", "bf16", "fp16"))
     threads: int | None = setting(
         None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
     )
     eval_images: int = setting(500, "Images of each split in the curves, each class its share.", least=1)
 
+    track: str | None = setting(None, "Write the curves for this tracker into the run folder too.", legal=TRACKERS)
+
     # What may differ between a run and its continuation.
-    FREE = ("epochs", "threads", "data_dir")
+    FREE = ("epochs", "threads", "data_dir", "track")
+
+    def __post_init__(self) -> None:
+        if self.task is None:
+            known = isinstance(self.method, str) and self.method in METHODS
+            object.__setattr__(self, "task", task_of(self.method if known else "ff"))
+        super().__post_init__()
+        check_task(self.method, self.task)
+        if self.limit is not None and not self.holdout:
+            raise SettingError(f"--limit is {self.limit}, but --no-holdout trains on all images: leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,26 +170,61 @@ class ProbeConfig(DataConfig):
     """
 
     slot: str | None = setting(
-        None, "What the label pixels hold. [default: neutral for ff, pixels for bp]", legal=SLOTS
+        None, "What the label pixels hold. [default: neutral where the backbone saw labels, else pixels]", legal=SLOTS
+    )
+    target: str = setting(
+        "class", "What is told from the features: the image's class, or its pretext label.", legal=("class", "pretext")
     )
     epochs: int = setting(100, "Passes over the cached features.", least=1)
     batch_size: int = setting(256, "Feature rows of a step.", least=1)
     seed: int = setting(0, "Seed of the order of the rows.", least=0, most=2**32 - 1)
-    threads: int | None = setting(None, "CPU threads. [default: all cores]", least=1, most=256)
+    feature_memory: float | None = setting(
+        None,
+        "GiB that cached features may take; more goes to a memory-mapped file. [default: half of what is free]",
+        least=0,
+    )
+    threads: int | None = setting(
+        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
+    )
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Reads settings from a TOML file; keys are option names with - or _.
+@dataclass(frozen=True, kw_only=True)
+class AnalysisConfig(Settings):
+    """Settings of `fftrain analyse`.
 
     Raises:
-        SettingError: where the file is missing or is not TOML.
+        SettingError: for a value that is not legal.
+    """
+
+    slot: str | None = setting(
+        None, "What the label pixels hold. [default: neutral where the backbone saw labels, else pixels]", legal=SLOTS
+    )
+    images: int = setting(10_000, "Training images that a decoder is fitted on.", least=10)
+    points: int = setting(1000, "Validation images of the t-SNE embedding; 0 leaves it out.", least=0, most=20_000)
+    perplexity: float = setting(30.0, "Perplexity of t-SNE.", above=0)
+    seed: int = setting(0, "Seed of t-SNE.", least=0, most=2**32 - 1)
+    data_dir: str | None = setting(None, "Where data sets are kept. [default: where they were]")
+    threads: int | None = setting(
+        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
+    )
+
+
+def read_toml(path: Path, option: str = "--config") -> dict[str, Any]:
+    """Reads settings from a TOML file.
+
+    Raises:
+        SettingError: where the file is missing or is not TOML; it names the option that gave the path.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return underscored(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise SettingError(f"--config {path} cannot be read: {error.strerror or error}") from error
+        raise SettingError(f"{option} {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise SettingError(f"--config {path} is not TOML: {error}") from error
+        raise SettingError(f"{option} {path} is not TOML: {error}") from error
+
+
+def underscored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings under their own names: keys may be written as options are, with - or _."""
     return {key.replace("-", "_"): value for key, value in values.items()}
 
 

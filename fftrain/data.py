@@ -61,6 +61,12 @@ class ImageData:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    @property
+    def train_and_validation(self) -> Split:
+        """The whole training split: what a final run is trained on."""
+        parts = (self.train, self.validation)
+        return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
     def split(self, name: str) -> Split:
         """Returns `train`, `validation` or `test`."""
         found: Split = getattr(self, name)
@@ -101,8 +107,7 @@ def load_data(config: DataConfig) -> ImageData:
         train, test = _held_out(train, max(1, len(train) // 5))
     else:
         test = Split(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels))
-    held_out = VALIDATION_IMAGES if len(train) >= 10 * VALIDATION_IMAGES else max(1, len(train) // 10)
-    train, validation = _held_out(train, held_out)
+    train, validation = _held_out(train, _validation_images(len(train)))
     if config.limit is not None:
         train = sample(train, config.limit)
     if not all(map(len, (train, validation, test))):
@@ -110,6 +115,54 @@ def load_data(config: DataConfig) -> ImageData:
             f"{config.dataset} has too few images to give each of training, validation and test one: add some"
         )
     return ImageData(name=config.dataset, train=train, validation=validation, test=test, class_names=arrays.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a data set before its images are read."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    validation: int
+    test: int
+
+
+def look_at(config: DataConfig) -> Facts:
+    """Returns what `load_data` would give, without reading images where that can be had.
+
+    An image folder is listed, and the size of its first image taken for that of all.
+
+    Raises:
+        SettingError, DataError, ImageError: as `load_data` does.
+    """
+    check_name(config.dataset)
+    if config.dataset.startswith(FOLDER):
+        class_names, files = _list_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser())
+        height, width = image_size(files[0][0][0])
+        channels, classes = 3, len(class_names)
+        train, *rest = (sum(map(len, groups)) for groups in files)
+        test = rest[0] if rest else max(1, train // 5)
+        train -= 0 if rest else test
+    elif known := DATASETS[config.dataset].facts:
+        (channels, height, width), classes, (train, test) = known["shape"], known["classes"], known["images"]
+    else:
+        data = load_data(config)
+        (channels, height, width), classes = data.shape, len(data.class_names)
+        train, test = len(data.train) + len(data.validation), len(data.test)
+    validation = _validation_images(train)
+    return Facts(
+        shape=(1 if config.grayscale else channels, config.image_size or height, config.image_size or width),
+        classes=classes,
+        train=min(train - validation, config.limit or train),
+        validation=validation,
+        test=test,
+    )
+
+
+def _validation_images(train: int) -> int:
+    """Returns how many of the images of a training split are held out."""
+    return VALIDATION_IMAGES if train >= 10 * VALIDATION_IMAGES else max(1, train // 10)
 
 
 def sample(split: Split, count: int) -> Split:
@@ -152,6 +205,20 @@ def _resized(arrays: Arrays, config: DataConfig) -> Arrays:
 
 def _read_folder(folder: Path, config: DataConfig) -> Arrays:
     """Reads PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/*."""
+    class_names, files = _list_folder(folder)
+    height, width = _common_size([f for part in files for group in part for f in group], config)
+    read = [_read_files(part, height, width, config) for part in files]
+    return Arrays(
+        train_images=read[0][0],
+        train_labels=read[0][1],
+        test_images=read[1][0] if len(read) > 1 else None,
+        test_labels=read[1][1] if len(read) > 1 else None,
+        class_names=class_names,
+    )
+
+
+def _list_folder(folder: Path) -> tuple[tuple[str, ...], list[list[list[Path]]]]:
+    """Returns the class names of an image folder, and its files by part (training and test, or all) and class."""
     if not folder.is_dir():
         raise DataError(f"{FOLDER}{folder} is no folder: name one that holds a folder of images for each class")
     parts = (
@@ -165,16 +232,7 @@ def _read_folder(folder: Path, config: DataConfig) -> Arrays:
     )
     if unknown:
         raise DataError(f"{parts[-1]} has the class {unknown[0]!r}, which {parts[0]} lacks")
-    files = [[_images_in(part / name) for name in class_names] for part in parts]
-    height, width = _common_size([f for part in files for group in part for f in group], config)
-    read = [_read_files(part, height, width, config) for part in files]
-    return Arrays(
-        train_images=read[0][0],
-        train_labels=read[0][1],
-        test_images=read[1][0] if len(read) > 1 else None,
-        test_labels=read[1][1] if len(read) > 1 else None,
-        class_names=class_names,
-    )
+    return class_names, [[_images_in(part / name) for name in class_names] for part in parts]
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from ffmodels.checkpoint import load_backbone, load_weights, read_config
 from ffmodels.errors import RunError, SettingError
 from fftrain.config import PretrainConfig
 from fftrain.data import ImageData, Split, load_data
-from fftrain.objectives import Batch, Objective
+from fftrain.objectives import Objective, make_batch
 from fftrain.pretext import Task
 from fftrain.progress import Reporter
 from fftrain.registry import METHODS, TASKS
@@ -42,14 +42,16 @@ def pretext_accuracy(
         The accuracy of each reader of `objective.scores`, 0 to 1.
     """
     reporter = reporter or Reporter()
-    mine = split.at(slice(accelerator.process_index, None, accelerator.num_processes))
+    # Whole chunks are shared out, so that every batch is the same on any number of processes. There are as many as
+    # processes at least, empty ones too: every process sums the same readers.
     chunk = max(1, ROWS // len(task.class_names))
-    starts = range(0, max(1, len(mine)), chunk)  # an empty share too: every process sums the same readers
+    chunks = max(-(-len(split) // chunk), accelerator.num_processes)
+    mine = range(accelerator.process_index, chunks, accelerator.num_processes)
     right: dict[str, float] = {}
     rows = 0
-    for start in reporter.track(starts, len(starts), "evaluating"):
-        images = mine.images[start : start + chunk].to(accelerator.device)
-        class_labels = mine.labels[start : start + chunk].to(accelerator.device)
+    for start in reporter.track((chunk * i for i in mine), len(mine), "evaluating"):
+        images = split.images[start : start + chunk].to(accelerator.device)
+        class_labels = split.labels[start : start + chunk].to(accelerator.device)
         for transformed, labels in task.variants(images, class_labels):
             rows += len(labels)
             for reader, scores in objective.scores(transformed.float() / 255).items():
@@ -70,10 +72,10 @@ def mean_losses(
     step = accelerator.num_processes * ROWS
     for start in range(accelerator.process_index, max(len(split), accelerator.num_processes), step):
         at = slice(start, start + step, accelerator.num_processes)
+        index = torch.arange(len(split))[at]
         labels = torch.from_numpy(labels_N[at]).to(accelerator.device)
-        images = task.apply(split.images[at].to(accelerator.device), labels).float() / 255
         drawn = {name: torch.from_numpy(values[at]).to(accelerator.device) for name, values in drawn_N.items()}
-        for name, losses in objective.losses(Batch(images, labels, drawn)):
+        for name, losses in objective.losses(make_batch(task, split.images, index, labels, drawn)):
             sums[name] = sums.get(name, 0.0) + losses.sum().item()
     totals = _over_processes([*sums.values()], accelerator)
     return {name: total / len(split) for name, total in zip(sums, totals, strict=True)}
@@ -136,7 +138,30 @@ def evaluate_run(
 
 def default_slot(method: str) -> str:
     """Returns what the label pixels hold when features are read: `neutral` where the backbone saw labels there."""
-    return "neutral" if METHODS.load(method).reads_label else "pixels"
+    return "neutral" if METHODS[method].facts["reads_label"] else "pixels"
+
+
+def pretext_data(task: Task, data: ImageData) -> ImageData:
+    """Returns the images transformed by labels that are drawn once, with these labels as their classes.
+
+    Raises:
+        SettingError: for a task that draws no labels.
+    """
+    if not task.draws:
+        raise SettingError("--target is pretext, but this run's task draws no pretext labels: leave --target out")
+
+    def of(split: Split, stream: int) -> Split:
+        labels = torch.from_numpy(task.draw(split.labels.numpy(), np.random.default_rng([0, stream])))
+        chunks = zip(torch.split(split.images, ROWS), torch.split(labels, ROWS), strict=True)
+        return Split(torch.cat([task.apply(images, labels) for images, labels in chunks]), labels)
+
+    return ImageData(
+        name=data.name,
+        train=of(data.train, 0),
+        validation=of(data.validation, 1),
+        test=of(data.test, 2),
+        class_names=tuple(task.class_names),
+    )
 
 
 def check_shape(run: Path, data: ImageData) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ffmodels.errors import SettingError
+from fftrain.negatives import draw_hybrids, hybrids
 
 Labels = npt.NDArray[np.int64]
 
@@ -29,7 +31,10 @@ class Task(ABC):
 
     class_names: tuple[str, ...]
     reads_class = False
-    """Whether the labels are the data set's own, instead of drawn."""
+    """Whether the labels are the data set's own."""
+
+    draws = True
+    """Whether the labels are drawn, and say how an image was transformed."""
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         """Keeps nothing of the data set."""
@@ -123,15 +128,21 @@ class Jigsaw(Task):
         patches = (
             images_BCHW.view(B, C, 2, H // 2, 2, W // 2).permute(0, 2, 4, 1, 3, 5).reshape(B, 4, C, H // 2, W // 2)
         )
-        orders_B4 = torch.tensor(self.orders, device=labels_B.device)[labels_B]
+        orders_B4 = _orders(labels_B.device)[labels_B]
         moved = patches[torch.arange(B, device=labels_B.device)[:, None], orders_B4]
         return moved.view(B, 2, 2, C, H // 2, W // 2).permute(0, 3, 1, 4, 2, 5).reshape(B, C, H, W)
+
+
+@lru_cache(maxsize=16)
+def _orders(device: torch.device) -> Tensor:
+    """Returns every order of four patches, int64 [24, 4], kept on the device: copying it would make each step wait."""
+    return torch.tensor(Jigsaw.orders, device=device)
 
 
 class Supervised(Task):
     """The class label itself, on the image as it is: the study's reference."""
 
-    reads_class = True
+    reads_class, draws = True, False
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         self.class_names = class_names
@@ -147,3 +158,29 @@ class Supervised(Task):
     def variants(self, images_BCHW: Tensor, class_labels_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Gives each image once, with its class label."""
         yield images_BCHW, class_labels_B
+
+
+class Hybrid(Task):
+    """Is it an image, or a hybrid of two? What FF without labels is trained to tell (Hinton 2022, section 3.2).
+
+    The objective itself draws the hybrids that it is trained on.
+    """
+
+    class_names = ("hybrid", "image")
+    draws = False
+
+    def draw(self, class_labels_N: Labels, rng: np.random.Generator) -> Labels:
+        """Returns the label "image" for every image: nothing is drawn."""
+        return np.ones_like(class_labels_N)
+
+    def apply(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        """Returns the images."""
+        return images_BCHW
+
+    def variants(self, images_BCHW: Tensor, class_labels_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gives the images, then a hybrid of each with another of the batch: the same every time."""
+        yield images_BCHW, torch.ones_like(class_labels_B)
+        _, _, height, width = images_BCHW.shape
+        drawn = draw_hybrids(len(images_BCHW), height * width, np.random.default_rng(0))
+        partner, bits, blurs = (torch.from_numpy(values).to(images_BCHW.device) for values in drawn.values())
+        yield hybrids(images_BCHW, images_BCHW[partner], bits, blurs), torch.zeros_like(class_labels_B)

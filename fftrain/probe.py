@@ -3,114 +3,148 @@
 All settings of a probe are trained in one pass over the features; validation chooses one; the test split is read
 once, by that one. The baselines `raw` (pixels) and `random` (the backbone before training) are probed alike.
 
-Letters: N images, B batch, F features, K classes, S settings.
+Letters: N images, B batch, F features, K classes, S settings, Q = S*K classes of all settings side by side.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
-from ffmodels.backbone import MLP, last_layers, layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_weights
 from ffmodels.files import sha256, write_json
 from ffmodels.heads import LinearHead, Standardisation
-from ffmodels.labels import fill
+from fftrain.baselines import Baselines
 from fftrain.config import ProbeConfig
-from fftrain.data import FOLDER, ImageData, Split, file_name, load_data
-from fftrain.evaluate import check_shape, default_slot
+from fftrain.data import FOLDER, ImageData, file_name, load_data
+from fftrain.evaluate import check_shape, default_slot, make_task, pretext_data
+from fftrain.features import ROWS, Features, choices, extract, feature_memory, name_of
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
 
-ROWS = 2048
 # What validation chooses from: learning rate and decoupled weight decay.
 GRID = tuple({"lr": lr, "weight_decay": decay} for lr, decay in itertools.product((1e-3, 1e-4), (0.0, 0.1, 1.0)))
 
 
-@dataclass(frozen=True)
-class Features:
-    """Features float32 [N, F] and class labels int64 [N] of the three splits."""
-
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-
-    def columns(self, start: int, stop: int) -> Features:
-        """Returns a view of some features."""
-        return Features(self.train[:, start:stop], self.validation[:, start:stop], self.test[:, start:stop])
-
-
 def probe_run(
-    run: Path, config: ProbeConfig, *, device: torch.device | None = None, reporter: Reporter | None = None
+    run: Path,
+    config: ProbeConfig,
+    *,
+    accelerator: Accelerator | None = None,
+    data: ImageData | None = None,
+    baselines: Path | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Probes every layer of a run's frozen backbone and its last three together, beside the two baselines.
 
     Writes probes/DATASET-SLOT/LAYERS.safetensors with LAYERS.json, results.json beside them, and the run's
-    results.json.
+    results.json. Several processes share out the probes: every process calls this, and the figures are those of one.
 
     Args:
         run: a run folder.
         config: the data set (its shape must be the run's) and the probe's settings.
-        device: where the features are computed and the probes trained; None means the CPU.
+        accelerator: devices and processes; None means the CPU and this process.
+        data: the data set, where it is loaded already.
+        baselines: a folder that keeps the rows of `raw` and `random`, so that runs which share them compute them once.
         reporter: what a person sees.
 
     Returns:
-        {"dataset", "slot", "rows": [{"source", "layers", "validation", "test", "settings"}]}, accuracies 0 to 1.
+        {"dataset", "slot", "target", "config", "seconds", "rows": [{"source", "layers", "validation", "test",
+        "settings", "grid"}]}, accuracies 0 to 1.
 
     Raises:
         SettingError, DataError, ImageError, RunError: as the parts that read the run and the data do.
+        RunError: where features that exceed the memory do not fit on the run folder's disk either.
     """
+    began = time.perf_counter()
     reporter = reporter or Reporter()
-    device = device or torch.device("cpu")
+    process, processes, main = 0, 1, True
+    device = torch.device("cpu")
+    if accelerator is not None:
+        process, processes = accelerator.process_index, accelerator.num_processes
+        main, device = accelerator.is_main_process, accelerator.device
     folder = RunFolder(run)
     trained = folder.read_config()
-    backbone, untrained = load_backbone(run), load_backbone(run, untrained=True)
-    data = load_data(config)
+    networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: load_backbone(run)}
+    with ExitStack() as stack:
+        if accelerator is not None:
+            stack.enter_context(accelerator.main_process_first())  # one process downloads
+        data = data or load_data(config)
     check_shape(run, data)
+    if config.target == "pretext":
+        data = pretext_data(make_task(trained, data.class_names), data)
     slot = config.slot or default_slot(trained.method)
     config = replace(config, slot=slot)
     slot_classes = len(read_config(run)["task"]["class_names"])
-    out = run / "probes" / f"{place_name(data.name)}-{slot}"
+    asked = "" if config.target == "class" else f"-{trained.task}"
+    out = run / "probes" / f"{place_name(data.name)}-{slot}{asked}"
+    about = {
+        "dataset": data.name,
+        "slot": slot,
+        "target": config.target,
+        "slot_classes": slot_classes,
+        "backbone_sha256": sha256(run / BACKBONE_FILE),
+        "class_names": list(data.class_names),
+    }
+    shared = Baselines(baselines, run, data, config, slot_classes, GRID) if baselines is not None else None
+    memory = feature_memory(config.feature_memory) / processes
 
-    weights = sha256(run / BACKBONE_FILE)
-    rows: list[dict[str, Any]] = []
-    for source, network in (("raw", None), ("random", untrained), (trained.method, backbone)):
-        features = extract(network, data, slot, slot_classes, device, reporter)
-        standardisation = Standardisation.of(features.train)
-        for values in (features.train, features.validation, features.test):
-            standardisation.apply_(values)
-        for layers in [None] if network is None else choices(network.config.depth):
-            start, stop = (0, features.train.shape[1])
-            if network is not None and layers is not None:
-                start, stop = layers[0] * network.config.width, (layers[-1] + 1) * network.config.width
-            name = "pixels" if layers is None else layers_name(layers)
-            head, found = fit(features.columns(start, stop), data, config, device, reporter, f"{source} {name}")
-            row = {"source": source, "layers": name, **found}
-            rows.append(row)
-            if network is backbone and layers is not None:
-                part = Standardisation(standardisation.mean_F[start:stop], standardisation.std_F[start:stop])
-                folded = LinearHead.folded(head.linear.weight, head.linear.bias, part)
-                described = {
-                    "dataset": data.name,
-                    "slot": slot,
-                    "slot_classes": slot_classes,
-                    "layers": list(layers),
-                    "backbone_sha256": weights,
-                }
-                write_json(out / f"{name}.json", {**described, "class_names": list(data.class_names), **found})
-                save_weights(folded, out / f"{name}.safetensors")
-    result = {"dataset": data.name, "slot": slot, "config": asdict(config), "rows": rows}
-    write_json(out / "results.json", result)
-    folder.add_result(("probes", out.name), result)
+    jobs = [(s, n) for s, network in networks.items() for n in (choices(network.config.depth) if network else [()])]
+    rows: dict[int, dict[str, Any]] = {}
+
+    def measure(source: str, wanted: Mapping[int, tuple[int, ...]]) -> None:
+        network = networks[source]
+        with extract(network, data, slot, slot_classes, device, reporter, memory=memory, folder=run) as features:
+            standardisation = features.standardise_()
+            for i, layers in wanted.items():
+                start, stop = 0, features.train.shape[1]
+                if network is not None:
+                    start, stop = layers[0] * network.config.width, (layers[-1] + 1) * network.config.width
+                name = name_of(layers)
+                head, found = fit(features.columns(start, stop), data, config, device, reporter, f"{source} {name}")
+                rows[i] = {"source": source, "layers": name, **found}
+                if source == trained.method:
+                    part = Standardisation(standardisation.mean_F[start:stop], standardisation.std_F[start:stop])
+                    folded = LinearHead.folded(head.linear.weight, head.linear.bias, part)
+                    write_json(out / f"{name}.json", {**about, "layers": list(layers), **found})
+                    save_weights(folded, out / f"{name}.safetensors")
+                elif shared is not None:
+                    shared.write(layers, rows[i])
+
+    for source in networks:
+        wanted = {i: layers for i, (of, layers) in enumerate(jobs) if of == source and i % processes == process}
+        if shared is not None and source != trained.method:
+            rows |= {i: row for i, layers in wanted.items() if (row := shared.read(source, layers))}
+        if wanted := {i: layers for i, layers in wanted.items() if i not in rows}:
+            measure(source, wanted)
+    if processes > 1:
+        rows = dict(gather_object([*rows.items()]))
+    result = {
+        "dataset": data.name,
+        "slot": slot,
+        "target": config.target,
+        "config": asdict(config),
+        "seconds": time.perf_counter() - began,
+        "rows": [rows[i] for i in range(len(jobs))],
+    }
+    if main:
+        write_json(out / "results.json", result)
+        folder.add_result(("probes", out.name), result)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
     return result
 
 
@@ -118,44 +152,6 @@ def place_name(dataset: str) -> str:
     """Returns a data set's name as a folder's; image folders of one name are told apart by a digest of their path."""
     digest = f"-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}" if dataset.startswith(FOLDER) else ""
     return file_name(dataset) + digest
-
-
-def choices(depth: int) -> list[tuple[int, ...]]:
-    """Returns the choices of layers that are probed: each by itself, and the last three together."""
-    single: list[tuple[int, ...]] = [(i,) for i in range(depth)]
-    return [*single, last_layers(depth)] if depth > 1 else single
-
-
-@torch.no_grad()
-def extract(
-    backbone: MLP | None,
-    data: ImageData,
-    slot: str,
-    slot_classes: int,
-    device: torch.device,
-    reporter: Reporter,
-) -> Features:
-    """Computes the normalised activations of all layers side by side, or the pixels where there is no backbone."""
-    what = "reading pixels" if backbone is None else "extracting features"
-
-    def of(split: Split) -> Tensor:
-        def rows(start: int) -> Tensor:
-            images = split.images[start : start + ROWS].to(device).float() / 255
-            return images.flatten(1) if backbone is None else backbone.features(fill(images, slot_classes, slot))
-
-        # Filled in place: the list of chunks and its concatenation would take twice the memory.
-        features = torch.empty(0)
-        starts = range(0, len(split), ROWS)
-        for start in reporter.track(starts, len(starts), what):
-            chunk = rows(start)
-            if start == 0:
-                features = torch.empty(len(split), chunk.shape[1])
-            features[start : start + len(chunk)] = chunk
-        return features
-
-    if backbone is not None:
-        backbone.to(device)
-    return Features(of(data.train), of(data.validation), of(data.test))
 
 
 def fit(
@@ -169,6 +165,8 @@ def fit(
 ) -> tuple[LinearHead, dict[str, Any]]:
     """Trains a linear classifier for each setting of the grid at once; validation chooses; test is read once.
 
+    A step gathers its rows into one small buffer that stays in the processor's cache for both products.
+
     Args:
         features: standardised features of the three splits.
         data: the class labels.
@@ -181,25 +179,31 @@ def fit(
     Returns:
         The chosen head, and {"validation", "test": accuracies 0 to 1, "settings", "grid": validation of each}.
     """
-    F, K = features.train.shape[1], len(data.class_names)
-    weights = [torch.zeros(K, F, device=device, requires_grad=True) for _ in grid]
-    biases = [torch.zeros(K, device=device, requires_grad=True) for _ in grid]
+    F, K, S = features.train.shape[1], len(data.class_names), len(grid)
+    weight_QF, bias_Q = torch.zeros(S * K, F, device=device), torch.zeros(S * K, device=device)
+    weight_grad_QF, bias_grad_Q = torch.zeros_like(weight_QF), torch.zeros_like(bias_Q)
+    weights, biases = torch.split(weight_QF, K), torch.split(bias_Q, K)
+    grads = [*torch.split(weight_grad_QF, K), *torch.split(bias_grad_Q, K)]
+    for part, grad in zip([*weights, *biases], grads, strict=True):
+        part.grad = grad
     groups = [{"params": [w, b], **setting} for w, b, setting in zip(weights, biases, grid, strict=True)]
     optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     rng = np.random.default_rng(config.seed)
-    for _ in reporter.track(range(config.epochs), config.epochs, f"probe {what}"):
-        order = torch.from_numpy(rng.permutation(len(data.train)))
-        for index in torch.split(order, config.batch_size):
-            x, labels = features.train[index].to(device), data.train.labels[index].to(device)
-            logits_BSK = functional.linear(x, torch.cat(weights), torch.cat(biases)).view(len(x), len(grid), K)
-            # Summed over the settings, so that each has the gradient that it would have alone.
-            loss = functional.cross_entropy(logits_BSK.flatten(0, 1), labels.repeat_interleave(len(grid))) * len(grid)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        schedule.step()
+    buffer_BF = torch.empty(min(config.batch_size, len(data.train)), F)
     with torch.no_grad():
+        for _ in reporter.track(range(config.epochs), config.epochs, f"probe {what}"):
+            order = torch.from_numpy(rng.permutation(len(data.train)))
+            for index in torch.split(order, config.batch_size):
+                x_BF = features.gather(index, buffer_BF[: len(index)]).to(device)
+                labels_BK = functional.one_hot(data.train.labels[index].to(device), K)
+                logits_SKB = torch.addmm(bias_Q[:, None], weight_QF, x_BF.T).view(S, K, -1)
+                # The gradient of each setting's mean cross-entropy: (softmax - one-hot) / B.
+                error_QB = logits_SKB.softmax(1).sub_(labels_BK.T).div_(len(index)).flatten(0, 1)
+                torch.mm(error_QB, x_BF, out=weight_grad_QF)
+                torch.sum(error_QB, 1, out=bias_grad_Q)
+                optimizer.step()
+            schedule.step()
         validation = [
             accuracy(w, b, features.validation, data.validation.labels, device)
             for w, b in zip(weights, biases, strict=True)

@@ -6,6 +6,7 @@ config.json, metrics.jsonl, backbone.safetensors, samples.npz, results.json, pro
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -54,7 +55,15 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"--out {self.path} cannot be made ({error.strerror}): name a folder that can") from error
 
-    def create(self, config: PretrainConfig, model: BackboneConfig, data: ImageData, task: Task, slot: str) -> None:
+    def create(
+        self,
+        config: PretrainConfig,
+        model: BackboneConfig,
+        data: ImageData,
+        task: Task,
+        slot: str,
+        hardware: dict[str, Any],
+    ) -> None:
         """Makes the folder and writes the resolved settings and 64 validation images.
 
         Args:
@@ -63,6 +72,7 @@ class RunFolder:
             data: the data set.
             task: the pretext task.
             slot: what the label pixels hold by default when the features are read.
+            hardware: what `describe_hardware` says.
         """
         write_json(
             self.path / CONFIG_FILE,
@@ -72,8 +82,8 @@ class RunFolder:
                 "data": describe(data),
                 "task": {"name": config.task, "class_names": list(task.class_names), "slot": slot},
                 "versions": _versions(),
-                "git_commit": _git_commit(),
-                "hardware": {"machine": platform.machine(), "cpu_threads": torch.get_num_threads()},
+                "git_commit": git_commit(),
+                "hardware": hardware,
             },
         )
         samples = sample(data.validation, SAMPLES)
@@ -128,6 +138,10 @@ class RunFolder:
         at[keys[-1]] = value
         write_json(self.results, results)
 
+    def add_seconds(self, step: str, seconds: float) -> None:
+        """Adds to the wall time of a step in results["seconds"]."""
+        self.add_result(("seconds", step), self.read_results().get("seconds", {}).get(step, 0.0) + seconds)
+
     def last_checkpoint(self) -> Path | None:
         """Returns the newest whole checkpoint."""
         whole = sorted(p for p in self.checkpoints.glob("epoch-*") if p.is_dir())
@@ -169,6 +183,20 @@ def describe(data: ImageData) -> dict[str, Any]:
     }
 
 
+def describe_hardware(processes: int, device: torch.device) -> dict[str, Any]:
+    """Returns what config.json records of the machine: what a time may depend on."""
+    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in about.splitlines() if line.startswith("model name")]
+    return {
+        "machine": platform.machine(),
+        "cpu": names[0] if names else platform.processor() or "unknown",
+        "cores": os.cpu_count(),
+        "processes": processes,
+        "cpu_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
 def _versions() -> dict[str, str]:
     """Returns the versions that a result may depend on."""
     found = {"python": platform.python_version()}
@@ -180,7 +208,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Returns the commit of the code where it runs from a checkout, with '+' where files differ from it."""
     here = Path(__file__).parent
 

@@ -5,6 +5,7 @@ Letters: B batch, C channels, H W pixels, K classes, N images of a data set.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import time
@@ -17,40 +18,59 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
 from ffmodels.errors import RunError, SettingError, TrainingError
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS
+from fftrain.allocator import keep_large_buffers
 from fftrain.config import PretrainConfig, continued
-from fftrain.data import Split, load_data, sample
+from fftrain.data import ImageData, Split, load_data, sample
 from fftrain.evaluate import default_slot, evaluate_run, make_task, mean_losses, pretext_accuracy
-from fftrain.objectives import Batch, Objective
+from fftrain.objectives import Batch, Objective, make_batch
 from fftrain.pretext import Task
 from fftrain.progress import Reporter
 from fftrain.registry import METHODS
-from fftrain.run import RunFolder, describe
+from fftrain.run import RunFolder, describe, describe_hardware
 
 
-def make_accelerator(threads: int | None, mixed_precision: str = "no") -> Accelerator:
+def make_accelerator(
+    threads: int | None, mixed_precision: str = "no", track: str | None = None, processes: int | None = None
+) -> Accelerator:
     """Returns Accelerate's view of the devices and processes, with this program's number of CPU threads.
 
+    Args:
+        threads: CPU threads of a process; None shares the cores out over the local processes.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        track: a tracker of Accelerate that `pretrain` writes to.
+        processes: how many must work together; None takes what the launcher started.
+
     Raises:
-        TrainingError: where the launcher started more processes than work together.
-        SettingError: where the device does not have this precision.
+        TrainingError: where the launcher started more processes than work together, or not as many as asked for.
+        SettingError: where the device does not have this precision, or the tracker is not installed.
     """
+    if track is not None and importlib.util.find_spec(track) is None:
+        raise SettingError(f"--track {track} needs a package that is not installed: run pip install {track}")
+    keep_large_buffers()
     AcceleratorState._reset_state()  # else a second run in one process could not have another precision
     try:
-        accelerator = Accelerator(mixed_precision=mixed_precision)
+        accelerator = Accelerator(mixed_precision=mixed_precision, log_with=track, project_dir="." if track else None)
     except ValueError as error:  # a device without this precision
         raise SettingError(f"--mixed-precision {mixed_precision} cannot be had here: {error}") from error
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
+        raise SettingError("--mixed-precision fp16 cannot be had on a CPU: choose bf16 or no")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
         raise TrainingError(
             f"the launcher started {world} processes but Accelerate joined {accelerator.num_processes}: "
             "on CPUs, set ACCELERATE_USE_CPU=true before `accelerate launch --multi_gpu`"
+        )
+    if processes not in (None, world):
+        raise TrainingError(
+            f"--processes is {processes}, but the launcher started {world}: on CPUs, "
+            f"`accelerate launch --multi_gpu --num_processes {processes}` with ACCELERATE_USE_CPU=true starts several"
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -64,6 +84,7 @@ def pretrain(
     *,
     resume: bool = False,
     accelerator: Accelerator | None = None,
+    data: ImageData | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Trains a backbone on a pretext task and leaves a run folder.
@@ -73,6 +94,7 @@ def pretrain(
         out: the run folder: new, or with `resume` one that holds a run.
         resume: go on from the newest checkpoint; the end is bit-identical to a run that was never stopped.
         accelerator: devices and processes; None makes one from the config.
+        data: the data set, where it is loaded already.
         reporter: what a person sees; None means nothing.
 
     Returns:
@@ -85,7 +107,7 @@ def pretrain(
         TrainingError: where the loss is not finite; the last good checkpoint is kept.
     """
     reporter = reporter or Reporter()
-    accelerator = accelerator or make_accelerator(config.threads, config.mixed_precision)
+    accelerator = accelerator or make_accelerator(config.threads, config.mixed_precision, config.track)
     run = RunFolder(out)
     resume = resume and (out / CONFIG_FILE).exists()
     if not resume:
@@ -93,8 +115,9 @@ def pretrain(
             run.check_new()
     elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
-    with accelerator.main_process_first():  # one process downloads
-        data = load_data(config)
+    if data is None:
+        with accelerator.main_process_first():  # one process downloads
+            data = load_data(config)
     model = BackboneConfig(
         backbone=config.backbone,
         shape=data.shape,
@@ -115,29 +138,31 @@ def pretrain(
     objective: Objective = METHODS.load(config.method)(backbone, len(task.class_names), config)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not resume:
-        run.create(config, model, data, task, default_slot(config.method))
+        hardware = describe_hardware(accelerator.num_processes, accelerator.device)
+        run.create(config, model, data, task, default_slot(config.method), hardware)
 
-    objective.modules = [accelerator.prepare(module) for module in objective.modules]
-    parameters = [p for module in objective.modules for p in module.parameters()]
-    optimizer = accelerator.prepare(
-        torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    )
+    optimizers = prepare(objective, config, accelerator)
+    parameters = sum(p.numel() for module in objective.modules for p in module.parameters())
     start = _restore(run, config, accelerator, reporter) if resume else 0
-    train = Split(data.train.images.to(accelerator.device), data.train.labels)
+    whole = data.train if config.holdout else data.train_and_validation
+    train = Split(whole.images.to(accelerator.device), whole.labels)
     curves = {
         "train": sample(data.train, config.eval_images),
         "validation": sample(data.validation, config.eval_images),
     }
     reporter.note(
         f"{config.method} on {data.name} {config.task}: {len(train):,} images, "
-        f"{sum(p.numel() for p in parameters):,} parameters, {accelerator.num_processes} x {accelerator.device.type}, "
+        f"{parameters:,} parameters, {accelerator.num_processes} x {accelerator.device.type}, "
         f"{torch.get_num_threads()} threads -> {out}"
     )
+    if config.track is not None:
+        accelerator.project_configuration.logging_dir = str(out)
+        accelerator.init_trackers(config.track, config={k: v for k, v in asdict(config).items() if v is not None})
 
     for epoch in range(start + 1, config.epochs + 1):
         began = time.perf_counter()
         try:
-            losses = train_epoch(objective, optimizer, task, train, config, epoch, accelerator, reporter)
+            losses = train_epoch(objective, optimizers, task, train, config, epoch, accelerator, reporter)
         except FloatingPointError as error:
             raise TrainingError(f"the loss of {error} is not finite in epoch {epoch}: {_kept(run)}") from error
         seconds = time.perf_counter() - began
@@ -157,6 +182,7 @@ def pretrain(
             raise TrainingError(f"a loss is not finite after epoch {epoch}: {_kept(run)}")
         if accelerator.is_main_process:
             run.log(record)
+        accelerator.log(_flat(record), step=epoch)
         _save(run, epoch, accelerator)
         reporter.note(
             f"epoch {epoch}/{config.epochs}  loss {sum(losses.values()):.4f}  "
@@ -164,6 +190,8 @@ def pretrain(
             f"{seconds:.1f} s"
         )
 
+    for tracker in accelerator.trackers:
+        tracker.finish()
     if accelerator.is_main_process:
         if start < config.epochs:
             run.forget_measurements()  # of the weights before
@@ -174,9 +202,19 @@ def pretrain(
     return {"validation": evaluate_run(out, split="validation", accelerator=accelerator, data=data, reporter=reporter)}
 
 
+def prepare(objective: Objective, config: PretrainConfig, accelerator: Accelerator) -> list[Any]:
+    """Wraps an objective's modules, each by itself, and returns an optimizer for each."""
+    objective.modules = [accelerator.prepare(module) for module in objective.modules]
+
+    def adam(module: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+    return [accelerator.prepare(adam(module)) for module in objective.modules]
+
+
 def train_epoch(
     objective: Objective,
-    optimizer: Any,
+    optimizers: list[Any],
     task: Task,
     train: Split,
     config: PretrainConfig,
@@ -186,24 +224,33 @@ def train_epoch(
 ) -> dict[str, float]:
     """Trains on every image once and returns the mean of each loss over the epoch.
 
+    A module takes its step as soon as its loss has gone backward, and its gradients are gone before the next module's
+    are there.
+
     Raises:
         FloatingPointError: with the loss's name, before the optimizer steps on a loss that is not finite (on a GPU
-            it is looked at every 50 steps).
+            it is looked at when the epoch ends: to look makes the device wait).
     """
-    sums: dict[str, Tensor] = {}
+    names: dict[str, None] = {}
+    # Kept in one place: small tensors that outlive a step lie in the holes that large ones leave, and break them up.
+    sums = torch.zeros(len(optimizers), device=accelerator.device)
     steps = -(-len(train) // config.batch_size)
     batches = epoch_batches(objective, task, train, config, epoch, accelerator)
-    for step, (batch, rows) in enumerate(reporter.track(batches, steps, f"epoch {epoch}/{config.epochs}"), start=1):
-        optimizer.zero_grad()
-        for name, losses_B in objective.losses(batch):
+    for batch, rows in reporter.track(batches, steps, f"epoch {epoch}/{config.epochs}"):
+        for i, ((name, losses_B), optimizer) in enumerate(zip(objective.losses(batch), optimizers, strict=True)):
+            names[name] = None
             # Processes average their gradients: scaled so, the average is the mean over the global batch.
             accelerator.backward(losses_B.sum() * (accelerator.num_processes / rows))
-            sums[name] = sums.get(name, 0) + losses_B.detach().sum()
-        if accelerator.device.type == "cpu" or step % 50 == 0 or step == steps:
-            _check_finite(sums, accelerator)
-        optimizer.step()
-    totals = accelerator.reduce(torch.stack([*sums.values()]), "sum").tolist()
-    return {name: total / len(train) for name, total in zip(sums, totals, strict=True)}
+            sums[i] += losses_B.detach().sum()
+            del losses_B  # and with it the graph
+            if accelerator.device.type == "cpu":
+                _check_finite(name, sums[i], accelerator)
+            optimizer.step()
+            optimizer.zero_grad()
+    totals = accelerator.reduce(sums, "sum")
+    for name, total in zip(names, totals, strict=True):
+        _check_finite(name, total, accelerator)
+    return {name: total / len(train) for name, total in zip(names, totals.tolist(), strict=True)}
 
 
 def epoch_batches(
@@ -229,19 +276,24 @@ def epoch_batches(
         index = order[start : start + config.batch_size]
         rows = len(index)
         index = index[accelerator.process_index :: accelerator.num_processes]
-        labels = all_labels[index]
-        images = task.apply(train.images[index], labels).float() / 255
-        yield Batch(images, labels, {name: values[index] for name, values in drawn_N.items()}), rows
+        drawn = {name: values[index] for name, values in drawn_N.items()}
+        yield make_batch(task, train.images, index, all_labels[index], drawn), rows
 
 
-def _check_finite(sums: dict[str, Tensor], accelerator: Accelerator) -> None:
+def _check_finite(name: str, total: Tensor, accelerator: Accelerator) -> None:
     """Raises FloatingPointError, on every process at once, where a loss is not finite."""
-    totals = torch.stack([*sums.values()])
     if accelerator.num_processes > 1:
-        totals = accelerator.reduce(totals, "sum")
-    if not torch.isfinite(totals).all():
-        name = [*sums][int((~torch.isfinite(totals)).nonzero()[0])]
+        total = accelerator.reduce(total, "sum")
+    if not torch.isfinite(total):
         raise FloatingPointError(name)
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Returns a record's numbers under names like train/loss/layer1, as trackers take them."""
+    found: dict[str, float] = {}
+    for key, value in record.items():
+        found.update(_flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value})
+    return found
 
 
 def _kept(run: RunFolder) -> str:

@@ -132,6 +132,18 @@ class MLP(nn.Module):
         return self.features(images_BCHW, [len(self.layers) - 1])
 
 
+class Activations(nn.Module):
+    """A backbone's activations as a forward pass: images -> [h_BD of each layer], for a loss on several layers."""
+
+    def __init__(self, backbone: MLP) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images_BCHW: Tensor) -> list[Tensor]:
+        """Returns every layer's activations."""
+        return self.backbone.activations(images_BCHW)
+
+
 def last_layers(depth: int) -> tuple[int, ...]:
     """Returns the layers whose goodness and features are read by default: the last 3, all below depth 3."""
     return tuple(range(max(0, depth - 3), depth))

@@ -38,6 +38,15 @@ def save_weights(module: nn.Module, path: Path) -> None:
         save_file(state, partial, metadata={"format": "pt"})
 
 
+def check_weights(path: Path) -> None:
+    """Raises RunError where a file is no whole safetensors file; its tensors are not read."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged or no safetensors file ({error}): train or copy it again") from error
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Loads weights into a module, on the CPU.
 

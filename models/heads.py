@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ffmodels.backbone import MLP
 
+ROWS = 512
+
 
 @dataclass(frozen=True)
 class Standardisation:
@@ -22,9 +24,17 @@ class Standardisation:
 
     @classmethod
     def of(cls, features_NF: Tensor) -> Standardisation:
-        """Measures the features of a training split."""
-        std_F, mean_F = torch.std_mean(features_NF, dim=0, correction=0)
-        return cls(mean_F, std_F)
+        """Measures the features of a training split: in float64, chunks merged by Chan et al. (1979)."""
+        mean_F = torch.zeros(features_NF.shape[1], dtype=torch.float64)
+        squares_F, count = torch.zeros_like(mean_F), 0
+        for chunk in torch.split(features_NF, ROWS):
+            x = chunk.to(torch.float64, copy=True)
+            chunk_mean_F, total = x.mean(0), count + len(x)
+            away_F = chunk_mean_F - mean_F
+            squares_F += x.sub_(chunk_mean_F).square_().sum(0) + away_F.square() * (count * len(x) / total)
+            mean_F += away_F * (len(x) / total)
+            count = total
+        return cls(mean_F.float(), (squares_F / count).sqrt().float())
 
     @property
     def scale_F(self) -> Tensor:

@@ -7,19 +7,20 @@ checks and error messages read the names here, so a command line answers without
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ffmodels.errors import SettingError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Entry:
-    """Where a registered thing lives, and what it is in a few words."""
+    """Where a registered thing lives, what it is in a few words, and what is known of it before it is imported."""
 
     home: str
     about: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Registry(Mapping[str, Entry]):
@@ -27,12 +28,12 @@ class Registry(Mapping[str, Entry]):
 
     Args:
         setting: the name of the setting that chooses from this registry; messages name it.
-        entries: name -> (`module:attribute`, a few words of description).
+        entries: name -> (`module:attribute`, a few words of description), and where the registry says so, facts.
     """
 
-    def __init__(self, setting: str, entries: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, setting: str, entries: Mapping[str, Sequence[Any]]) -> None:
         self.setting = setting
-        self._entries = {name: Entry(home=home, about=about) for name, (home, about) in entries.items()}
+        self._entries = {name: Entry(*entry) for name, entry in entries.items()}
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]

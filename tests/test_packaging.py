@@ -50,15 +50,22 @@ PUBLIC = {
     ],
     "ffexport": ["DeployedModel", "FORMATS", "export_run", "newest_run"],
     "fftrain": [
+        "AnalysisConfig",
         "DATASETS",
         "METHODS",
         "PretrainConfig",
         "ProbeConfig",
+        "Study",
         "TASKS",
+        "analyse_run",
+        "compare_runs",
         "evaluate_run",
+        "linear_cka",
         "load_data",
+        "plan",
         "pretrain",
         "probe_run",
+        "run_study",
         "write_report",
     ],
 }
@@ -67,6 +74,8 @@ COMMANDS = [
     "fftrain pretrain",
     "fftrain probe",
     "fftrain evaluate",
+    "fftrain analyse",
+    "fftrain study",
     "fftrain report",
     "fftrain dump-images",
     "ffexport",
@@ -207,7 +216,7 @@ def test_serving_installs_no_torch(wheel):
     base = {line.split(">=")[0] for line in required if "extra ==" not in line}
     assert base == {"numpy", "pillow", "typer", "rich", "onnxruntime-gpu", "onnxruntime"}
     assert any(line.startswith("torch>=") and 'extra == "train"' in line for line in required)
-    assert {"train", "eval", "gpu", "dev"} == set(metadata.get_all("Provides-Extra"))
+    assert {"train", "track", "eval", "gpu", "dev"} == set(metadata.get_all("Provides-Extra"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

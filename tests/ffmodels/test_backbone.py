@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ffmodels.backbone import BackboneConfig, last_layers, layer_normalise, layers_name, rms_normalise
+from ffmodels.backbone import Activations, BackboneConfig, last_layers, layer_normalise, layers_name, rms_normalise
 from ffmodels.errors import SettingError
 
 
@@ -68,6 +68,17 @@ def test_features_of_chosen_layers_stand_side_by_side():
     torch.testing.assert_close(
         backbone.features(images, [2, 0]), torch.cat([everything[:, 24:], everything[:, :12]], 1)
     )
+
+
+def test_activations_as_a_module_are_those_of_the_backbone_and_train_it():
+    backbone, images = build(), torch.rand(4, 1, 4, 4)
+    x, module = images.flatten(1), Activations(backbone)
+    for found, layer in zip(module(images), backbone.layers, strict=True):
+        x = layer(x)
+        torch.testing.assert_close(found, x)
+    module(images)[-1].sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+    assert [*map(id, module.parameters())] == [*map(id, backbone.parameters())]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,40 @@ def test_without_out_the_run_is_named_by_what_it_is(cli, tmp_path, monkeypatch):
     one_line(cli("fftrain", "pretrain", *TINY, "--task", "flip-h", "--method", "bp"), 1, "in use already", "--resume")
 
 
+def test_unsupervised_ff_needs_no_task_and_its_run_is_named_by_its_own(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = cli("fftrain", "pretrain", *TINY, "--method", "ff-unsupervised")
+    assert ended.code == 0
+    assert "hybrid accuracy on 143 validation images, ff-unsupervised" in ended.out
+    run = tmp_path / "runs" / "digits-hybrid-ff-unsupervised"
+    assert json.loads((run / "config.json").read_text())["task"] == {
+        "name": "hybrid",
+        "class_names": ["hybrid", "image"],
+        "slot": "pixels",
+    }
+    assert cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2).code == 0
+    assert json.loads((run / "config.json").read_text())["config"]["task"] == "hybrid"
+
+
+def test_a_final_run_trains_on_the_validation_images_too_and_goes_on_so(cli, tmp_path):
+    options = [option for option in TINY if option not in ("--limit", 80)]
+    ended = cli("fftrain", "pretrain", *options, "--no-holdout", "--method", "bp", "--out", tmp_path / "run")
+    assert ended.code == 0
+    assert "bp on digits rotation: 1,438 images" in ended.err
+    ended = cli("fftrain", "pretrain", "--resume", "--out", tmp_path / "run", "--epochs", 2)
+    assert ended.code == 0
+    assert "bp on digits rotation: 1,438 images" in ended.err
+    ended = cli("fftrain", "pretrain", "--resume", "--out", tmp_path / "run", "--holdout")
+    one_line(ended, 2, "--holdout is True, but the run to resume has False")
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_what_installs_it(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    ended = cli("fftrain", "pretrain", *TINY, "--track", "tensorboard", "--out", tmp_path / "run")
+    one_line(ended, 2, "--track tensorboard", "not installed", "pip install tensorboard")
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_override_the_config_file(cli, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('dataset = "digits"\nwidth = 24\ndepth = 2\nlimit = 80\nepochs = 1\nthreads = 1\nlr = 0.5\n')
@@ -46,7 +80,12 @@ def test_options_override_the_config_file(cli, tmp_path):
     [
         (["--dataset", "minst"], 2, ["'minst'", "mnist, fashion-mnist"]),
         (["--task", "spin"], 2, ["'spin'", "rotation, flip-h"]),
-        (["--method", "sgd"], 2, ["'sgd'", "ff, bp"]),
+        (["--method", "sgd"], 2, ["'sgd'", "ff, ff-unsupervised, bp"]),
+        (["--method", "ff-unsupervised", "--task", "rotation"], 2, ["--task is 'rotation'", "leave --task out"]),
+        (["--method", "bp", "--task", "hybrid"], 2, ["--task hybrid is for --method ff-unsupervised alone, not bp"]),
+        (["--dataset", "digits", "--limit", "80", "--no-holdout"], 2, ["--limit is 80", "--no-holdout trains on all"]),
+        ([*TINY, "--mixed-precision", "fp16"], 2, ["--mixed-precision fp16"]),
+        (["--track", "wandb"], 2, ["--track is 'wandb'", "tensorboard"]),
         (["--width", "0"], 2, ["--width is 0", "at least 1"]),
         (["--width", "wide"], 2, ["--width", "wide"]),
         (["--lr", "nan"], 2, ["--lr is nan"]),

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from ffmodels.errors import SettingError
-from fftrain.negatives import wrong_labels
 from fftrain.registry import TASKS
 
 NAMES = ("0", "1", "2")
-SELF_MADE = [name for name in TASKS if name != "supervised"]
+SELF_MADE = [name for name in TASKS if name not in ("supervised", "hybrid")]
 
 
 def make(name):
@@ -107,16 +106,34 @@ def test_labels_are_drawn_uniformly(name):
     assert chi_square < count + 6 * np.sqrt(2 * count)
 
 
-@pytest.mark.parametrize("classes", [2, 4, 10, 24])
-def test_a_negative_never_carries_the_right_label_and_each_wrong_one_alike(classes):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(classes, size=100_000)
-    wrong = wrong_labels(labels, classes, rng)
-    assert not (wrong == labels).any()
-    assert wrong.min() == 0
-    assert wrong.max() == classes - 1
-    pairs = np.zeros((classes, classes))
-    np.add.at(pairs, (labels, wrong), 1)
-    shares = pairs / pairs.sum(1, keepdims=True)
-    off = ~np.eye(classes, dtype=bool)
-    assert np.abs(shares[off] - 1 / (classes - 1)).max() < 0.02
+def test_hybrid_is_trained_on_images_as_they_are():
+    task, original = make("hybrid"), images(5)
+    labels = task.draw(np.array([2, 0, 1, 1, 0]), np.random.default_rng(0))
+    assert [task.class_names[k] for k in labels] == ["image"] * 5
+    assert torch.equal(task.apply(original, torch.from_numpy(labels)), original)
+
+
+def test_hybrid_asks_for_each_image_and_for_a_hybrid_of_it_with_another():
+    task, original = make("hybrid"), images(12, size=20)
+    (first, ones), (second, zeros) = task.variants(original, torch.zeros(12, dtype=torch.int64))
+    assert torch.equal(first, original)
+    assert {task.class_names[k] for k in ones} == {"image"}
+    assert {task.class_names[k] for k in zeros} == {"hybrid"}
+    assert second.dtype == torch.uint8
+    for i in range(12):
+        of_other = (second[i] != original[i]).any(0)  # one mask for all channels
+        fits = [j for j in range(12) if torch.equal(second[i][:, of_other], original[j][:, of_other])]
+        assert of_other.any()
+        assert len(fits) == 1
+        assert fits != [i]
+    _, (again, _) = task.variants(original, torch.ones(12, dtype=torch.int64))
+    assert torch.equal(again, second)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hybrid_asks_where_there_is_no_other_image(count):
+    asked = [*make("hybrid").variants(images(count), torch.zeros(count, dtype=torch.int64))]
+    assert [(x.shape, labels.tolist()) for x, labels in asked] == [
+        ((count, 2, 6, 6), [1] * count),
+        ((count, 2, 6, 6), [0] * count),
+    ]

@@ -1,22 +1,53 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import load_backbone
 from ffmodels.errors import RunError
+from ffmodels.heads import Standardisation
 from ffmodels.labels import fill
 from fftrain import ProbeConfig, load_data, probe_run
 from fftrain.data import ImageData, Split
-from fftrain.probe import GRID, Features, choices, fit
+from fftrain.features import Features, choices, extract
+from fftrain.probe import GRID, fit
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
+from tests.helpers import Ended, one_line, python
 
 CPU = torch.device("cpu")
+PROBE = {"dataset": "digits", "epochs": 2, "threads": 1}
+
+
+class Counting(Reporter):
+    """Remembers what was done."""
+
+    def __init__(self):
+        self.done = []
+
+    def track(self, items, total, what):
+        self.done.append(what)
+        yield from items
+
+    @property
+    def probes(self):
+        return [what.removeprefix("probe ") for what in self.done if what.startswith("probe ")]
+
+
+def files(folder):
+    """The weights and records of probes by their place below a run's folder; without what differs between calls."""
+    found = {p.relative_to(folder): p.read_bytes() for p in (folder / "probes").rglob("*") if p.is_file()}
+    return {path: content for path, content in found.items() if path.name != "results.json"}
 
 
 def blobs(count, seed, noise=0.3):
@@ -111,3 +142,153 @@ def test_images_of_another_shape_are_refused_with_what_mends_it(run_copy):
     ):
         probe_run(run_copy, ProbeConfig(dataset="digits", image_size=8))
     assert not list((run_copy / "probes").glob("*8*"))
+
+
+def test_a_probe_is_what_autograd_and_adamw_make_of_it():
+    (train, a), (validation, b), (test, c) = (blobs(n, seed) for n, seed in ((310, 0), (80, 1), (80, 2)))
+    setting = {"lr": 0.01, "weight_decay": 0.1}
+    config = ProbeConfig(epochs=4, batch_size=50, seed=3)
+    head, _ = fit(Features(train, validation, test), make([a, b, c]), config, CPU, Reporter(), "x", grid=[setting])
+    reference = torch.nn.Linear(5, 3).double()
+    torch.nn.init.zeros_(reference.weight)
+    torch.nn.init.zeros_(reference.bias)
+    optimizer = torch.optim.AdamW(reference.parameters(), **setting)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+    rng = np.random.default_rng(3)
+    for _ in range(4):
+        for index in torch.split(torch.from_numpy(rng.permutation(310)), 50):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(reference(train[index].double()), a[index]).backward()
+            optimizer.step()
+        schedule.step()
+    assert torch.allclose(head.linear.weight.double(), reference.weight, atol=1e-5)
+    assert torch.allclose(head.linear.bias.double(), reference.bias, atol=1e-5)
+
+
+def test_standardisation_agrees_with_numpy_where_float32_sums_do_not():
+    values = 1000 + np.random.default_rng(0).normal(size=(2000, 7)) * np.logspace(-2, 2, 7)
+    values[:, 3] = 0.1
+    values = values.astype(np.float32)
+    found = Standardisation.of(torch.from_numpy(values))
+    wide = values.astype(np.float64)
+    np.testing.assert_allclose(found.mean_F.numpy(), wide.mean(0), rtol=1e-7)
+    np.testing.assert_allclose(found.std_F.numpy(), wide.std(0), rtol=1e-6, atol=1e-12)
+    assert found.scale_F[3] == 0
+
+
+def test_features_in_a_mapped_file_give_the_same_figures_bit_for_bit(run_copy, tmp_path):
+    other = Path(shutil.copytree(run_copy, tmp_path / "mapped"))
+    in_memory = probe_run(run_copy, ProbeConfig(**PROBE))
+    before = set(other.rglob("*"))
+    mapped = probe_run(other, ProbeConfig(**PROBE, feature_memory=0))
+    assert mapped["rows"] == in_memory["rows"]
+    assert files(other) == files(run_copy)
+    assert set(other.rglob("*")) == before
+    assert in_memory["seconds"] > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+def test_features_in_a_mapped_file_take_little_memory(tmp_path):
+    counts, width = (24_000, 2000, 2000), 1000
+    rng = np.random.default_rng(0)
+    splits = [
+        Split(torch.from_numpy(rng.integers(256, size=(n, 1, 4, 4), dtype=np.uint8)), torch.arange(n) % 3)
+        for n in counts
+    ]
+    data = ImageData(name="x", train=splits[0], validation=splits[1], test=splits[2], class_names=("a", "b", "c"))
+    backbone = BackboneConfig(shape=(1, 4, 4), width=width, depth=4).build(0).requires_grad_(False)
+
+    def anonymous():
+        status = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+    start, peak, ended = anonymous(), [0], threading.Event()
+
+    def watch():
+        while not ended.wait(0.01):
+            peak[0] = max(peak[0], anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with extract(backbone, data, "pixels", 3, CPU, Reporter(), memory=1e6, folder=tmp_path) as features:
+            assert not list(tmp_path.iterdir())  # the file has no name
+            features.standardise_()
+            config = ProbeConfig(epochs=1)
+            fit(features.columns(width, 4 * width), data, config, CPU, Reporter(), "x", grid=GRID[:1])
+    finally:
+        ended.set()
+        watcher.join()
+    size = 4 * sum(counts) * 4 * width
+    assert size > 400e6
+    assert peak[0] - start < size / 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit is POSIX's")
+def test_a_disk_without_room_for_the_features_is_one_line_and_leaves_nothing(run_copy):
+    before = {p: p.stat().st_mtime_ns for p in run_copy.rglob("*")}
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); import fftrain.cli; "
+    code += f"sys.argv = ['fftrain', 'probe', {str(run_copy)!r}, '--epochs', '1', '--feature-memory', '0']; "
+    ended = python("-c", code + "fftrain.cli.main()")
+    one_line(Ended(ended.returncode, ended.stdout, ended.stderr), 1, "GiB of features cannot", "raise --feature-memory")
+    assert {p: p.stat().st_mtime_ns for p in run_copy.rglob("*")} == before
+
+
+def test_two_processes_share_the_probes_out_and_give_the_figures_of_one(trained, cli, tmp_path):
+    one, two = (Path(shutil.copytree(trained / "ff", tmp_path / name)) for name in ("one", "two"))
+    for folder in (one, two):
+        shutil.rmtree(folder / "probes")
+    options = ["--epochs", 2, "--threads", 1, "--json"]
+    alone = cli("fftrain", "probe", one, *options)
+    assert alone.code == 0, alone.err
+    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launch += " --dynamo_backend no --main_process_port 0 --num_cpu_threads_per_process 1 -m fftrain probe"
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    shared = python("-m", *launch.split(), two, *options, env=environment)
+    assert shared.returncode == 0, shared.stderr
+    assert json.loads(shared.stdout)["rows"] == alone.json["rows"]
+    assert files(two) == files(one)
+    rows = [RunFolder(folder).read_results()["probes"]["digits-neutral"]["rows"] for folder in (one, two)]
+    assert rows[0] == rows[1]
+
+
+def test_baselines_are_computed_once_for_runs_that_share_them(trained, tmp_path):
+    ff, bp = (Path(shutil.copytree(trained / method, tmp_path / method)) for method in ("ff", "bp"))
+    kept, first, second = tmp_path / "baselines", Counting(), Counting()
+    config = ProbeConfig(**PROBE, slot="zeros")
+    alone = probe_run(bp, config)["rows"]
+    probe_run(ff, config, baselines=kept, reporter=first)
+    result = probe_run(bp, ProbeConfig(**{**PROBE, "threads": 2}, slot="zeros"), baselines=kept, reporter=second)
+    names = ["layer1", "layer2", "layer3", "layer4", "layers2-4"]
+    baselines = ["raw pixels", *(f"random {name}" for name in names)]
+    assert first.probes == [*baselines, *(f"ff {name}" for name in names)]
+    assert second.probes == [f"bp {name}" for name in names]
+    assert "reading pixels" not in second.done
+    assert result["rows"] == alone
+    assert len(list(kept.iterdir())) == len(baselines)
+
+    third = Counting()
+    probe_run(bp, ProbeConfig(**PROBE), baselines=kept, reporter=third)  # another slot: raw pixels have none
+    assert third.probes[0] == "random layer1"
+    (damaged,) = kept.glob("raw-pixels-*.json")
+    damaged.write_text(damaged.read_text()[:-40])
+    fourth = Counting()
+    assert probe_run(ff, config, baselines=kept, reporter=fourth)["rows"][:6] == alone[:6]
+    assert fourth.probes == ["raw pixels", *(f"ff {name}" for name in names)]
+    assert json.loads(damaged.read_text())["row"] == alone[0]
+
+
+def test_baselines_of_other_settings_weights_and_images_are_not_reused(run_copy, tmp_path):
+    kept = tmp_path / "baselines"
+    probe_run(run_copy, ProbeConfig(**PROBE), baselines=kept)
+    for change, computed in (({"seed": 1}, 6), ({"limit": 900}, 6), ({"batch_size": 100}, 6), ({"threads": 2}, 0)):
+        again = Counting()
+        probe_run(run_copy, ProbeConfig(**{**PROBE, **change}), baselines=kept, reporter=again)
+        assert len(again.probes) == computed + 5, change
+    path = run_copy / "config.json"
+    config = json.loads(path.read_text())
+    config["config"]["seed"] = 7
+    path.write_text(json.dumps(config))
+    again = Counting()
+    probe_run(run_copy, ProbeConfig(**PROBE), baselines=kept, reporter=again)
+    assert again.probes[0] == "random layer1"

@@ -1,0 +1,337 @@
+"""What a study consists of: a TOML file -> cells, each a run with its probes, all checked before any starts.
+
+    datasets = ["mnist", "imagefolder:photos"]   # these lists are multiplied
+    tasks = ["rotation", "jigsaw"]
+    methods = ["ff", "bp"]
+    seeds = [0, 1, 2]
+    slots = ["neutral", "zeros", "pixels"]       # label slots probed, of methods that read labels
+    targets = ["class", "pretext"]               # what the probes tell
+    transfer = ["fashion-mnist"]                 # probed too, where images have the same shape
+    [settings]                                   # of every cell: options of fftrain pretrain; a list tries each value
+    [method.bp]                                  # of one method; wins over [settings]
+    [probe]                                      # options of fftrain probe
+    [analysis]                                   # options of fftrain analyse; analysis = false leaves it out
+    [published]                                  # data set -> the column of published figures it stands beside
+    [[grid]]                                     # several grids in one study: each may override all of the above
+
+Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ffmodels.errors import RunError, SettingError
+from ffmodels.files import read_json
+from ffmodels.registry import SLOTS
+from fftrain.config import AnalysisConfig, DataConfig, PretrainConfig, ProbeConfig, Settings, read_toml, underscored
+from fftrain.registry import DATASETS, METHODS, TASKS, fits, task_of
+
+S = TypeVar("S", bound=Settings)
+
+PRESETS = {
+    "smoke": "every method on embedded digits; under 2 minutes on 2 cores",
+    "quick": "MNIST, Fashion-MNIST and CIFAR-10 at a budget of a few hours on 2 cores",
+    "paper": "the study's protocol: four data sets, five tasks, three seeds, 60 epochs of 4x2000",
+}
+LISTS: Mapping[str, tuple[Any, ...]] = {
+    "datasets": (),
+    "tasks": ("rotation",),
+    "methods": ("ff", "bp"),
+    "seeds": (0,),
+    "slots": ("neutral",),
+    "targets": ("class",),
+    "transfer": (),
+}
+TABLES = ("settings", "method", "probe", "analysis")
+STUDY_FILE = "study.json"
+# What a result does not depend on.
+UNKEYED = ("threads", "data_dir", "track", "feature_memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a study: what is trained, and what is measured on it."""
+
+    config: PretrainConfig
+    probes: tuple[ProbeConfig, ...]
+    analysis: AnalysisConfig | None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder: what it is, and a digest of every setting that its result depends on."""
+        config = self.config
+        dataset = Path(config.dataset).name if ":" in config.dataset else config.dataset
+        readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
+        return f"{readable}-{config.task}-{config.method}-s{config.seed}-{digest(keyed(config))[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A study: its name, its content, the settings of the command that go before it, and the cells it stands for."""
+
+    name: str
+    content: dict[str, Any]
+    overrides: dict[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def pairs(self) -> list[tuple[Cell, Cell]]:
+        """The cells whose representations are compared: each against `bp` on the same data, task and seed."""
+
+        def place(cell: Cell) -> tuple[Any, ...]:
+            return cell.config.dataset, cell.config.task, cell.config.seed, cell.config.image_size
+
+        partners: dict[tuple[Any, ...], Cell] = {}
+        for cell in self.cells:
+            if cell.config.method == "bp" and cell.analysis is not None:
+                partners.setdefault(place(cell), cell)
+        return [
+            (cell, partners[place(cell)])
+            for cell in self.cells
+            if cell.config.method != "bp" and cell.analysis is not None and place(cell) in partners
+        ]
+
+    def varied(self, cell: Cell) -> dict[str, Any]:
+        """Returns the settings in which the cells of one data set, task and method differ, beside the seed."""
+        alike = [
+            keyed(other.config)
+            for other in self.cells
+            if (other.config.dataset, other.config.task, other.config.method)
+            == (cell.config.dataset, cell.config.task, cell.config.method)
+        ]
+        own = keyed(cell.config)
+        return {key: own[key] for key in own if key != "seed" and any(other[key] != own[key] for other in alike)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what study.json records of the plan."""
+        cells = [
+            {
+                "name": cell.name,
+                "dataset": cell.config.dataset,
+                "task": cell.config.task,
+                "method": cell.config.method,
+                "seed": cell.config.seed,
+                "settings": keyed(cell.config),
+                "varied": self.varied(cell),
+                "probes": [{"dataset": p.dataset, "slot": p.slot, "target": p.target} for p in cell.probes],
+                "analysis": cell.analysis is not None,
+            }
+            for cell in self.cells
+        ]
+        pairs = [[one.name, other.name] for one, other in self.pairs]
+        about = {"name": self.name, "spec": self.content, "overrides": self.overrides}
+        return {**about, "cells": cells, "pairs": pairs}
+
+
+def keyed(config: Settings) -> dict[str, Any]:
+    """Returns the settings that a result depends on."""
+    return {key: value for key, value in asdict(config).items() if key not in UNKEYED}
+
+
+def step_name(probe: ProbeConfig) -> str:
+    """Returns what a probe is called among the steps of a cell."""
+    return f"probe {probe.dataset} {probe.slot} {probe.target}"
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Returns a digest of settings, hexadecimal."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Reads a preset. Raises SettingError for an unknown name."""
+    if name not in PRESETS:
+        raise SettingError(f"--preset is {name!r}: choose one of {', '.join(PRESETS)}")
+    return read_toml(Path(str(files("fftrain").joinpath("presets", f"{name}.toml"))), "--preset")
+
+
+def choose(preset: str | None, path: Path | None, out: Path | None, overrides: Mapping[str, Any]) -> Spec:
+    """Returns the study of a preset, of a TOML file, or of the folder that holds one already.
+
+    Raises:
+        SettingError: where not exactly one is named, or what is named is no study.
+    """
+    if preset is not None and path is not None:
+        raise SettingError(f"--preset {preset} and --spec {path} name two studies: leave one of them out")
+    if preset is not None:
+        return plan(read_preset(preset), preset, overrides)
+    if path is not None:
+        return plan(read_toml(path, "--spec"), path.stem, overrides)
+    if out is None:
+        raise SettingError(
+            f"no study is named: give --preset {'|'.join(PRESETS)}, --spec FILE.toml, or --out of one begun"
+        )
+    if not (out / STUDY_FILE).is_file():
+        raise SettingError(f"--out {out} holds no study: begin one with --preset or --spec")
+    begun = read_json(out / STUDY_FILE)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return plan(begun["spec"], begun["name"], {**begun["overrides"], **given})
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{out / STUDY_FILE} is damaged ({error!r}): name the study with --preset or --spec") from error
+
+
+def plan(content: Mapping[str, Any], name: str, overrides: Mapping[str, Any] | None = None) -> Spec:
+    """Returns the study that a spec stands for; cells that occur twice are there once.
+
+    Args:
+        content: the spec.
+        name: what messages call it.
+        overrides: settings of the command that go before the spec's, of any of a cell's configurations.
+
+    Raises:
+        SettingError: for an unknown key, an empty list or a value that is not legal; it names key and value.
+    """
+    if not isinstance(content, Mapping):
+        raise SettingError(f"{name} holds no table of settings")
+    known = {*LISTS, *TABLES, "grid", "published"}
+    _check_keys(content, known, name)
+    shared = {key: value for key, value in content.items() if key not in ("grid", "published")}
+    grids = content.get("grid", [{}])
+    if not isinstance(grids, list) or not grids or not all(isinstance(grid, Mapping) for grid in grids):
+        raise SettingError(f"{name}: grid is {grids!r}: write each grid as a [[grid]] table")
+    cells: dict[str, Cell] = {}
+    for number, grid in enumerate(grids, start=1):
+        source = name if "grid" not in content else f"{name}, grid {number}"
+        _check_keys(grid, known - {"grid", "published"}, source)
+        merged = {**shared, **grid}
+        for table in ("settings", "method", "probe"):
+            merged[table] = _merge(shared.get(table, {}), grid.get(table, {}), f"{source}: {table}")
+        for cell in _cells(merged, source, overrides or {}):
+            cells.setdefault(cell.name, cell)
+    published = content.get("published", {})
+    datasets = {cell.config.dataset for cell in cells.values()}
+    if not isinstance(published, Mapping) or not datasets >= published.keys():
+        raise SettingError(f"{name}: published is {published!r}: it must map its data sets to published ones")
+    kept = {key: value for key, value in (overrides or {}).items() if value is not None}
+    return Spec(name=name, content=dict(content), overrides=kept, cells=tuple(cells.values()))
+
+
+def _merge(one: Any, other: Any, what: str) -> dict[str, Any]:
+    """Returns two tables as one, the second one's values first; tables in them alike."""
+    for table in (one, other):
+        if not isinstance(table, Mapping):
+            raise SettingError(f"{what} is {table!r}: it must be a table of settings")
+    merged = dict(one)
+    for key, value in other.items():
+        inner = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if inner else value
+    return merged
+
+
+def _check_keys(table: Mapping[str, Any], known: set[str], source: str) -> None:
+    for key in table:
+        if key not in known:
+            raise SettingError(
+                f"{source}: {key!r} (set to {table[key]!r}) is no key of a study: "
+                f"choose among {', '.join(sorted(known))}"
+            )
+
+
+def _list(grid: Mapping[str, Any], key: str, source: str) -> tuple[Any, ...]:
+    """Returns a list of the spec, checked."""
+    values = grid.get(key, LISTS[key])
+    legal: Mapping[str, tuple[Any, ...]] = {
+        "tasks": (*TASKS,),
+        "methods": (*METHODS,),
+        "slots": (*SLOTS,),
+        "targets": ("class", "pretext"),
+    }
+    kind, word = (int, "whole numbers") if key == "seeds" else (str, "names")
+    if not isinstance(values, list | tuple) or any(type(value) is not kind for value in values):
+        raise SettingError(f"{source}: {key} is {values!r}: it must be a list of {word}")
+    if not values and key != "transfer":
+        raise SettingError(f"{source}: {key} is an empty list: name at least one, or leave the key out")
+    for value in values:
+        if key in legal and value not in legal[key]:
+            hint = "random and raw stand beside every method; " if value in ("random", "raw") else ""
+            raise SettingError(f"{source}: {key} has {value!r}: {hint}choose among {', '.join(legal[key])}")
+        if key in ("datasets", "transfer") and not value.startswith("imagefolder:") and value not in DATASETS:
+            names = ", ".join(DATASETS)
+            raise SettingError(f"{source}: {key} has {value!r}: choose among {names}, or imagefolder:PATH")
+    return tuple(dict.fromkeys(values))
+
+
+def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Iterator[Cell]:
+    """Yields the cells of one grid."""
+    lists = {key: _list(grid, key, source) for key in LISTS}
+    if not lists["datasets"]:
+        raise SettingError(f"{source}: datasets is missing: name at least one")
+    own = grid["method"]
+    for method in own:
+        if method not in METHODS:
+            raise SettingError(f"{source}: method.{method} is no method: choose among {', '.join(METHODS)}")
+        _merge(own[method], {}, f"{source}: method.{method}")
+    # A method with a task of its own is trained on that, whatever tasks are named.
+    bound = [method for method in lists["methods"] if "task" in METHODS[method].facts]
+    tasks = dict.fromkeys((*lists["tasks"], *map(task_of, bound)))
+    for task in tasks:
+        if len(bound) < len(lists["methods"]) and not any(fits(method, task) for method in lists["methods"]):
+            names = ", ".join(lists["methods"])
+            raise SettingError(f"{source}: tasks has {task!r}, which none of the methods {names} can be trained on")
+    given = {method: underscored({**grid["settings"], **own.get(method, {})}) for method in lists["methods"]}
+    for key in {"dataset", "task", "method", "seed"} & {key for values in given.values() for key in values}:
+        raise SettingError(f"{source}: settings has {key!r}: the list {key}s says that")
+    for dataset, task, method in itertools.product(lists["datasets"], tasks, lists["methods"]):
+        if not fits(method, task):
+            continue
+        for settings, seed in itertools.product(_product(given[method], source), lists["seeds"]):
+            cell = {"dataset": dataset, "task": task, "method": method, "seed": seed}
+            config = _make(PretrainConfig, {**settings, **cell}, overrides, source)
+            yield Cell(
+                config=config,
+                probes=tuple(_probes(config, lists, grid["probe"], overrides, source)),
+                analysis=_analysis(grid.get("analysis", {}), overrides, source),
+            )
+
+
+def _product(values: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
+    """Returns every choice of one value for each setting."""
+    for key, value in values.items():
+        if value == []:
+            raise SettingError(f"{source}: settings.{key} is an empty list: name at least one value")
+    lists = [value if isinstance(value, list) else [value] for value in values.values()]
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*lists)]
+
+
+def _probes(
+    config: PretrainConfig, lists: Mapping[str, Any], values: Any, overrides: Mapping[str, Any], source: str
+) -> Iterator[ProbeConfig]:
+    """Yields the probes of a cell: of each slot where the method reads labels, and of each data set."""
+    given = underscored(values)
+    for key in {"dataset", "slot", "target", "image_size", "grayscale"} & given.keys():
+        raise SettingError(f"{source}: probe has {key!r}: the lists datasets, slots, targets and transfer say that")
+    same = {field.name: getattr(config, field.name) for field in fields(DataConfig)}
+    same = {key: same[key] for key in ("image_size", "grayscale")}
+    slots = lists["slots"] if METHODS[config.method].facts["reads_label"] else ("pixels",)
+    for target in lists["targets"]:
+        if target == "pretext" and config.task in ("supervised", "hybrid"):
+            continue  # no pretext label is drawn
+        others = [name for name in lists["transfer"] if name != config.dataset] if target == "class" else []
+        for dataset, slot in itertools.product((config.dataset, *others), slots):
+            chosen = {**given, **same, "dataset": dataset, "slot": slot, "target": target}
+            yield _make(ProbeConfig, chosen, overrides, f"{source}: probe")
+
+
+def _analysis(values: Any, overrides: Mapping[str, Any], source: str) -> AnalysisConfig | None:
+    if values is False:
+        return None
+    return _make(
+        AnalysisConfig, underscored(_merge(values, {}, f"{source}: analysis")), overrides, f"{source}: analysis"
+    )
+
+
+def _make(kind: type[S], values: Mapping[str, Any], overrides: Mapping[str, Any], source: str) -> S:
+    """Makes settings, with those of the command that they have before the spec's."""
+    known = {field.name for field in fields(kind)}
+    made = kind.from_values(values, source)
+    own = {key: value for key, value in overrides.items() if key in known and value is not None}
+    return replace(made, **own) if own else made
