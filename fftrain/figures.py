@@ -1,12 +1,16 @@
-"""Figures of the report, as SVG text: vector, legible in print, told apart without colour too.
+"""Figures of the report, as SVG text: vector, legible in print at column width, told apart without colour too.
 
-Letters: B batch, C channels, H W pixels, K classes.
+Letters: B batch, C channels, H W pixels, K classes, N points.
 """
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +20,232 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from ffmodels.labels import embed_label
 from ffserve.images import decode
-from fftrain.negatives import wrong_labels
+from fftrain.collect import Cell, Pair
+from fftrain.negatives import draw_hybrids, hybrids, masks, wrong_labels
 from fftrain.pretext import Task
+from fftrain.tables import Curve, Gap, Group, Mean, layer_order, pretext_mean
 
 # Okabe and Ito's palette, safe for colour-blind readers; markers and dashes differ as well.
 STYLES: Mapping[str, dict[str, Any]] = {
     "ff": {"color": "#0072B2", "marker": "o"},
     "bp": {"color": "#D55E00", "marker": "s"},
+    "ff-unsupervised": {"color": "#56B4E9", "marker": "D", "linestyle": (0, (5, 1))},
+    "bp-goodness-last": {"color": "#E69F00", "marker": "v", "linestyle": (0, (3, 1, 1, 1))},
+    "bp-goodness-all": {"color": "#CC79A7", "marker": "P", "linestyle": (0, (7, 2))},
     "random": {"color": "#009E73", "marker": "^", "linestyle": "--"},
     "raw": {"color": "#000000", "linestyle": ":"},
 }
-OTHER = {"color": "#CC79A7", "marker": "D"}
+OTHER: Mapping[str, Any] = {"color": "#666666", "marker": "X", "linestyle": "-."}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = "os^DvPX*<>ph"
+# Widths of one and of two columns of a paper, and letters that are read there, in inches and points.
+COLUMN, PAGE_WIDTH = 3.4, 7.0
+PRINT: dict[Any, Any] = {
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8.0),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7.0),
+    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 0.5),
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.0,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "svg.hashsalt": "ffstudy",
+}
+BELOW: Any = "outside lower center"
+POINTS = 300
+ACROSS = 3
 
 
-def svg(figure: Figure) -> str:
-    """Returns a figure as SVG text, the same for the same figure."""
-    with matplotlib.rc_context({"svg.hashsalt": "ffstudy"}):
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    return text.getvalue()[text.getvalue().index("<svg") :]
+def svg(figure: Figure, alt: str) -> str:
+    """Returns a figure as SVG text with what it shows in words; the same for the same figure."""
+    text = io.StringIO()
+    with matplotlib.rc_context(PRINT):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    body = text.getvalue()[text.getvalue().index("<svg") :]
+    # A hundredth of a point is enough, and halves the file.
+    cut = partial(re.sub, r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}")
+    body = re.sub(r'(?<= )(d|x|y)="[^"]*"', lambda values: cut(values[0]), body)
+    return body.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Returns an empty figure, in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
+def _styles(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
+    """Returns a style for each name: its method's; a second one of a method is hollow, a third dashed otherwise."""
+    found: dict[str, dict[str, Any]] = {}
+    seen: dict[str, int] = {}
+    for curve in curves:
+        if curve.name in found:
+            continue
+        count = seen[curve.style] = seen.get(curve.style, -1) + 1
+        style = {**STYLES.get(curve.style, OTHER)}
+        if count:
+            style["markerfacecolor"] = "white"
+            style["linestyle"] = ((0, (1, 1)), "-.", "--", (0, (5, 1, 1, 1)))[(count - 1) % 4]
+        found[curve.name] = style
+    return found
 
 
+@matplotlib.rc_context(PRINT)
+def layer_lines(curves: Sequence[Curve], ylabel: str, floor: float) -> Figure:
+    """Draws figures of each layer in %, a panel for each of `Curve.panel`; what lies below `floor` is cut off."""
+    panels = list(dict.fromkeys(curve.panel for curve in curves))
+    styles = _styles(curves)
+    rows, across = -(-len(panels) // ACROSS), min(ACROSS, len(panels))
+    figure = Figure(
+        figsize=(COLUMN if across == 1 else PAGE_WIDTH, 2.1 * rows + 0.16 * len(styles) + 0.2), layout="constrained"
+    )
+    axes = figure.subplots(rows, across, squeeze=False, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for i, (ax, panel) in enumerate(zip(axes.flat, panels, strict=False)):
+        mine = [curve for curve in curves if curve.panel == panel]
+        layers = list(dict.fromkeys(k for curve in mine for k in curve.means if k != "pixels"))
+        layers.sort(key=layer_order)
+        for k, curve in enumerate(mine):
+            shift = 0.5 * ((k + 0.5) / len(mine) - 0.5)
+            _line(ax, curve.means, layers, {**styles[curve.name], "label": curve.name}, shift)
+        ax.set_xticks(range(len(layers)), [name.removeprefix("layer").removeprefix("s") for name in layers])
+        ax.set(title=panel, xlabel="layer", ylabel=ylabel if i % across == 0 else "")
+        ax.grid()
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(max(floor, min(low, high - 10)), min(104, high))
+    _legend(figure, list(axes.flat))
+    return figure
+
+
+def _line(ax: Axes, means: Mapping[str, Mean], layers: Sequence[str], style: dict[str, Any], shift: float) -> None:
+    """Draws a line over single layers, and beside it what several layers hold together, `shift` from its tick."""
+    if "pixels" in means:
+        ax.axhline(100 * (means["pixels"].value or 0.0), **style)
+        return
+    found = [(i, means[name]) for i, name in enumerate(layers) if name in means and means[name].value is not None]
+    x = np.array([i for i, _ in found], dtype=float)
+    y = np.array([100 * (mean.value or 0.0) for _, mean in found])
+    spread = np.array([100 * (mean.spread or 0.0) for _, mean in found])
+    single = np.array([not layers[i].startswith("layers") for i, _ in found], dtype=bool)
+    ax.plot(x[single], y[single], **style)
+    ax.fill_between(x[single], (y - spread)[single], (y + spread)[single], color=style["color"], alpha=0.18, lw=0)
+    together = {**style, "linestyle": "none", "label": None}
+    ax.errorbar(x[~single] + shift, y[~single], spread[~single], elinewidth=0.8, **together)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Puts one legend for all panels below them."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    # A letter takes about an eighteenth of an inch, the handle nine of them.
+    across = max(1, min(4, int(18 * figure.get_figwidth() / (9 + max(map(len, handles))))))
+    figure.legend([*handles.values()], [*handles], loc=BELOW, ncols=across, handlelength=3)
+
+
+@matplotlib.rc_context(PRINT)
+def training_curves(runs: Mapping[str, Mapping[str, Sequence[Sequence[dict[str, Any]]]]]) -> Figure:
+    """Draws accuracy and loss over the epochs, a line for each run, dashed on training images.
+
+    Args:
+        runs: panel -> name of a line (a method first) -> the records of each run.
+    """
+    names = {name: name.split()[0] for methods in runs.values() for name in methods}
+    styles = _styles([Curve(dataset="", panel="", name=name, style=style, means={}) for name, style in names.items()])
+    figure = Figure(
+        figsize=(PAGE_WIDTH if len(runs) > 1 else COLUMN * 1.25, 3.6 + 0.16 * len(names)), layout="constrained"
+    )
+    axes = figure.subplots(2, len(runs), squeeze=False, sharex="col")
+    for column, (panel, methods) in enumerate(runs.items()):
+        for name, repeats in methods.items():
+            for records in repeats:
+                epochs = [record["epoch"] for record in records]
+                every = max(1, len(epochs) // 8)
+                for split in ("train", "validation"):
+                    style = {**styles[name], "linestyle": "--" if split == "train" else "-", "lw": 0.9}
+                    style |= {"markevery": every, "ms": 3, "alpha": 0.55 if split == "train" else 1.0}
+                    accuracy = [100 * record[split]["accuracy"] for record in records]
+                    losses = [sum(record[split]["loss"].values()) for record in records]
+                    label = name if split == "validation" else None
+                    axes[0, column].plot(epochs, accuracy, label=label, **style)
+                    axes[1, column].plot(epochs, losses, **style)
+        axes[0, column].set_title(panel)
+        axes[0, column].set_ylim(0, 102)
+        axes[1, column].set_yscale("log")
+        low, high = axes[1, column].get_ylim()
+        axes[1, column].yaxis.set_major_formatter("{x:g}")
+        axes[1, column].yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
+        axes[1, column].set_xlabel("epoch")
+        axes[1, column].xaxis.get_major_locator().set_params(integer=True)
+        for ax in axes[:, column]:
+            ax.grid()
+    axes[0, 0].set_ylabel("pretext accuracy (%)")
+    axes[1, 0].set_ylabel("loss, summed over layers")
+    _legend(figure, axes[0])
+    return figure
+
+
+@matplotlib.rc_context(PRINT)
+def gap_points(gaps: Sequence[Gap]) -> Figure:
+    """Draws FF's gap to BP over the difficulty of the task: colours are data sets, markers tasks, hollow published."""
+    figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
+    axes = figure.subplots(1, 2)
+    colours = dict(zip(dict.fromkeys(gap.dataset for gap in gaps), cycle(COLOURS), strict=False))
+    markers = dict(zip(dict.fromkeys(gap.task for gap in gaps), cycle(MARKERS), strict=False))
+    for ax, name in zip(axes, ("pretext", "chosen"), strict=True):
+        for gap in gaps:
+            look = {"color": colours[gap.dataset], "marker": markers[gap.task], "linestyle": "none"}
+            x, y = gap.means["difficulty"], gap.means[name]
+            if x.value is not None and y.value is not None:
+                errors = {"xerr": 100 * (x.spread or 0), "yerr": 100 * (y.spread or 0)}
+                ax.errorbar(100 * x.value, 100 * y.value, **errors, elinewidth=0.7, capsize=2, ms=5, **look)
+            if "difficulty" in gap.published and name in gap.published:
+                ax.plot(gap.published["difficulty"], gap.published[name], mfc="white", ms=5, **look)
+        ax.axhline(0, color="#888888", lw=0.6)
+        ax.grid()
+        ax.set_xlabel("difficulty: 100 - BP's pretext accuracy (%)")
+    axes[0].set_ylabel("pretext accuracy: FF less BP (points)")
+    axes[1].set_ylabel("transfer: FF less BP (points)")
+    keys: list[tuple[str, dict[str, Any]]] = [
+        (dataset, {"color": colour, "marker": "s"}) for dataset, colour in colours.items()
+    ]
+    keys += [(task, {"color": "#666666", "marker": marker}) for task, marker in markers.items()]
+    if any("difficulty" in gap.published for gap in gaps):
+        keys.append(("published", {"color": "#666666", "marker": "o", "mfc": "white"}))
+    handles = [Line2D([], [], linestyle="none", label=label, **look) for label, look in keys]
+    figure.legend(handles=handles, loc=BELOW, ncols=6)
+    return figure
+
+
+@matplotlib.rc_context(PRINT)
+def embeddings(
+    rows: Mapping[str, tuple[Mapping[str, npt.NDArray[np.float32]], npt.NDArray[np.int64]]], class_names: Sequence[str]
+) -> Figure:
+    """Draws t-SNE points of each layer, a row for each name; classes differ in colour and marker.
+
+    Args:
+        rows: name -> (layer -> points [N, 2], class labels [N]); about POINTS are drawn.
+        class_names: K names.
+    """
+    layers = [*dict.fromkeys(layer for points, _ in rows.values() for layer in points)]
+    figure = Figure(figsize=(PAGE_WIDTH, 1.75 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), len(layers), squeeze=False)
+    for (name, (points, labels)), row in zip(rows.items(), axes, strict=True):
+        some = slice(None, None, -(-len(labels) // POINTS) or None)
+        for layer, ax in zip(layers, row, strict=True):
+            for k in range(len(class_names)) if layer in points else ():
+                x, y = points[layer][some][labels[some] == k].T
+                look = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+                ax.plot(x, y, linestyle="none", ms=2.6, mew=0.3, label=class_names[k], **look)
+            ax.set(xticks=[], yticks=[])
+            ax.set_box_aspect(1)
+        row[0].set_ylabel(name)
+    for layer, ax in zip(layers, axes[0], strict=True):
+        ax.set_title(layer)
+    if len(class_names) <= 20:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc=BELOW, ncols=10, markerscale=1.6)
+    return figure
+
+
+@matplotlib.rc_context(PRINT)
 def pretext_images(
     task: Task, images: npt.NDArray[np.uint8], class_labels: npt.NDArray[np.int64], *, with_label: bool
 ) -> Figure:
@@ -57,32 +258,55 @@ def pretext_images(
         with_label: whether the label is in the pixels (FF).
     """
     count = min(8, len(images))
-    labels = np.arange(count) % len(task.class_names) if len(task.class_names) < 24 else np.arange(count) * 3
-    if task.reads_class:
-        labels = class_labels[:count]
+    K = len(task.class_names)
+    drawn = np.arange(count) * (3 if K == 24 else 1) % K
+    labels = class_labels[:count] if task.reads_class else drawn
     shown = task.apply(torch.from_numpy(images[:count]), torch.from_numpy(labels)).float() / 255
-    wrong = wrong_labels(labels, len(task.class_names), np.random.default_rng(0))
-    rows = [("positive", labels), ("negative", wrong)] if with_label else [("image", labels)]
-    figure = new_figure(1.15 * count, 1.45 * len(rows) + 0.2)
+    wrong = wrong_labels(labels, K, np.random.default_rng(0))
+    rows = {}
+    for name, carried in (("positive", labels), ("negative", wrong)) if with_label else (("image", labels),):
+        pixels = embed_label(shown, torch.from_numpy(carried), K) if with_label else shown
+        rows[name] = (pixels, [task.class_names[k] for k in carried])
+    figure = _image_rows(rows)
+    for ax in figure.axes if with_label else ():
+        _frame_slot(ax, K, shown.shape[-1])
+    return figure
+
+
+@matplotlib.rc_context(PRINT)
+def hybrid_images(images: npt.NDArray[np.uint8]) -> Figure:
+    """Draws images, their partners, the masks and the hybrids: what FF without labels tells apart.
+
+    Args:
+        images: uint8 [B, C, H, W], B at least 1.
+    """
+    count = min(8, len(images))
+    height, width = images.shape[2:]
+    shown = torch.from_numpy(images[:count]).float() / 255
+    drawn = draw_hybrids(count, height * width, np.random.default_rng(0))
+    partner, bits, blurs = (torch.from_numpy(drawn[name]) for name in ("partner", "bits", "blurs"))
+    rows = {
+        "positive": shown,
+        "partner": shown[partner],
+        "mask": masks(bits, blurs, height, width).float(),
+        "negative": hybrids(shown, shown[partner], bits, blurs),
+    }
+    return _image_rows({name: (pixels, [""] * count) for name, pixels in rows.items()})
+
+
+def _image_rows(rows: Mapping[str, tuple[torch.Tensor, Sequence[str]]]) -> Figure:
+    """Draws rows of images float [B, C, H, W] in [0, 1] with their titles."""
+    count = max(len(titles) for _, titles in rows.values())
+    titled = any(any(titles) for _, titles in rows.values())
+    figure = Figure(figsize=(PAGE_WIDTH * count / 8, (1.05 if titled else 0.9) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
-    for (name, row_labels), row in zip(rows, axes, strict=True):
-        pixels = shown
-        if with_label:
-            pixels = embed_label(shown, torch.from_numpy(row_labels), len(task.class_names))
-        for i, ax in enumerate(row):
-            ax.imshow(
-                pixels[i].permute(1, 2, 0).squeeze(-1).numpy(),
-                cmap="gray",
-                vmin=0,
-                vmax=1,
-                interpolation="nearest",
-            )
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.set_title(task.class_names[row_labels[i]], fontsize=9)
-            if with_label:
-                _frame_slot(ax, len(task.class_names), pixels.shape[-1])
-        row[0].set_ylabel(name, fontsize=10)
+    for (name, (pixels_BCHW, titles)), row in zip(rows.items(), axes, strict=True):
+        for pixels, title, ax in zip(pixels_BCHW, titles, row, strict=True):
+            # Drawn without resampling: every pixel is one of the image's.
+            ax.imshow(pixels.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(title, pad=2)
+        row[0].set_ylabel(name)
     return figure
 
 
@@ -90,62 +314,87 @@ def _frame_slot(ax: Axes, classes: int, width: int) -> None:
     """Frames the label pixels: whole rows, then a part of one."""
     for row in range(-(-classes // width)):
         length = min(width, classes - row * width)
-        ax.add_patch(matplotlib.patches.Rectangle((-0.5, row - 0.5), length, 1, fill=False, ec=OTHER["color"], lw=1.2))
-
-
-def curves(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
-    """Draws loss and pretext accuracy of every run over its epochs, on training and validation images."""
-    figure = new_figure(3.6 * len(runs) + 1, 4.8)
-    axes = figure.subplots(2, len(runs), squeeze=False)
-    for column, (name, records) in enumerate(runs.items()):
-        epochs = [record["epoch"] for record in records]
-        for split, style in (
-            ("train", {"linestyle": "--", "color": "#777777"}),
-            ("validation", {"color": "#0072B2"}),
-        ):
-            losses = [sum(record[split]["loss"].values()) for record in records]
-            marker = "o" if len(epochs) == 1 else None
-            axes[0, column].plot(epochs, losses, label=split, marker=marker, **style)
-            axes[1, column].plot(epochs, [r[split]["accuracy"] for r in records], label=split, marker=marker, **style)
-        axes[0, column].set_yscale("log")
-        axes[0, column].set_title(name, fontsize=10)
-        axes[0, column].set_ylabel("loss, summed over layers")
-        axes[1, column].set(xlabel="epoch", ylabel="pretext accuracy", ylim=(0, 1.02))
-        axes[1, column].legend(fontsize=8, loc="lower right")
-        for ax in axes[:, column]:
-            ax.grid(alpha=0.3)
-            ax.xaxis.get_major_locator().set_params(integer=True)
-    return figure
-
-
-def probes(rows: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
-    """Draws test accuracy of the probes by layer, the baselines beside them.
-
-    Args:
-        rows: source -> the rows of its probes, as `fftrain.probe.probe_run` returns them.
-    """
-    figure = new_figure(6.2, 3.8)
-    ax = figure.subplots()
-    names = list(dict.fromkeys(row["layers"] for found in rows.values() for row in found if row["layers"] != "pixels"))
-    for source, found in rows.items():
-        style = {**STYLES.get(source.split()[0], OTHER)}
-        values = {row["layers"]: row["test"] for row in found}
-        if "pixels" in values:
-            ax.axhline(values["pixels"], label="raw pixels", color=style["color"], linestyle=style["linestyle"])
-            continue
-        at = [i for i, name in enumerate(names) if name in values]
-        ax.plot(at, [values[names[i]] for i in at], label=source, **style)
-    ax.set_xticks(range(len(names)), names)
-    ax.set(xlabel="features of", ylabel="test accuracy of the probe")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    return figure
+        frame = Rectangle((-0.5, row - 0.5), length, 1, fill=False, ec=COLOURS[3], lw=0.7, clip_on=False, zorder=5)
+        ax.add_patch(frame)
 
 
 def image_file(path: Path) -> Figure:
     """Draws one image file as it is served. Raises ImageError where it cannot be read."""
-    figure = new_figure(1.6, 1.6)
-    ax = figure.subplots()
-    ax.imshow(np.asarray(decode(path).convert("RGB")), interpolation="nearest")
-    ax.set_axis_off()
-    return figure
+    pixels = torch.from_numpy(np.array(decode(path).convert("RGB"))).permute(2, 0, 1) / 255
+    return _image_rows({"": (pixels[None], [""])})
+
+
+def layer_curves(found: Sequence[Group], measure: str, target: str = "") -> list[Curve]:
+    """Returns the test figures of each layer of every data set, task and slot, with the baselines that were measured.
+
+    Args:
+        found: the groups.
+        measure: `probe accuracy` or `explained variance`.
+        target: what the probes tell, `class` or `pretext`.
+    """
+    curves: dict[tuple[str, str], list[Curve]] = {}
+    several = len({_network(group) for group in found} - {""}) > 1
+    for group in found:
+        asked = {"measure": measure, "target": target, "split": "test"}
+        places = dict.fromkeys((r["probed_on"], r["slot"]) for cell in group.cells for r in cell.find(**asked))
+        for probed_on, slot in places:
+            panel = f"{group.dataset} {group.task}"
+            panel += f", probed on {probed_on}" if probed_on != group.dataset else ""
+            if slot != next(cell for cell in group.cells if cell.run).slot(probed_on):
+                panel += f", slot {slot}"
+            wanted = {**asked, "probed_on": probed_on, "slot": slot}
+            random = f"random{_network(group) if several else ''}, slot {slot}"
+            for name, source in {group.label: group.method, random: "random", "raw": "raw"}.items():
+                means = _means(group, **wanted, source=source)
+                made = Curve(dataset=group.dataset, panel=panel, name=name, style=source, means=means)
+                curves.setdefault((panel, name), []).extend([made] if means else [])
+    # The baselines of several methods are one where their seeds are: that of most seeds is drawn.
+    kept = [max(of, key=lambda curve: sum(len(m.values) for m in curve.means.values())) for of in curves.values() if of]
+    order, panels = {"random": 1, "raw": 2}, list(dict.fromkeys(panel for panel, _ in curves))
+    return sorted(kept, key=lambda curve: (panels.index(curve.panel), order.get(curve.style, 0)))
+
+
+def _network(group: Group) -> str:
+    """Returns what tells untrained networks apart; "" where no run was read."""
+    models = [cell.run.config["model"] for cell in group.cells if cell.run]
+    return "".join(f" {model['depth']}x{model['width']} {model['normalisation']}" for model in models[:1])
+
+
+def _means(group: Group, **wanted: Any) -> dict[str, Mean]:
+    """Returns the mean of each layer over a group's records that have these values."""
+    layers = dict.fromkeys(record["layers"] for cell in group.cells for record in cell.find(**wanted))
+    return {layer: group.mean(partial(Cell.value, **wanted, layers=layer)) for layer in layers}
+
+
+def goodness_curves(found: Sequence[Group]) -> list[Curve]:
+    """Returns the pretext accuracy that is read from the goodness of each layer."""
+    curves = []
+    for group in found:
+        means = _means(group, measure="pretext accuracy by reader", split=pretext_mean(group)[1])
+        kept = {layer.removesuffix("-mean"): mean for layer, mean in means.items() if layer.startswith("layer")}
+        about = {"panel": f"{group.dataset} {group.task}", "name": f"{group.label}, goodness", "style": group.method}
+        curves += [Curve(dataset=group.dataset, **about, means=kept)] if kept else []
+    return curves
+
+
+def cka_curves(pairs: Sequence[Pair]) -> list[Curve]:
+    """Returns the similarity of like layers: of two methods, before training too, and of each to itself before it."""
+    found: dict[tuple[str, str, str], dict[str, dict[int, float]]] = {}
+    for pair in pairs:
+        one, other = pair.first, pair.second
+        panel = f"{one.dataset} {one.task}" + "".join(f", {cell.varied}" for cell in (one, other) if cell.varied)
+        for record in pair.records:
+            layer, _, second = record["layers"].partition(" and ")
+            if layer == second:
+                values = found.setdefault((one.dataset, panel, record["source"]), {}).setdefault(layer, {})
+                values[one.seed] = record["value"]
+    return [
+        Curve(
+            dataset=dataset,
+            panel=panel,
+            name=source,
+            style="random" if source.startswith("untrained") else source.split()[0],
+            means={layer: Mean(values=values, lacking={}) for layer, values in layers.items()},
+        )
+        for (dataset, panel, source), layers in found.items()
+    ]

@@ -1,195 +1,363 @@
-"""The report: one self-contained page over the runs of a folder, and the table of results."""
+"""The report: one self-contained page over a study or the runs of a folder, with its tables and figures as files."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import io
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from matplotlib.figure import Figure
 
-from ffmodels.checkpoint import CONFIG_FILE, read_config, read_samples
+from ffmodels.checkpoint import CONFIG_FILE, read_samples
 from ffmodels.errors import RunError
-from ffmodels.files import read_json, write_text
+from ffmodels.files import read_json, write_json, write_text
+from ffmodels.registry import GOODNESS
 from ffserve.errors import ImageError
-from fftrain import figures
+from fftrain import figures, tables
+from fftrain.collect import FIELDS, STATES, Collection, FoundRun, collect
+from fftrain.config import PretrainConfig, option_name
 from fftrain.evaluate import make_task
-from fftrain.run import RunFolder
+from fftrain.probe import place_name
+from fftrain.registry import task_of
+from fftrain.tables import Group, Published, Table
 
-PAGE = "report.html"
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table: what it shows, its columns, and its cells as text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[list[str]]
+PAGE, MARKDOWN = "report.html", "report.md"
+# Panels of one figure of training curves; where figures of layers are cut off, in %.
+PANELS, FLOOR = 3, -20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundRun:
-    """A run folder, read."""
+class Picture:
+    """A figure as an SVG file, and what it shows in words."""
 
     name: str
-    folder: RunFolder
-    config: dict[str, Any]
-    results: dict[str, Any]
+    alt: str
+    svg: str
+    small: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page. `text` names its caption in report.md; `note` is what else there is to say."""
+
+    title: str
+    text: str
+    note: str = ""
+    tables: list[Table]
+    pictures: list[Picture]
 
     @property
-    def method(self) -> str:
-        """The method's name."""
-        return str(self.config["config"]["method"])
-
-
-def find_runs(root: Path) -> list[FoundRun]:
-    """Returns the finished runs below a folder, by name. Raises RunError where there is none."""
-    paths = sorted(p.parent for p in root.rglob(CONFIG_FILE) if (p.parent / "backbone.safetensors").is_file())
-    if not paths:
-        raise RunError(f"{root} holds no finished run: `fftrain pretrain --out {root}/NAME` makes one")
-    found = []
-    for path in paths:
-        folder = RunFolder(path)
-        name = str(path.relative_to(root)) if path != root else path.name
-        found.append(FoundRun(name=name, folder=folder, config=read_config(path), results=folder.read_results()))
-    return found
+    def anchor(self) -> str:
+        """The name that links lead to."""
+        return _slug(self.title)
 
 
 def write_report(root: Path) -> dict[str, Any]:
-    """Writes ROOT/report.html over the runs below a folder.
+    """Writes the report over a study's folder, or over the runs below any other.
+
+    Leaves report.html, report.md, results.csv, results.json and figures/NAME.svg in the folder; where that is a run's
+    own, whose results.json is its results, report-results.csv and report-results.json.
 
     Args:
-        root: a folder with run folders in it. A `prediction.json` in it, as `ffserve predict --json` prints, is shown.
+        root: a study's folder, or one with run folders in it. A `prediction.json` in it, as `ffserve predict --json`
+            prints, is shown.
 
     Returns:
-        {"page": its path, "results": the table of results as a list of records}.
+        {"page", "markdown", "csv", "json": paths, "figures": their paths, "title", "results": the table of results as
+        a list of records}.
 
     Raises:
-        RunError: where there is no finished run, or one is damaged.
+        RunError: where there is no readable run in a plain folder, study.json is damaged, or the folder cannot be
+            written. A damaged run beside others is named on the page.
     """
     try:
         return _write(root)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise RunError(
-            f"a file of the runs below {root} is damaged ({what}): measure or train that run again"
-        ) from error
+        raise RunError(f"a file below {root} is damaged ({error!r}): restore it, or make it again") from error
 
 
 def _write(root: Path) -> dict[str, Any]:
-    runs = find_runs(root)
-    result_table = results_table(runs)
-    sections: list[tuple[str, str, str]] = []
-    for dataset, rows in _probe_rows(runs).items():
-        sections.append((f"Linear probes on {dataset}", PROBES, figures.svg(figures.probes(rows))))
-    sections.append(
-        ("Training curves", CURVES, figures.svg(figures.curves({r.name: r.folder.read_metrics() for r in runs})))
+    """Does the work of `write_report`."""
+    found = collect(root)
+    published = Published(found.study["spec"].get("published", {}) if found.study else {})
+    results = tables.results_table(found)
+    sections = _study(found, published) if found.study else _plain(found, results)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fftrain", ""),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    seen: set[tuple[str, str, bool]] = set()
-    for run in runs:
-        reads_label = run.config["task"]["slot"] != "pixels"
-        key = (run.config["data"]["name"], run.config["task"]["name"], reads_label)
-        if key not in seen:
-            seen.add(key)
-            title = f"What {run.method} sees: {key[1]} on {key[0]}"
-            sections.append((title, LABELLED if reads_label else UNLABELLED, figures.svg(_pretext(run, reads_label))))
-    prediction = root / "prediction.json"
-    if prediction.is_file():
-        sections.append(("A served prediction", "", _served(read_json(prediction))))
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        files("fftrain").joinpath(PAGE).read_text(encoding="utf-8")
-    )
-    tables = [result_table, probes_table(runs), exports_table(runs)]
-    page = template.render(
-        name=root.name,
-        version=version("ffstudy"),
-        tables=[table for table in tables if table.rows],
-        sections=sections,
-        runs=[(run.name, _settings(run)) for run in runs],
-    )
-    write_text(root / PAGE, page + "\n")
-    records = [dict(zip(result_table.columns, row, strict=True)) for row in result_table.rows]
-    return {"page": str(root / PAGE), "title": result_table.title, "results": records}
+    environment.filters["md"] = markdown_escape
+    prefix = "report-" if (root / CONFIG_FILE).exists() else ""
+    content = {
+        "name": found.study["name"] if found.study else root.resolve().name,
+        "version": version("ffstudy"),
+        "sections": sections,
+        "seeds": [len({cell.seed for cell in group.cells if cell.run}) for group in tables.groups(found.cells)],
+        "seen": any(cell.trained_on_validation for cell in found.cells),
+        "published": published.remark if found.study else "",
+        "data": [f"{prefix}results.csv", f"{prefix}results.json"],
+    }
+    paths = {}
+    for kind, name in (("page", PAGE), ("markdown", MARKDOWN)):
+        write_text(root / name, environment.get_template(name).render(**content).rstrip() + "\n")
+        paths[kind] = str(root / name)
+    drawn = [picture for section in sections for picture in section.pictures]
+    for picture in drawn:
+        write_text(root / "figures" / f"{picture.name}.svg", f'<?xml version="1.0" encoding="UTF-8"?>\n{picture.svg}')
+    write_text(root / f"{prefix}results.csv", _csv(found))
+    write_json(root / f"{prefix}results.json", found.records)
+    return {
+        **paths,
+        "csv": str(root / f"{prefix}results.csv"),
+        "json": str(root / f"{prefix}results.json"),
+        "figures": [str(root / "figures" / f"{picture.name}.svg") for picture in drawn],
+        "title": results.title,
+        "results": [dict(zip(results.columns, row, strict=True)) for row in results.rows],
+    }
 
 
-PROBES = (
-    "Test accuracy of a linear classifier on frozen features. 'random' is the same backbone before training, 'raw' the "
-    "pixels: a backbone below them has lost what it was given."
-)
-CURVES = "Measured after each epoch on the same images of each split; the loss is the sum over the trained layers."
-LABELLED = (
-    "The label takes the framed pixels of the first row. A positive carries the right label, a negative the same image "
-    "with a wrong one; the title is the label that the pixels carry."
-)
-UNLABELLED = "No label is in the pixels; the title is the label that the head is trained on."
-
-
-def results_table(runs: Sequence[FoundRun]) -> Table:
-    """Returns one row for each run: pretext accuracy, and the probes with both baselines."""
-    rows = []
-    for run in runs:
-        pretext = run.results.get("pretext", {}).get("validation", {}).get("accuracy")
-        head = [
-            run.name,
-            run.method,
-            run.config["data"]["name"],
-            run.config["task"]["name"],
-            _percent(pretext),
-        ]
-        probed = run.results.get("probes", {}) or {"": {"rows": [], "dataset": "", "slot": ""}}
-        for found in probed.values():
-            by_source: dict[str, list[dict[str, Any]]] = {}
-            for row in found["rows"]:
-                by_source.setdefault(row["source"], []).append(row)
-            cells = []
-            for source in (run.method, "random", "raw"):
-                best = max(by_source.get(source, []), key=lambda row: row["validation"], default=None)
-                layers = "" if best is None or source == "raw" else f" ({best['layers']})"
-                cells.append(_percent(best["test"] if best else None) + layers)
-            rows.append([*head, found["dataset"], found["slot"], *cells])
-    columns = (
-        "run",
-        "method",
-        "pretrained on",
-        "task",
-        "pretext accuracy",
-        "probed on",
-        "slot",
-        "probe",
-        "random",
-        "raw",
-    )
-    return Table(
-        title="Results: accuracy in %; pretext on validation, probes on test (layers chosen on validation)",
-        columns=columns,
-        rows=rows,
-    )
-
-
-def probes_table(runs: Sequence[FoundRun]) -> Table:
-    """Returns every probe of every run."""
-    rows = [
-        [
-            run.name,
-            found["dataset"],
-            found["slot"],
-            row["source"],
-            row["layers"],
-            _percent(row["validation"]),
-            _percent(row["test"]),
-        ]
-        for run in runs
-        for found in run.results.get("probes", {}).values()
-        for row in found["rows"]
+def _study(found: Collection, published: Published) -> list[Section]:
+    """Returns the parts of a study's report; a part without content says that nothing was measured for it."""
+    whole = tables.groups(found.cells)
+    own = [group for group in whole if group.task != "supervised"]
+    supervised = [group for group in whole if group.task == "supervised"]
+    met = tables.gaps(own, published)
+    scatter = [_draw("gap", "Scatter plot: FF less BP over the difficulty of the task", figures.gap_points, met)]
+    return [
+        _section("What was run", "", headline_table(found), problems_table(found)),
+        _section("Pretext accuracy", "pretext", tables.pretext_table(own, published)),
+        _section("Transfer", "transfer", tables.transfer_table(own, published)),
+        _section("Supervised reference", "supervised", tables.supervised_table(supervised, published)),
+        _section("Ablation", "ablation", tables.ablation_table(own, published)),
+        _section("Label slot", "slots", tables.places_table(whole, elsewhere=False)),
+        _section("Transfer across data sets", "across", tables.places_table(whole, elsewhere=True)),
+        *_by_layer(whole),
+        _section("FF and BP by difficulty", "gap", tables.gap_table(met), pictures=scatter if met else []),
+        *_representations(found, whole),
+        _section("Every run", "runs", runs_table(found)),
     ]
-    columns = ("run", "probed on", "slot", "features of", "layers", "validation", "test")
-    return Table(title="Every probe (accuracy in %)", columns=columns, rows=rows)
+
+
+def _plain(found: Collection, results: Table) -> list[Section]:
+    """Returns the parts of the report over a plain folder; those without content are left out."""
+    whole = tables.groups(found.cells)
+    parts = [
+        _section("Results", "results", results, problems_table(found)),
+        *_by_layer(whole),
+        *_representations(found, whole),
+        _served(found.root / "prediction.json"),
+        _section("All figures", "", tables.probes_table(found.cells), exports_table(found.runs)),
+        _section("Every run", "runs", runs_table(found), *map(settings_table, found.runs)),
+    ]
+    return [part for part in parts if part.tables or part.pictures]
+
+
+def _section(title: str, text: str, *shown: Table, pictures: Sequence[Picture] = (), note: str = "") -> Section:
+    """Returns a part of the page with the tables that have rows."""
+    kept = [table for table in shown if table.rows]
+    return Section(title=title, text=text, note=note, tables=kept, pictures=list(pictures))
+
+
+def _draw(name: str, alt: str, draw: Callable[..., Figure], *given: Any, small: bool = False, **more: Any) -> Picture:
+    """Draws a picture, and returns it under a file's name."""
+    return Picture(name=_slug(name), alt=alt, svg=figures.svg(draw(*given, **more), alt), small=small)
+
+
+def _slug(text: str) -> str:
+    """Returns a text as a file's name and a link's target."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _curves(title: str, text: str, name: str, curves: Sequence[tables.Curve], ylabel: str) -> Section:
+    """Returns a part with a figure for each data set, and the table of what they draw."""
+    pictures = []
+    for dataset in dict.fromkeys(curve.dataset for curve in curves):
+        mine = [curve for curve in curves if curve.dataset == dataset]
+        lines = "; ".join(dict.fromkeys(curve.name for curve in mine))
+        alt = f"Line chart: {ylabel} by layer on {dataset}; lines {lines}"
+        pictures.append(_draw(f"{name} {place_name(dataset)}", alt, figures.layer_lines, mine, ylabel, FLOOR))
+    return _section(title, text, tables.curve_table(f"{title}, in %", curves), pictures=pictures)
+
+
+def _by_layer(whole: Sequence[Group]) -> list[Section]:
+    """Returns what each layer knows of the pretext task and of the classes."""
+    pretext = [*figures.goodness_curves(whole), *figures.layer_curves(whole, "probe accuracy", "pretext")]
+    probes = figures.layer_curves(whole, "probe accuracy", "class")
+    return [
+        _curves("Pretext accuracy by layer", "by_layer", "pretext", pretext, "pretext accuracy (%)"),
+        _curves("Linear probes by layer", "probes", "probes", probes, "test accuracy (%)"),
+    ]
+
+
+def _representations(found: Collection, whole: Sequence[Group]) -> list[Section]:
+    """Returns what is known of the features, how they came about, and what was trained on."""
+    decoder, alike = figures.layer_curves(whole, "explained variance"), figures.cka_curves(found.pairs)
+    return [
+        _curves("Explained variance of the pixels", "decoder", "decoder", decoder, "explained variance (%)"),
+        _curves("Similarity to BP", "cka", "cka", alike, "linear CKA (%)"),
+        _section("Training curves", "curves", pictures=_training(whole)),
+        _section("t-SNE of the features", "embeddings", pictures=_embeddings(whole)),
+        _section("What the methods see", "examples", pictures=_examples(whole)),
+    ]
+
+
+def _training(whole: Sequence[Group]) -> list[Picture]:
+    """Returns the training curves, a few tasks of one data set in a figure."""
+    panels: dict[str, dict[str, dict[str, list[Any]]]] = {}
+    for group in whole:
+        records = [cell.run.metrics for cell in group.cells if cell.run and cell.run.metrics]
+        if records:
+            panels.setdefault(group.dataset, {}).setdefault(f"{group.dataset} {group.task}", {})[group.label] = records
+    pictures = []
+    for dataset, tasks in panels.items():
+        for start in range(0, len(tasks), PANELS):
+            shown = dict([*tasks.items()][start : start + PANELS])
+            alt = f"Line charts: accuracy and loss over the epochs of {', '.join(shown)}"
+            name = f"curves {place_name(dataset)} {start // PANELS + 1}"
+            pictures.append(_draw(name, alt, figures.training_curves, shown))
+    return pictures
+
+
+def _embeddings(whole: Sequence[Group]) -> list[Picture]:
+    """Returns the t-SNE points of every data set and task: of each method the first run that has them."""
+    pictures = []
+    for dataset, task in dict.fromkeys((group.dataset, group.task) for group in whole):
+        rows: dict[str, Any] = {}
+        for group in whole:
+            runs = [(cell.seed, cell.run) for cell in group.cells if cell.run and cell.run.embeddings]
+            if (group.dataset, group.task) == (dataset, task) and runs:
+                seed, run = min(runs, key=lambda found: found[0])
+                rows[f"{group.label}, seed {seed}"] = next(iter(run.embeddings.values()))
+                classes = run.config["data"]["class_names"]
+        if rows:
+            alt = f"t-SNE of {'; '.join(rows)} on {dataset} {task}, layer by layer"
+            name = f"tsne {place_name(dataset)} {task}"
+            pictures.append(_draw(name, alt, figures.embeddings, rows, classes))
+    return pictures
+
+
+def _examples(whole: Sequence[Group]) -> list[Picture]:
+    """Returns what the methods see, once for each data set and task, with and without labels in the pixels."""
+    made: dict[str, Picture] = {}
+    for group in whole:
+        run = next((cell.run for cell in group.cells if cell.run), None)
+        if run is None:
+            continue
+        images, labels = read_samples(run.folder.path)
+        task = make_task(run.folder.read_config(), tuple(run.config["data"]["class_names"]))
+        labelled = run.config["task"]["slot"] != "pixels"
+        kind = "labelled" if labelled else "hybrids" if group.task == "hybrid" else "unlabelled"
+        name, alt = (
+            f"{kind} {place_name(group.dataset)} {group.task}",
+            f"{group.method}: {group.task} on {group.dataset}",
+        )
+        if name in made:
+            continue
+        if kind == "hybrids":
+            made[name] = _draw(name, alt, figures.hybrid_images, images)
+        else:
+            made[name] = _draw(name, alt, figures.pretext_images, task, images, labels, with_label=labelled)
+    return [*made.values()]
+
+
+def _served(path: Path) -> Section:
+    """Returns the pictures and classes of served predictions, where there are any."""
+    if not path.is_file():
+        return _section("A served prediction", "")
+    found, rows, pictures = read_json(path), [], []
+    try:
+        for number, served in enumerate(found["predictions"], start=1):
+            entries = served.get("top", [{"class": served.get("error", ""), "probability": None}])
+            for entry in entries:
+                share = "" if entry["probability"] is None else f"{100 * entry['probability']:.1f}"
+                rows.append([served["file"], entry["class"], share])
+            if "top" in served:
+                with suppress(ImageError):  # it was read when it was classified
+                    file = Path(served["file"])
+                    pictures.append(_draw(f"served {number}", file.name, figures.image_file, file, small=True))
+        note = f"Model: {found['model']}"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error!r}): make it again with `ffserve predict --json`") from error
+    table = Table(title="Classes of each file", columns=("file", "class", "probability in %"), rows=rows)
+    return _section("A served prediction", "", table, pictures=pictures, note=note)
+
+
+def headline_table(found: Collection) -> Table:
+    """Returns how much of a study is there, and what it was made with."""
+    states = Counter(cell.state for cell in found.cells)
+    configs = [run.config for run in found.runs]
+    assert found.study is not None
+    facts = {
+        "cells": ", ".join(f"{states[state]} {state}" for state in STATES) + f", of {len(found.cells)}",
+        "wall time": _duration(sum(cell.seconds.get("all", 0.0) for cell in found.cells)),
+        "hardware": "; ".join(dict.fromkeys(_words(config["hardware"]) for config in configs)),
+        "versions": "; ".join(dict.fromkeys(_words(config["versions"]) for config in configs)),
+        "command": found.study["command"],
+        "commit": found.study["git_commit"] or "unknown",
+    }
+    return Table(title="The study", columns=("what", "value"), rows=[[key, str(value)] for key, value in facts.items()])
+
+
+def problems_table(found: Collection) -> Table:
+    """Returns what is not there, or not whole, and why."""
+    columns = ("name", "state", "reason")
+    return Table(title="Failed, damaged, missing or incomplete", columns=columns, rows=[[*p] for p in found.problems])
+
+
+def runs_table(found: Collection) -> Table:
+    """Returns every run: how to make it again, where and how long it ran."""
+    rows = []
+    for cell in found.cells:
+        if cell.run is None:
+            rows.append([cell.name, cell.state, "", str(cell.seed), "", "", "", "", "", ""])
+            continue
+        times = [_duration(cell.seconds.get(part)) for part in ("pretraining", "probe", "analysis", "all")]
+        config = cell.run.config
+        commit = (config["git_commit"] or "unknown")[:12]
+        hardware = _words(config["hardware"])
+        out = cell.run.folder.path.relative_to(found.root).as_posix()
+        rows.append([cell.name, cell.state, command(config["config"], out), str(cell.seed), hardware, *times, commit])
+    columns = ("run", "state", "command", "seed", "hardware", "pretraining", "probes", "analysis", "all", "commit")
+    return Table(title="Every run", columns=columns, rows=rows)
+
+
+def command(config: dict[str, Any], out: str) -> str:
+    """Returns the command that trains a run again: what differs from the defaults, and always what names it."""
+    defaults = {f.name: f.default for f in fields(PretrainConfig)}
+    threshold = GOODNESS.load(config.get("goodness", "sum_squares")).threshold(config.get("width", 2000))
+    defaults |= {"task": task_of(config["method"]), "threshold": threshold, "data_dir": config.get("data_dir")}
+    parts = ["fftrain", "pretrain"]
+    for key, value in config.items():
+        name = option_name(key)
+        if value is None or (value == defaults[key] and key not in ("dataset", "task", "method", "seed")):
+            continue
+        parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, str(value)]
+    return shlex.join([*parts, "--out", out])
+
+
+def settings_table(run: FoundRun) -> Table:
+    """Returns the settings of a run, what it was trained on and with."""
+    config = {k: v for k, v in run.config["config"].items() if k != "data_dir" and v is not None}
+    extra = {
+        "images": ", ".join(f"{k} {v:,}" for k, v in run.config["data"]["images"].items()),
+        "versions": _words(run.config["versions"]),
+        "hardware": _words(run.config["hardware"]),
+        "commit": run.config["git_commit"] or "unknown",
+    }
+    rows = [[key, str(value)] for key, value in {**config, **extra}.items()]
+    return Table(title=f"Settings of {run.name}", columns=("setting", "value"), rows=rows, folded=True)
 
 
 def exports_table(runs: Sequence[FoundRun]) -> Table:
@@ -205,57 +373,28 @@ def exports_table(runs: Sequence[FoundRun]) -> Table:
     return Table(title="Exported formats beside the eager model", columns=columns, rows=rows)
 
 
-def _probe_rows(runs: Sequence[FoundRun]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Returns the probes by data set and source; `raw` and, for each slot, `random` are those of the first run."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for run in runs:
-        for result in run.results.get("probes", {}).values():
-            sources = found.setdefault(result["dataset"], {})
-            names = {"raw": "raw", "random": f"random (slot {result['slot']})"}
-            names[run.method] = f"{run.method} ({run.name}, slot {result['slot']})"
-            for source, name in names.items():
-                sources.setdefault(name, [row for row in result["rows"] if row["source"] == source])
-    return found
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in values.items())
 
 
-def _pretext(run: FoundRun, reads_label: bool) -> Any:
-    config = run.folder.read_config()
-    task = make_task(config, tuple(run.config["task"]["class_names"]))
-    images, labels = read_samples(run.folder.path)
-    return figures.pretext_images(task, images, labels, with_label=reads_label)
+def _duration(seconds: float | None) -> str:
+    """Returns seconds as people read them."""
+    if seconds is None:
+        return tables.NOT_MEASURED
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _served(prediction: dict[str, Any]) -> str:
-    """Returns the pictures and classes of served predictions as HTML."""
-    parts = [f"<p>Model: <code>{html.escape(prediction['model'])}</code></p>"]
-    for found in prediction["predictions"]:
-        name = html.escape(found["file"])
-        if "top" not in found:
-            parts.append(f"<p>{html.escape(found['error'])}</p>")
-            continue
-        try:
-            picture = figures.svg(figures.image_file(Path(found["file"])))
-        except ImageError:  # it was read when it was classified
-            picture = ""
-        classes = "".join(
-            f"<li>{html.escape(entry['class'])}: {100 * entry['probability']:.1f} %</li>" for entry in found["top"]
-        )
-        parts.append(f"<figure>{picture}<figcaption><code>{name}</code><ol>{classes}</ol></figcaption></figure>")
-    return "".join(parts)
+def markdown_escape(text: str) -> str:
+    """Returns a text that Markdown shows as it is, in a table too."""
+    return re.sub(r"([\\`*_|<>\[\]~#])", r"\\\1", text).replace("\n", " ")
 
 
-def _settings(run: FoundRun) -> list[tuple[str, str]]:
-    config = {k: v for k, v in run.config["config"].items() if k != "data_dir" and v is not None}
-    seconds = sum(record["seconds"] for record in run.folder.read_metrics())
-    extra = {
-        "training": f"{seconds:.1f} s",
-        "images": ", ".join(f"{k} {v:,}" for k, v in run.config["data"]["images"].items()),
-        "versions": ", ".join(f"{k} {v}" for k, v in run.config["versions"].items()),
-        "hardware": ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in run.config["hardware"].items()),
-        "commit": run.config["git_commit"] or "unknown",
-    }
-    return [(key, str(value)) for key, value in {**config, **extra}.items()]
-
-
-def _percent(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{100 * value:.1f}"
+def _csv(found: Collection) -> str:
+    """Returns the records as CSV, one line each."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.records)
+    return text.getvalue()

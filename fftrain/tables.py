@@ -1,0 +1,400 @@
+"""Records -> tables: means over seeds with their spread, beside what is published and what is missing."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from fftrain.collect import Cell, Collection
+
+NOT_MEASURED, NOT_PUBLISHED = "not measured", "not published"
+CHOSEN, LAST = "chosen", "last"
+QUOTED = ("published", "difference")
+PROBES = ("probe (chosen layers)", "probe (last three)", "random", "raw")
+ABLATION = ("bp", "bp-goodness-last", "bp-goodness-all", "ff")
+Reader = Callable[[Cell], "float | None"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: what it shows, its columns, and its cells as text; `folded` where few will read it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    folded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The cells that differ in their seed alone."""
+
+    dataset: str
+    task: str
+    method: str
+    varied: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def label(self) -> str:
+        """The method, with the settings that vary."""
+        return f"{self.method} ({self.varied})" if self.varied else self.method
+
+    def mean(self, read: Reader) -> Mean:
+        """Returns the mean of a figure over the seeds that have it."""
+        found = [(cell, read(cell)) for cell in self.cells]
+        lacking = [cell for cell, value in found if value is None]
+        words = {cell.seed: NOT_MEASURED if cell.state == "done" else cell.state for cell in lacking}
+        return Mean(values={cell.seed: value for cell, value in found if value is not None}, lacking=words)
+
+    def read_at(self, source: str, reading: str, probed_on: str = "", slot: str = "") -> Mean:
+        """Returns the test accuracy of a source's probes ("own": the method's), as `probe_at` reads it."""
+        return self.mean(lambda cell: probe_at(cell, source, reading, probed_on, slot)[1])
+
+    def layers(self, probed_on: str = "", slot: str = "") -> str:
+        """Returns the layers that validation chose for the method's own features, of each seed where they differ."""
+        found = [probe_at(cell, "own", CHOSEN, probed_on, slot)[0] for cell in self.cells]
+        return "/".join(dict.fromkeys(name for name in found if name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A figure of each seed (share of 1), and why other seeds have none."""
+
+    values: Mapping[int, float]
+    lacking: Mapping[int, str]
+
+    @property
+    def value(self) -> float | None:
+        """The mean over the seeds that are there."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """The sample standard deviation; None below two seeds."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    def text(self, *remarks: str, sign: str = "", short: bool = False) -> str:
+        """Returns `mean ± spread (n=...)` in %; words where there is no figure. `short` leaves out which seeds lack."""
+        lacking = ", ".join(f"seed {seed} {word}" for seed, word in self.lacking.items())
+        if self.value is None:
+            words = {*self.lacking.values()}
+            return words.pop() if len(words) == 1 else lacking
+        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
+        count = f"n={len(self.values)}"
+        if self.lacking:
+            count += f" of {len(self.values) + len(self.lacking)}" + ("" if short else f": {lacking}")
+        notes = "; ".join([count, *(remark for remark in remarks if remark)])
+        return f"{100 * self.value:{sign}.1f}{spread} ({notes})"
+
+    def less(self, other: Mean) -> Mean:
+        """Returns the differences of the seeds that both have."""
+        alone = dict.fromkeys(self.values.keys() ^ other.values.keys(), "without a partner")
+        values = {seed: value - other.values[seed] for seed, value in self.values.items() if seed in other.values}
+        return Mean(values=values, lacking={**alone, **other.lacking, **self.lacking})
+
+    def beside(self, published: float | None) -> list[str]:
+        """Returns a published figure (in %), and how far the mean lies above it."""
+        if published is None:
+            return [NOT_PUBLISHED, ""]
+        return [f"{published:.1f}", "" if self.value is None else f"{100 * self.value - published:+.1f}"]
+
+
+class Published:
+    """The study's own figures, in %.
+
+    Args:
+        columns: data set -> the published column that it stands beside, where its name is another.
+    """
+
+    def __init__(self, columns: Mapping[str, str] | None = None) -> None:
+        self.figures = tomllib.loads(files("fftrain").joinpath("published.toml").read_text(encoding="utf-8"))
+        self.columns = columns or {}
+
+    @property
+    def remark(self) -> str:
+        """Where the figures come from."""
+        return f"{self.figures['study']}, {self.figures['source']}"
+
+    def of(self, measure: str, task: str, method: str, dataset: str) -> float | None:
+        """Returns a figure, or None where the study gives none."""
+        found = self.figures.get(measure, {}).get(task, {}).get(method, {})
+        value = found.get(self.columns.get(dataset, dataset))
+        return None if value is None else float(value)
+
+
+def groups(cells: Sequence[Cell]) -> list[Group]:
+    """Returns the groups of cells that differ in their seed alone, in the order of the cells."""
+    found: dict[tuple[str, str, str, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.dataset, cell.task, cell.method, cell.varied), []).append(cell)
+    return [Group(dataset=d, task=t, method=m, varied=v, cells=tuple(of)) for (d, t, m, v), of in found.items()]
+
+
+def pretext(cell: Cell, split: str) -> float | None:
+    """Returns the pretext accuracy on a split."""
+    return cell.value(measure="pretext accuracy", split=split)
+
+
+def pretext_mean(group: Group) -> tuple[Mean, str]:
+    """Returns the mean pretext accuracy, on test where every seed that was measured has it, and the split."""
+    test = group.mean(lambda cell: pretext(cell, "test"))
+    validation = group.mean(lambda cell: pretext(cell, "validation"))
+    if test.values and not validation.values.keys() - test.values.keys():
+        return test, "test"
+    return validation, "validation"
+
+
+def pretext_text(group: Group) -> str:
+    """Returns the mean pretext accuracy, with the split where that is not test."""
+    mean, split = pretext_mean(group)
+    seen = any(cell.trained_on_validation for cell in group.cells)
+    return mean.text("" if split == "test" or not mean.values else split + (", trained on" if seen else ""))
+
+
+def probe_at(cell: Cell, source: str, reading: str, probed_on: str = "", slot: str = "") -> tuple[str, float | None]:
+    """Returns the layers and the test accuracy of a probe of the classes.
+
+    Args:
+        cell: a run.
+        source: `own` (the method's features), `random` or `raw`.
+        reading: CHOSEN (by the source's own validation accuracy), LAST (the last three), or the name of layers.
+        probed_on: the data set; "" means the one it was pretrained on.
+        slot: what the label pixels held; "" means the run's default.
+    """
+    if cell.run is None:
+        return "", None
+    probed_on = probed_on or cell.dataset
+    slot = slot or cell.slot(probed_on)
+    source = cell.method if source == "own" else source
+    layers = cell.run.last if reading == LAST else reading
+    if reading == CHOSEN or source == "raw":
+        layers = cell.chosen(source, probed_on, slot)
+    place = {"target": "class", "probed_on": probed_on, "slot": slot, "source": source, "layers": layers}
+    return layers, cell.value(measure="probe accuracy", split="test", **place)
+
+
+Line = tuple[tuple[str, str, str, str], str, list[str]]
+
+
+def _pivot(title: str, names: Sequence[str], lines: Sequence[Line]) -> Table:
+    """Returns a table of data sets side by side, from lines of (task, method, settings, layers), data set, cells."""
+    datasets = list(dict.fromkeys(dataset for _, dataset, _ in lines))
+    found: dict[tuple[str, str, str, str], dict[str, list[str]]] = {}
+    for key, dataset, cells in lines:
+        found.setdefault(key, {})[dataset] = cells
+    absent = ["not planned", *[""] * (len(names) - 1)]
+    used = [i for i in range(4) if any(key[i] for key in found)]
+    rows = [
+        [*(key[i] for i in used), *(cell for dataset in datasets for cell in by_dataset.get(dataset, absent))]
+        for key, by_dataset in found.items()
+    ]
+    heads = [("task", "method", "settings", "layers")[i] for i in used]
+    columns = (*heads, *(f"{dataset} {name}".strip() for dataset in datasets for name in names))
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def pretext_table(found: Sequence[Group], published: Published) -> Table:
+    """Returns the pretext accuracy of every task and method, by data set."""
+    lines: list[Line] = []
+    for group in found:
+        quoted = published.of("pretext", group.task, group.method, group.dataset)
+        cells = [pretext_text(group), *pretext_mean(group)[0].beside(quoted)]
+        lines.append(((group.task, group.method, group.varied, ""), group.dataset, cells))
+    return _pivot("Pretext accuracy in %", ("", *QUOTED), lines)
+
+
+def transfer_table(found: Sequence[Group], published: Published) -> Table:
+    """Returns the accuracy of the probes of every task and method, by data set, both baselines beside."""
+    lines: list[Line] = []
+    for group in found:
+        quoted = published.of("transfer", group.task, group.method, group.dataset)
+        for reading, name in ((CHOSEN, "chosen on validation"), (LAST, "last three")):
+            mean = group.read_at("own", reading)
+            cells = [mean.text(group.layers() if reading == CHOSEN else "")]
+            cells += [group.read_at(source, reading).text(short=True) for source in ("random", "raw")]
+            key = (group.task, group.method, group.varied, name)
+            lines.append((key, group.dataset, [*cells, *mean.beside(quoted)]))
+    return _pivot("Transfer: test accuracy of linear probes in %", ("", "random", "raw", *QUOTED), lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A figure of each layer: a line of a panel, and a row of a table. `style` is a method, `random` or `raw`."""
+
+    dataset: str
+    panel: str
+    name: str
+    style: str
+    means: Mapping[str, Mean]
+
+
+def layer_order(name: str) -> tuple[bool, int, str]:
+    """Returns what sorts names of layers: single ones by number, then several together, then what is none."""
+    number = "".join(c if c.isdigit() else " " for c in name).split()
+    return name.startswith("layers") or not number, int(number[0]) if number else 0, name
+
+
+def curve_table(title: str, curves: Sequence[Curve]) -> Table:
+    """Returns the figures of each layer that a figure draws."""
+    layers = sorted({layer for curve in curves for layer in curve.means}, key=layer_order)
+    rows = [
+        [
+            curve.panel,
+            curve.name,
+            *(curve.means[layer].text(short=True) if layer in curve.means else "" for layer in layers),
+        ]
+        for curve in curves
+    ]
+    return Table(title=title, columns=("pretrained on", "of", *layers), rows=rows, folded=True)
+
+
+def _probes(group: Group, probed_on: str = "", slot: str = "") -> list[str]:
+    """Returns the probes at both readings, and the baselines at the first."""
+    return [
+        group.read_at("own", CHOSEN, probed_on, slot).text(group.layers(probed_on, slot)),
+        group.read_at("own", LAST, probed_on, slot).text(short=True),
+        *(group.read_at(source, CHOSEN, probed_on, slot).text(short=True) for source in ("random", "raw")),
+    ]
+
+
+def supervised_table(found: Sequence[Group], published: Published) -> Table:
+    """Returns the reference: backbones trained on the classes themselves."""
+    rows = []
+    for group in found:
+        quoted = published.of("transfer", group.task, group.method, group.dataset)
+        own, probe = pretext_mean(group)[0].beside(quoted), group.read_at("own", CHOSEN).beside(quoted)
+        rows.append([group.dataset, group.label, pretext_text(group), *_probes(group), *own, probe[1]])
+    columns = ("pretrained on", "method", "own accuracy", *PROBES, "published", "difference of own")
+    title = "Supervised reference: test accuracy in %"
+    return Table(title=title, columns=(*columns, "difference of probe"), rows=rows)
+
+
+def ablation_table(found: Sequence[Group], published: Published) -> Table:
+    """Returns what of FF makes the difference: its loss, on which layers, or that gradients stop."""
+    asked = list(dict.fromkeys((g.dataset, g.task) for g in found if g.method.startswith("bp-goodness")))
+    kept = [group for group in found if (group.dataset, group.task) in asked and group.method in ABLATION]
+    rows = []
+    for group in sorted(kept, key=lambda g: (asked.index((g.dataset, g.task)), ABLATION.index(g.method))):
+        place = (group.task, group.method, group.dataset)
+        own = pretext_mean(group)[0].beside(published.of("ablation-pretext", *place))
+        probe = group.read_at("own", CHOSEN).beside(published.of("ablation-transfer", *place))
+        rows.append([group.dataset, group.task, group.label, pretext_text(group), *own, *_probes(group), *probe])
+    own, probe = ([f"{what} {name}" for name in QUOTED] for what in ("pretext", "transfer"))
+    columns = ("pretrained on", "task", "method", "pretext", *own, *PROBES, *probe)
+    return Table(title="Ablation: accuracy in %", columns=columns, rows=rows)
+
+
+def places_table(found: Sequence[Group], *, elsewhere: bool) -> Table:
+    """Returns the probes on other data sets (`elsewhere`), or with several label slots on the same one."""
+    rows = []
+    for group in found:
+        places = dict.fromkeys((d, s) for cell in group.cells for d, s, target in cell.places if target == "class")
+        kept = [place for place in places if (place[0] != group.dataset) == elsewhere]
+        if elsewhere or len(kept) > 1:
+            rows += [[group.dataset, group.task, group.label, *place, *_probes(group, *place)] for place in kept]
+    title = "Transfer to another data set" if elsewhere else "What the label pixels hold when features are read"
+    columns = ("pretrained on", "task", "method", "probed on", "slot", *PROBES)
+    return Table(title=f"{title}: test accuracy in %", columns=columns, rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """FF's figures less BP's on one data set and task, by pairs of one seed; `published` are the study's, in %.
+
+    Both hold `difficulty` (what BP misses of the task: 1 - its pretext accuracy), `pretext`, and the probes at the
+    layers `chosen` and at the `last` three.
+    """
+
+    dataset: str
+    task: str
+    means: Mapping[str, Mean]
+    published: Mapping[str, float]
+
+
+def gaps(found: Sequence[Group], published: Published) -> list[Gap]:
+    """Returns FF's gap to BP on every data set and pretext task that both were planned for."""
+    made = []
+    for one, other in itertools.product(found, found):
+        alike = (one.dataset, one.task, one.method, other.method) == (other.dataset, other.task, "ff", "bp")
+        if not alike or (one.varied and other.varied and one.varied != other.varied):
+            continue
+        split = "test" if {pretext_mean(one)[1], pretext_mean(other)[1]} == {"test"} else "validation"
+        readers: dict[str, Reader] = {
+            "pretext": lambda cell, on=split: pretext(cell, on),  # type: ignore[misc]
+            CHOSEN: lambda cell: probe_at(cell, "own", CHOSEN)[1],
+            LAST: lambda cell: probe_at(cell, "own", LAST)[1],
+        }
+        means = {name: one.mean(read).less(other.mean(read)) for name, read in readers.items()}
+        solved = other.mean(readers["pretext"])
+        means["difficulty"] = Mean(values={s: 1 - v for s, v in solved.values.items()}, lacking=solved.lacking)
+        quoted = {}
+        for name, measure in (("pretext", "pretext"), (CHOSEN, "transfer")):
+            ff, bp = (published.of(measure, one.task, method, one.dataset) for method in ("ff", "bp"))
+            if ff is not None and bp is not None:
+                quoted[name] = ff - bp
+                quoted |= {"difficulty": 100 - bp} if name == "pretext" else {}
+        settings = "".join(f" ({group.label})" for group in (one, other) if group.varied)
+        made.append(Gap(dataset=one.dataset, task=one.task + settings, means=means, published=quoted))
+    return sorted(made, key=lambda gap: gap.means["difficulty"].value or 0.0)
+
+
+def gap_table(found: Sequence[Gap]) -> Table:
+    """Returns FF's gap to BP in points, the easiest task for BP first."""
+    shown = {"difficulty": "difficulty", "pretext": "pretext gap", CHOSEN: "transfer gap (chosen layers)"}
+    rows = []
+    for gap in found:
+        row = [gap.dataset, gap.task]
+        for name in shown:
+            sign = "" if name == "difficulty" else "+"
+            quoted = f"{gap.published[name]:{sign}.1f}" if name in gap.published else NOT_PUBLISHED
+            row += [gap.means[name].text(sign=sign, short=name != "pretext"), quoted]
+        rows.append([*row, gap.means[LAST].text(sign="+", short=True)])
+    columns = [column for name in shown.values() for column in (name, f"{name}, published")]
+    last = "transfer gap (last three)"
+    return Table(title="FF less BP, in points", columns=("pretrained on", "task", *columns, last), rows=rows)
+
+
+def results_table(found: Collection) -> Table:
+    """Returns one row for each run and place that was probed: pretext accuracy, and the probes with both baselines."""
+    rows = []
+    for cell in found.cells:
+        word = NOT_MEASURED if cell.state == "done" else cell.state
+        shown = [word if value is None else _seen(cell, value) for value in [pretext(cell, "validation")]]
+        shown += [word if value is None else f"{100 * value:.1f}" for value in [pretext(cell, "test")]]
+        places = [(dataset, slot) for dataset, slot, target in cell.places if target == "class"]
+        for probed_on, slot in dict.fromkeys(places or [("", "")]):
+            row = [cell.name, cell.method, cell.dataset, cell.task, *shown, probed_on, slot]
+            for source in ("own", "random", "raw"):
+                layers, value = probe_at(cell, source, CHOSEN, probed_on, slot)
+                remark = "" if source == "raw" else f" ({layers})"
+                row.append(word if value is None else f"{100 * value:.1f}{remark}")
+            rows.append(row)
+    columns = ("run", "method", "pretrained on", "task", "pretext accuracy", "pretext test", "probed on", "slot")
+    title = "Results: accuracy in %; pretext on validation, probes on test (layers chosen on validation)"
+    return Table(title=title, columns=(*columns, "probe", "random", "raw"), rows=rows)
+
+
+def _seen(cell: Cell, value: float) -> str:
+    """Returns an accuracy on validation in %, marked where those images were trained on."""
+    return f"{100 * value:.1f}" + (" (trained on)" if cell.trained_on_validation else "")
+
+
+def probes_table(cells: Sequence[Cell]) -> Table:
+    """Returns every probe of every run."""
+    rows = []
+    for cell in cells:
+        for test in cell.find(measure="probe accuracy", split="test"):
+            key = {name: test[name] for name in ("measure", "probed_on", "slot", "target", "source", "layers")}
+            value = cell.value(split="validation", **key)
+            own = test["source"] == cell.method
+            known = "" if value is None else _seen(cell, value) if own else f"{100 * value:.1f}"
+            rows.append(
+                [cell.name, *[test[name] for name in key if name != "measure"], known, f"{100 * test['value']:.1f}"]
+            )
+    columns = ("run", "probed on", "slot", "target", "features of", "layers", "validation", "test")
+    return Table(title="Every probe (accuracy in %)", columns=columns, rows=rows)
