@@ -1,62 +1,155 @@
 """Peak memory of a training step over depth: FF's layers are trained one by one, BP's graph holds them all.
 
-Each case runs in a process of its own: one small step first, so that parameters, gradients and optimizer state are
-there, then two steps at the full batch; the growth of the process's peak is what the step needs beyond them.
+Each case runs in processes of its own: a few small steps first, so that parameters, optimizer state and what Accelerate
+wraps them in are there, then two of the trainer's steps (`train_epoch`) at the full batch. What the process's peak lies
+above its memory before them is what the step needs, holes in the heap included. It is measured with the C library's
+allocator and with large buffers kept (fftrain/allocator.py), as the commands run; medians of the repeats.
+
+Two processes (gloo, torchrun) each take half of the batch, every FF layer in a DistributedDataParallel of its own, as
+`fftrain pretrain` has it. The figure is the larger of the two processes' growth. Buckets, which hold a second copy of
+the gradients and are made anew in the second step, are there before; what gloo allocates while it sums is not.
 
     python benchmarks/memory_depth.py
+    python benchmarks/memory_depth.py --depths 4,64 --json
+    python benchmarks/memory_depth.py --plot docs/memory_depth.svg
+
+Exit code 1 where FF's deepest network grows by more than --most of its shallowest.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
+import statistics
 import subprocess
 import sys
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before torch is loaded
 
 
-def measure(method: str, depth: int, width: int = 500, batch: int = 4096) -> float:
-    """Returns the growth of this process's peak memory, MiB."""
+def measure(method: str, depth: int, width: int, batch: int, *, keep: bool) -> list[float]:
+    """Returns the growth of each process's peak memory, MiB."""
+    import psutil
     import torch
+    from step_speed import Ready
 
     from ffmodels.backbone import BackboneConfig
+    from fftrain.allocator import keep_large_buffers
     from fftrain.config import PretrainConfig
+    from fftrain.data import Split
+    from fftrain.evaluate import make_task
     from fftrain.objectives import Batch
     from fftrain.registry import METHODS
+    from fftrain.trainer import make_accelerator, prepare, train_epoch
 
-    config = PretrainConfig(method=method, width=width, depth=depth, threshold=float(width))
+    if not keep:
+        os.environ["MALLOC_TRIM_THRESHOLD_"] = "131072"  # too late for glibc, but the program now leaves it alone
+    accelerator = make_accelerator(None)
+    if keep and not keep_large_buffers():
+        print("large buffers cannot be kept here: this is not glibc, or MALLOC_*_ is set", file=sys.stderr)
+    config = PretrainConfig(method=method, width=width, depth=depth, batch_size=batch, threshold=float(width))
     backbone = BackboneConfig(shape=(1, 28, 28), width=width, depth=depth).build(0)
-    objective = METHODS.load(method)(backbone, 4, config)
-    parameters = [p for module in objective.modules for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    objective: Any = METHODS.load(method)(backbone, 4, config)
+    optimizers = prepare(objective, config, accelerator)
+    task = make_task(config, tuple("0123456789"))
+    train = Split(torch.zeros(batch, 1, 28, 28, dtype=torch.uint8), torch.zeros(batch, dtype=torch.int64))
 
     def step(rows: int) -> None:
-        labels = torch.arange(rows) % 4
-        optimizer.zero_grad(set_to_none=False)
-        for _, losses in objective.losses(Batch(torch.rand(rows, 1, 28, 28), labels, {"wrong": (labels + 1) % 4})):
-            losses.sum().backward()
-            del losses
-        optimizer.step()
+        labels = torch.arange(rows // accelerator.num_processes) % 4
+        ready = Batch(torch.rand(len(labels), 1, 28, 28), labels, {"wrong": (labels + 1) % 4})
+        train_epoch(objective, optimizers, task, train, config, 1, accelerator, Ready(ready))
 
-    step(8)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        step(8)
+    before = psutil.Process().memory_info().rss
     step(batch)
     step(batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    grown = (unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    every: list[float] = accelerator.gather(torch.tensor([grown])).tolist()
+    accelerator.end_training()
+    return every if accelerator.is_main_process else []
 
 
-def main() -> None:
-    """Prints the growth for FF and BP with 4 and 64 layers."""
-    if len(sys.argv) == 3:
-        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
-        return
+def run(case: str, width: int, batch: int) -> list[float]:
+    """Measures a case in new processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if "two" in case else []
+    command = [sys.executable, *launcher, __file__, "--case", case, "--width", str(width), "--batch", str(batch)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        raise typer.Exit(1)
+    grown: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return grown
+
+
+def plot(grown: dict[str, dict[int, float]], path: Path) -> None:
+    """Draws growth over depth, as SVG."""
+    from matplotlib.figure import Figure
+
+    from fftrain.figures import STYLES, svg
+
+    figure = Figure(figsize=(3.6, 2.6), layout="constrained")
+    ax = figure.subplots()
     for method in ("ff", "bp"):
-        for depth in (4, 64):
-            command = [sys.executable, __file__, method, str(depth)]
-            grown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            print(f"{method}, {depth} layers: {grown:.0f} MiB", flush=True)
+        by_depth = grown[f"{method} kept"]
+        ax.plot([*by_depth], [*by_depth.values()], label=method.upper(), **STYLES[method])
+    depths = [*grown["ff kept"]]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(depths, [str(depth) for depth in depths])
+    ax.minorticks_off()
+    ax.set(xlabel="layers", ylabel="memory of a step, MiB", ylim=(0, None))
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    path.write_text(svg(figure, "Memory of a training step over the number of layers"), encoding="utf-8")
+
+
+def main(
+    depths: Annotated[str, typer.Option(help="Numbers of layers.")] = "4,8,16,32,64",
+    width: Annotated[int, typer.Option(help="Units of a layer.")] = 500,
+    batch: Annotated[int, typer.Option(help="Images of a step, over all processes.")] = 4096,
+    most: Annotated[float, typer.Option(help="Ratio of FF's deepest to its shallowest above which it fails.")] = 1.3,
+    plot_to: Annotated[Path | None, typer.Option("--plot", help="Draw the growth, as SVG.")] = None,
+    repeats: Annotated[int, typer.Option(help="Times that each case is measured.", min=1)] = 3,
+    case: Annotated[str | None, typer.Option(hidden=True)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure the memory of a training step over depth."""
+    if case is not None:
+        method, depth, how = case.split(":")
+        grown_here = measure(method, int(depth), width, batch, keep=how != "default")
+        if grown_here:
+            print(json.dumps(grown_here))
+        return
+    wanted = [int(depth) for depth in depths.split(",")]
+    cases = [*product(("ff", "bp"), ("default", "kept")), ("ff", "two")]
+    grown: dict[str, dict[int, float]] = {f"{method} {how}": {} for method, how in cases}
+    for depth, (method, how) in product(wanted, cases):
+        found = [max(run(f"{method}:{depth}:{how}", width, batch)) for _ in range(repeats)]
+        grown[f"{method} {how}"][depth] = round(statistics.median(found), 1)
+    ratio = {name: round(by[wanted[-1]] / by[wanted[0]], 3) for name, by in grown.items()}
+    result = {
+        "settings": f"width {width}, batch {batch}, MiB by layers, medians of {repeats}",
+        "machine": f"{platform.machine()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
+        "grown_mib": grown,
+        f"ratio_{wanted[-1]}_to_{wanted[0]}": ratio,
+    }
+    print(json.dumps(result, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    if plot_to is not None:
+        plot(grown, plot_to)
+    missed = [f"{name}: {value}" for name, value in ratio.items() if name.startswith("ff") and value > most]
+    if missed:
+        print(f"memory grows with depth, above {most}: {', '.join(missed)}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    main()
+    typer.run(main)

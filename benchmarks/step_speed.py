@@ -1,0 +1,292 @@
+"""The training step of FF beside its floor, a peer, bf16, and a first layer whose product both batches share.
+
+- step: `train_epoch` over one batch that is ready: label slots, losses, backward passes, finite check, fused AdamW.
+- floor: what no step can do without: each layer's forward product and weight gradient on the positive and negative
+  rows (no gradient of the input) into outputs that are there, and one pass of fused Adam over the parameters.
+- fflib: `FFNet.run_train_combined` of fflib 0.3.0 as its users have it, in a process of its own, on the same rows and
+  layers, with one Adam update a layer. What differs: label slots are filled already, positives and negatives go through
+  each layer one after the other and a second time for the next layer's input, inputs are scaled to length 1, goodness
+  is the mean square, and nothing is checked to be finite. It is installed from the package index under build/, without
+  its dependencies: of them torch alone is needed here. `fflib tuned` gives it the fused Adam, which its users would
+  have to ask for, and this process's allocator.
+- bf16: the step with `--mixed-precision bf16`.
+- shared: the step where a negative's first product is the positive's plus a difference of two columns of the weights.
+  Both hold a one-hot label in the same pixels, so their RMS is the same. Its gradients are compared with the step's.
+
+All run in turn, forwards and backwards; ratios are of the same round, medians and quartiles of them.
+
+    python benchmarks/step_speed.py                               # 4x2000, batch 128, the study's size
+    python benchmarks/step_speed.py --width 500 --least 0 --no-fflib --json
+    python benchmarks/step_speed.py --glibc-default --least 0     # without fftrain/allocator.py
+
+Exit code 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import typer
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before torch is loaded
+
+import fflib_step
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ffmodels.backbone import EPS, BackboneConfig
+from fftrain.allocator import keep_large_buffers
+from fftrain.config import PretrainConfig
+from fftrain.data import Split
+from fftrain.evaluate import make_task
+from fftrain.objectives import Batch, ForwardForward
+from fftrain.progress import Reporter
+from fftrain.trainer import make_accelerator, prepare, train_epoch
+
+SHAPE = (1, 28, 28)
+CLASSES = tuple("0123456789")
+PRETEXT_CLASSES = 4  # of the rotation
+TOLERANCE = 1e-4
+
+
+class Ready(Reporter):
+    """Gives the loop one batch that is ready, whatever it would have made."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def track(self, items: Any, total: int, what: str) -> Iterator[Any]:
+        """Passes on the batch, and the rows of the global batch."""
+        yield self.batch, len(self.batch.labels)
+
+
+class SharedProduct(torch.autograd.Function):
+    """The first layer's z_2BD of positives and negatives, by one product of the positives."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BP: Tensor, change_BK: Tensor, weight_DP: Tensor, bias_D: Tensor) -> Tensor:
+        """x_BP: normalised positives; change_BK: what is added to their label pixels to make the negatives."""
+        B, K = change_BK.shape
+        ctx.save_for_backward(x_BP, change_BK)
+        z_2BD = x_BP.new_empty(2 * B, len(bias_D))
+        torch.addmm(bias_D, x_BP, weight_DP.t(), out=z_2BD[:B])
+        torch.addmm(z_2BD[:B], change_BK, weight_DP[:, :K].t(), out=z_2BD[B:])
+        return z_2BD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor]:
+        """Returns the gradients of the weights and the bias."""
+        x_BP, change_BK = ctx.saved_tensors
+        (dz_2BD,) = grads
+        positive_BD, negative_BD = dz_2BD.chunk(2)
+        both_BD = positive_BD + negative_BD
+        weight_DP = both_BD.t() @ x_BP
+        weight_DP[:, : change_BK.shape[1]] += negative_BD.t() @ change_BK
+        return None, None, weight_DP, both_BD.sum(0)
+
+
+class SharedForwardForward(ForwardForward):
+    """FF whose first layer multiplies the positives alone."""
+
+    def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """Yields each layer's FF loss."""
+        right_BK, wrong_BK = (
+            torch.nn.functional.one_hot(labels, self.classes) for labels in (batch.labels, batch.drawn["wrong"])
+        )
+        pixels_BP = batch.images.flatten(1)
+        x_BP = torch.cat([right_BK.to(pixels_BP.dtype), pixels_BP[:, self.classes :]], dim=1)
+        scale_B1 = x_BP.square().mean(-1, keepdim=True).clamp(min=EPS**2).rsqrt()
+        linear = self.backbone.layers[0].linear
+        change_BK = (wrong_BK - right_BK) * scale_B1
+        h = torch.relu(SharedProduct.apply(x_BP * scale_B1, change_BK, linear.weight, linear.bias))
+        yield "layer1", self.loss(h)
+        for i, layer in enumerate(self.modules[1:], start=2):
+            h = layer(h.detach())
+            yield f"layer{i}", self.loss(h)
+
+
+def make_floor(width: int, depth: int, rows: int) -> Callable[[], None]:
+    """Returns the products and the Adam pass that every step needs."""
+    sizes = [torch.Size(SHAPE).numel()] + [width] * depth
+    x = [torch.rand(rows, n) for n in sizes[:-1]]
+    z = [torch.rand(rows, width) for _ in range(depth)]
+    weights = [torch.nn.Parameter(torch.randn(width, n) / n**0.5) for n in sizes[:-1]]
+    biases = [torch.nn.Parameter(torch.zeros(width)) for _ in range(depth)]
+    for parameter in [*weights, *biases]:
+        parameter.grad = torch.zeros_like(parameter)
+    adam = torch.optim.Adam([*weights, *biases], lr=1e-6, fused=True)
+
+    @torch.no_grad()
+    def floor() -> None:
+        for x_BD, z_BD, weight in zip(x, z, weights, strict=True):
+            torch.mm(x_BD, weight.t(), out=z_BD)
+            torch.mm(z_BD.t(), x_BD, out=weight.grad)
+        adam.step()
+
+    return floor
+
+
+def make_steps(config: PretrainConfig, batch: Batch) -> dict[str, Callable[[], object]]:
+    """Returns the trainer's steps by name."""
+    task = make_task(config, CLASSES)
+    rows = len(batch.labels)
+    train = Split(torch.zeros(rows, *SHAPE, dtype=torch.uint8), torch.zeros(rows, dtype=torch.int64))
+
+    def step(kind: type[ForwardForward], accelerator: Accelerator) -> Callable[[], object]:
+        objective = make_objective(kind, config)
+        optimizers = prepare(objective, config, accelerator)
+        return lambda: train_epoch(objective, optimizers, task, train, config, 1, accelerator, Ready(batch))
+
+    full = make_accelerator(config.threads)
+    steps = {"step": step(ForwardForward, full), "shared": step(SharedForwardForward, full)}
+    # Accelerate's precision is global, but what was prepared keeps its own: so the other precision comes last.
+    return {**steps, "bf16": step(ForwardForward, make_accelerator(config.threads, "bf16"))}
+
+
+def make_objective(kind: type[ForwardForward], config: PretrainConfig) -> ForwardForward:
+    """Returns FF around the same untrained backbone."""
+    backbone = BackboneConfig(shape=SHAPE, width=config.width, depth=config.depth).build(0)
+    return kind(backbone, PRETEXT_CLASSES, config)
+
+
+def shared_difference(config: PretrainConfig, batch: Batch) -> float:
+    """Returns how far the shared product's gradients are from the plain ones, of each parameter's largest; at worst."""
+    config = replace(config, goodness="mean_squares", threshold=0.2)  # no sigmoid is 0 in float32
+    gradients = []
+    for kind in (ForwardForward, SharedForwardForward):
+        objective = make_objective(kind, config)
+        for _, losses in objective.losses(batch):
+            losses.mean().backward()
+        gradients.append([p.grad for p in objective.backbone.parameters()])
+    return max(
+        float((plain - shared).abs().max() / plain.abs().max()) for plain, shared in zip(*gradients, strict=True)
+    )
+
+
+def cpu_facts() -> tuple[str, list[str]]:
+    """Returns the CPU's name and what it has for bf16; as far as /proc/cpuinfo tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return facts.get("model name", platform.processor()), [f for f in ("avx512_bf16", "amx_bf16", "bf16") if f in flags]
+
+
+def ratios(over: list[float], under: list[float]) -> dict[str, float]:
+    """Returns how many times as fast the second is, round by round: median, quartiles, ends."""
+    found = sorted(a / b for a, b in zip(over, under, strict=True))
+    low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+    named = {"median": median, "quartile1": low, "quartile3": high, "least": found[0], "most": found[-1]}
+    return {name: round(value, 3) for name, value in named.items()}
+
+
+def main(
+    width: Annotated[int, typer.Option(help="Units of a layer.")] = 2000,
+    depth: Annotated[int, typer.Option(help="Number of layers.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Images of a step; each gives a positive and a negative.")] = 128,
+    rounds: Annotated[int, typer.Option(help="Rounds that count.", min=2)] = 30,
+    warm_up: Annotated[int, typer.Option(help="Rounds before them.")] = 3,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    fflib: Annotated[bool, typer.Option(help="Measure fflib too.")] = True,
+    glibc_default: Annotated[bool, typer.Option("--glibc-default", help="Leave the allocator as it is.")] = False,
+    least: Annotated[float, typer.Option(help="Least speed of the step, the floor's is 1.")] = 0.85,
+    least_fflib: Annotated[float, typer.Option(help="Least speed of the step, fflib's is 1.")] = 2.0,
+    least_bf16: Annotated[float, typer.Option(help="Least speed of bf16 where the CPU has it, the step's is 1.")] = 1.6,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure the training step on random images of MNIST's shape."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    load_before = os.getloadavg()[0]
+    torch.manual_seed(0)
+    # An untrained layer's goodness is about a sixth of its width: there neither batch has all its gradients at 0.
+    config = PretrainConfig(
+        width=width, depth=depth, batch_size=batch_size, threshold=width / 6, threads=threads, lr=1e-6
+    )
+    labels = torch.arange(batch_size) % PRETEXT_CLASSES
+    wrong = (labels + torch.randint(1, PRETEXT_CLASSES, labels.shape)) % PRETEXT_CLASSES
+    batch = Batch(torch.randint(0, 256, (batch_size, *SHAPE)) / 255, labels, {"wrong": wrong})
+    # Too late for glibc, but the program leaves alone what it thinks that its user has set.
+    with mock.patch.dict(os.environ, {"MALLOC_TRIM_THRESHOLD_": "131072"} if glibc_default else {}):
+        kept = keep_large_buffers()
+        steps = make_steps(config, batch)
+    difference = shared_difference(config, batch)
+    if difference > TOLERANCE:
+        print(f"the shared product's gradients differ by {difference:.1e} of the largest", file=sys.stderr)
+        raise typer.Exit(1)
+    runs: dict[str, Callable[[], object]] = {"floor": make_floor(width, depth, 2 * batch_size), **steps}
+    times: dict[str, list[float]]
+    with ExitStack() as stack:
+        if fflib:
+            rows = ForwardForward.pairs(make_objective(ForwardForward, replace(config, width=1)), batch).flatten(1)
+            try:
+                peer = stack.enter_context(fflib_step.Peer(*rows.chunk(2), width, depth))
+                peer.step()
+                fused = partial(torch.optim.Adam, fused=True)
+                tuned = fflib_step.make_step(*rows.chunk(2), width, depth, fused)
+                runs |= {"fflib": peer.step, "fflib tuned": tuned}
+            except RuntimeError as error:
+                print(f"fflib is not measured: {error}", file=sys.stderr)
+        times = {name: [] for name in runs}
+        for round_ in range(-warm_up, rounds):
+            for name in [*runs][:: 1 if round_ % 2 else -1]:
+                began = time.perf_counter()
+                runs[name]()
+                if round_ >= 0:
+                    times[name].append(1000 * (time.perf_counter() - began))
+
+    cpu, has = cpu_facts()
+    speed = {"step, floor 1": ratios(times["floor"], times["step"])}
+    speed |= {f"step, {name} 1": ratios(times[name], times["step"]) for name in runs if name.startswith("fflib")}
+    speed |= {f"{name}, step 1": ratios(times["step"], times[name]) for name in ("bf16", "shared")}
+    result = {
+        "settings": f"ff {depth}x{width}, batch {batch_size}, {rounds} rounds after {warm_up}",
+        "machine": f"{cpu}, {platform.machine()}, {torch.get_num_threads()} threads",
+        "cpu_bf16": ", ".join(has) or "no instructions of its own",
+        "load_average": f"{load_before:.2f} before, {os.getloadavg()[0]:.2f} after",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}",
+        "large_buffers": "kept" if kept else "as the C library does",
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "shared_gradient_difference": float(f"{difference:.1e}"),
+        "ms": {name: round(statistics.median(found), 2) for name, found in times.items()},
+        "speed": speed,
+    }
+    print(json.dumps(result, indent=2) if as_json else "\n".join(_lines(result)))
+    asked = {"step, floor 1": least, "step, fflib 1": least_fflib, "bf16, step 1": least_bf16 if has else 0.0}
+    missed = [
+        f"{name}: {speed[name]['median']}, less than {wanted}"
+        for name, wanted in asked.items()
+        if name in speed and speed[name]["median"] < wanted
+    ]
+    if missed:
+        print("; ".join(missed), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    """Yields a result as lines for people."""
+    for key, value in result.items():
+        if not isinstance(value, dict):
+            yield f"{key}: {value}"
+    for name, milliseconds in result["ms"].items():
+        yield f"{name}: {milliseconds} ms"
+    for name, found in result["speed"].items():
+        spread = "quartiles {quartile1} to {quartile3}, range {least} to {most}".format(**found)
+        yield f"speed of {name}: {found['median']} ({spread})"
+
+
+if __name__ == "__main__":
+    typer.run(main)
