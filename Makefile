@@ -12,7 +12,7 @@ help:
 	@echo "make test       the test suite"
 	@echo "make test-slow  the checks that take minutes"
 	@echo "make lint       ruff and mypy"
-	@echo "make bench      measure the training step and the epoch"
+	@echo "make bench      measure the step, the epoch, the probe and memory: about 15 minutes"
 
 # The stamp is written last, so that an install that broke off is done again.
 $(VENV)/.installed: pyproject.toml
@@ -54,8 +54,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Each says what it asks for; one that misses it does not keep the others from running.
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/epoch_speed.py
+	@missed=; for program in step_speed epoch_speed probe_speed memory_depth; do \
+	  echo "== benchmarks/$$program.py"; $(BIN)/python benchmarks/$$program.py || missed="$$missed $$program"; done; \
+	  test -z "$$missed" || { echo "missed what it asks for:$$missed" >&2; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,7 @@ standard input, on the rows in FOLDER/rows.pt, and answers each with a line.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -71,8 +72,15 @@ class Peer:
         self.folder = tempfile.TemporaryDirectory()
         torch.save((positive_BP.clone(), negative_BP.clone()), Path(self.folder.name, "rows.pt"))
         arguments = [self.folder.name, str(width), str(depth), str(torch.get_num_threads())]
+        # What ffstudy's commands set is not what fflib's users have.
+        own = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [sys.executable, __file__, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=own,
         )
 
     def __enter__(self) -> Self:

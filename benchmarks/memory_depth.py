@@ -127,8 +127,8 @@ def main(
         method, depth, how = case.split(":")
         grown_here = measure(method, int(depth), width, batch, keep=how != "default")
         if grown_here:
-            print(json.dumps(grown_here))
-        return
+            print(json.dumps(grown_here), flush=True)
+        os._exit(0)  # gloo's threads may abort a process that ends normally (pytorch #190489)
     wanted = [int(depth) for depth in depths.split(",")]
     cases = [*product(("ff", "bp"), ("default", "kept")), ("ff", "two")]
     grown: dict[str, dict[int, float]] = {f"{method} {how}": {} for method, how in cases}

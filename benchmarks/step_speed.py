@@ -1,4 +1,4 @@
-"""The training step of FF beside its floor, a peer, bf16, and a first layer whose product both batches share.
+"""The training step of FF beside its floor, a peer, bf16, and a first layer whose product the two batches do not share.
 
 - step: `train_epoch` over one batch that is ready: label slots, losses, backward passes, finite check, fused AdamW.
 - floor: what no step can do without: each layer's forward product and weight gradient on the positive and negative
@@ -10,8 +10,8 @@
   its dependencies: of them torch alone is needed here. `fflib tuned` gives it the fused Adam, which its users would
   have to ask for, and this process's allocator.
 - bf16: the step with `--mixed-precision bf16`.
-- shared: the step where a negative's first product is the positive's plus a difference of two columns of the weights.
-  Both hold a one-hot label in the same pixels, so their RMS is the same. Its gradients are compared with the step's.
+- apart: the step whose first layer multiplies positives and negatives apart. In the step itself they share a product
+  (`ffmodels.backbone.Layer`), since they differ in the place of one label pixel. Their gradients are compared.
 
 All run in turn, forwards and backwards; ratios are of the same round, medians and quartiles of them.
 
@@ -48,7 +48,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ffmodels.backbone import EPS, BackboneConfig
+from ffmodels.backbone import BackboneConfig
 from fftrain.allocator import keep_large_buffers
 from fftrain.config import PretrainConfig
 from fftrain.data import Split
@@ -74,49 +74,12 @@ class Ready(Reporter):
         yield self.batch, len(self.batch.labels)
 
 
-class SharedProduct(torch.autograd.Function):
-    """The first layer's z_2BD of positives and negatives, by one product of the positives."""
+class ApartForwardForward(ForwardForward):
+    """FF whose first layer multiplies the positives and the negatives apart."""
 
-    @staticmethod
-    def forward(ctx: Any, x_BP: Tensor, change_BK: Tensor, weight_DP: Tensor, bias_D: Tensor) -> Tensor:
-        """x_BP: normalised positives; change_BK: what is added to their label pixels to make the negatives."""
-        B, K = change_BK.shape
-        ctx.save_for_backward(x_BP, change_BK)
-        z_2BD = x_BP.new_empty(2 * B, len(bias_D))
-        torch.addmm(bias_D, x_BP, weight_DP.t(), out=z_2BD[:B])
-        torch.addmm(z_2BD[:B], change_BK, weight_DP[:, :K].t(), out=z_2BD[B:])
-        return z_2BD
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor]:
-        """Returns the gradients of the weights and the bias."""
-        x_BP, change_BK = ctx.saved_tensors
-        (dz_2BD,) = grads
-        positive_BD, negative_BD = dz_2BD.chunk(2)
-        both_BD = positive_BD + negative_BD
-        weight_DP = both_BD.t() @ x_BP
-        weight_DP[:, : change_BK.shape[1]] += negative_BD.t() @ change_BK
-        return None, None, weight_DP, both_BD.sum(0)
-
-
-class SharedForwardForward(ForwardForward):
-    """FF whose first layer multiplies the positives alone."""
-
-    def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-        """Yields each layer's FF loss."""
-        right_BK, wrong_BK = (
-            torch.nn.functional.one_hot(labels, self.classes) for labels in (batch.labels, batch.drawn["wrong"])
-        )
-        pixels_BP = batch.images.flatten(1)
-        x_BP = torch.cat([right_BK.to(pixels_BP.dtype), pixels_BP[:, self.classes :]], dim=1)
-        scale_B1 = x_BP.square().mean(-1, keepdim=True).clamp(min=EPS**2).rsqrt()
-        linear = self.backbone.layers[0].linear
-        change_BK = (wrong_BK - right_BK) * scale_B1
-        h = torch.relu(SharedProduct.apply(x_BP * scale_B1, change_BK, linear.weight, linear.bias))
-        yield "layer1", self.loss(h)
-        for i, layer in enumerate(self.modules[1:], start=2):
-            h = layer(h.detach())
-            yield f"layer{i}", self.loss(h)
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Returns the pairs."""
+        return (self.backbone.stem(self.pairs(batch)),)
 
 
 def make_floor(width: int, depth: int, rows: int) -> Callable[[], None]:
@@ -152,7 +115,7 @@ def make_steps(config: PretrainConfig, batch: Batch) -> dict[str, Callable[[], o
         return lambda: train_epoch(objective, optimizers, task, train, config, 1, accelerator, Ready(batch))
 
     full = make_accelerator(config.threads)
-    steps = {"step": step(ForwardForward, full), "shared": step(SharedForwardForward, full)}
+    steps = {"step": step(ForwardForward, full), "apart": step(ApartForwardForward, full)}
     # Accelerate's precision is global, but what was prepared keeps its own: so the other precision comes last.
     return {**steps, "bf16": step(ForwardForward, make_accelerator(config.threads, "bf16"))}
 
@@ -164,16 +127,16 @@ def make_objective(kind: type[ForwardForward], config: PretrainConfig) -> Forwar
 
 
 def shared_difference(config: PretrainConfig, batch: Batch) -> float:
-    """Returns how far the shared product's gradients are from the plain ones, of each parameter's largest; at worst."""
+    """Returns how far the shared product's gradients are from those apart, of each parameter's largest; at worst."""
     config = replace(config, goodness="mean_squares", threshold=0.2)  # no sigmoid is 0 in float32
     gradients = []
-    for kind in (ForwardForward, SharedForwardForward):
+    for kind in (ForwardForward, ApartForwardForward):
         objective = make_objective(kind, config)
         for _, losses in objective.losses(batch):
             losses.mean().backward()
         gradients.append([p.grad for p in objective.backbone.parameters()])
     return max(
-        float((plain - shared).abs().max() / plain.abs().max()) for plain, shared in zip(*gradients, strict=True)
+        float((shared - apart).abs().max() / apart.abs().max()) for shared, apart in zip(*gradients, strict=True)
     )
 
 
@@ -251,7 +214,7 @@ def main(
     cpu, has = cpu_facts()
     speed = {"step, floor 1": ratios(times["floor"], times["step"])}
     speed |= {f"step, {name} 1": ratios(times[name], times["step"]) for name in runs if name.startswith("fflib")}
-    speed |= {f"{name}, step 1": ratios(times["step"], times[name]) for name in ("bf16", "shared")}
+    speed |= {f"{name}, step 1": ratios(times["step"], times[name]) for name in ("bf16", "apart")}
     result = {
         "settings": f"ff {depth}x{width}, batch {batch_size}, {rounds} rounds after {warm_up}",
         "machine": f"{cpu}, {platform.machine()}, {torch.get_num_threads()} threads",

@@ -23,7 +23,7 @@ from torch.nn import functional
 from ffmodels.backbone import MLP, Activations, last_layers, layers_name
 from ffmodels.goodness import Goodness, ff_loss
 from ffmodels.heads import Classifier
-from ffmodels.labels import embed_label
+from ffmodels.labels import embed, embed_label
 from ffmodels.registry import GOODNESS
 from fftrain.config import PretrainConfig
 from fftrain.negatives import draw_hybrids, hybrids, wrong_labels
@@ -108,6 +108,15 @@ class ForwardForward:
         labels = torch.cat([batch.labels, batch.drawn["wrong"]])
         return embed_label(batch.images.repeat(2, 1, 1, 1), labels, self.classes)
 
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Returns what the first layer takes: the pairs, or where that is less, the positives and how labels move."""
+        if self.classes >= len(batch.labels):
+            return (self.backbone.stem(self.pairs(batch)),)
+        right_BK, wrong_BK = (
+            functional.one_hot(labels, self.classes).float() for labels in (batch.labels, batch.drawn["wrong"])
+        )
+        return self.backbone.stem(embed(batch.images, right_BK)), wrong_BK - right_BK
+
     def loss(self, h_BD: Tensor) -> Tensor:
         """Returns the FF loss of a layer's activations, positives first: float32 [B]."""
         positive_B, negative_B = self.goodness.of(h_BD).chunk(2)
@@ -115,11 +124,11 @@ class ForwardForward:
 
     def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
         """Yields each layer's FF loss."""
-        x = self.backbone.stem(self.pairs(batch))
+        inputs = self.inputs(batch)
         for i, layer in enumerate(self.modules, start=1):
-            h = layer(x)
+            h = layer(*inputs)
             yield f"layer{i}", self.loss(h)
-            x = h.detach()
+            inputs = (h.detach(),)
 
     def scores(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Returns the goodness of every label: of each layer, and averaged over the last 3."""
@@ -148,6 +157,10 @@ class ForwardForwardUnsupervised(ForwardForward):
         assert batch.partners is not None
         drawn = batch.drawn
         return torch.cat([batch.images, hybrids(batch.images, batch.partners, drawn["bits"], drawn["blurs"])])
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Returns the pairs as the first layer takes them."""
+        return (self.backbone.stem(self.pairs(batch)),)
 
     def scores(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Returns how far the goodness lies below (hybrid) and above (image) the threshold, as the labels' is read."""

@@ -68,7 +68,7 @@ class Cell:
     def name(self) -> str:
         """The name of its folder: what it is, and a digest of every setting that its result depends on."""
         config = self.config
-        dataset = Path(config.dataset).name if ":" in config.dataset else config.dataset
+        dataset = Path(config.dataset.removeprefix("imagefolder:")).name
         readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
         return f"{readable}-{config.task}-{config.method}-s{config.seed}-{digest(keyed(config))[:8]}"
 
@@ -164,7 +164,7 @@ def choose(preset: str | None, path: Path | None, out: Path | None, overrides: M
     if preset is not None:
         return plan(read_preset(preset), preset, overrides)
     if path is not None:
-        return plan(read_toml(path, "--spec"), path.stem, overrides)
+        return plan(read_toml(path, "--spec"), path.stem, overrides, str(path))
     if out is None:
         raise SettingError(
             f"no study is named: give --preset {'|'.join(PRESETS)}, --spec FILE.toml, or --out of one begun"
@@ -179,38 +179,43 @@ def choose(preset: str | None, path: Path | None, out: Path | None, overrides: M
         raise RunError(f"{out / STUDY_FILE} is damaged ({error!r}): name the study with --preset or --spec") from error
 
 
-def plan(content: Mapping[str, Any], name: str, overrides: Mapping[str, Any] | None = None) -> Spec:
+def plan(
+    content: Mapping[str, Any], name: str, overrides: Mapping[str, Any] | None = None, source: str | None = None
+) -> Spec:
     """Returns the study that a spec stands for; cells that occur twice are there once.
 
     Args:
         content: the spec.
-        name: what messages call it.
+        name: the study's name.
         overrides: settings of the command that go before the spec's, of any of a cell's configurations.
+        source: what messages call it; None means its name.
 
     Raises:
         SettingError: for an unknown key, an empty list or a value that is not legal; it names key and value.
     """
+    what = source or name
     if not isinstance(content, Mapping):
-        raise SettingError(f"{name} holds no table of settings")
+        raise SettingError(f"{what} holds no table of settings")
     known = {*LISTS, *TABLES, "grid", "published"}
-    _check_keys(content, known, name)
+    _check_keys(content, known, what)
     shared = {key: value for key, value in content.items() if key not in ("grid", "published")}
     grids = content.get("grid", [{}])
     if not isinstance(grids, list) or not grids or not all(isinstance(grid, Mapping) for grid in grids):
-        raise SettingError(f"{name}: grid is {grids!r}: write each grid as a [[grid]] table")
+        raise SettingError(f"{what}: grid is {grids!r}: write each grid as a [[grid]] table")
     cells: dict[str, Cell] = {}
     for number, grid in enumerate(grids, start=1):
-        source = name if "grid" not in content else f"{name}, grid {number}"
-        _check_keys(grid, known - {"grid", "published"}, source)
+        where = what if "grid" not in content else f"{what}, grid {number}"
+        _check_keys(grid, known - {"grid", "published"}, where)
         merged = {**shared, **grid}
         for table in ("settings", "method", "probe"):
-            merged[table] = _merge(shared.get(table, {}), grid.get(table, {}), f"{source}: {table}")
-        for cell in _cells(merged, source, overrides or {}):
+            merged[table] = _merge(shared.get(table, {}), grid.get(table, {}), f"{where}: {table}")
+        for cell in _cells(merged, where, overrides or {}):
             cells.setdefault(cell.name, cell)
     published = content.get("published", {})
     datasets = {cell.config.dataset for cell in cells.values()}
-    if not isinstance(published, Mapping) or not datasets >= published.keys():
-        raise SettingError(f"{name}: published is {published!r}: it must map its data sets to published ones")
+    names = [*DATASETS]
+    if not isinstance(published, Mapping) or not all(k in datasets and v in names for k, v in published.items()):
+        raise SettingError(f"{what}: published is {published!r}: it must map its data sets to {', '.join(names)}")
     kept = {key: value for key, value in (overrides or {}).items() if value is not None}
     return Spec(name=name, content=dict(content), overrides=kept, cells=tuple(cells.values()))
 

@@ -85,9 +85,22 @@ class Layer(nn.Module):
         self.normalise = NORMALISATIONS.load(normalisation)
         self.linear = nn.Linear(inputs, width)
 
-    def forward(self, x_BD: Tensor) -> Tensor:
-        """Returns the activations h_BD of the inputs x_BD."""
-        return functional.relu(self.linear(self.normalise(x_BD)))
+    def forward(self, x_BD: Tensor, moved_BK: Tensor | None = None) -> Tensor:
+        """Returns the activations h_BD of the inputs x_BD.
+
+        With `moved_BK` float [B, K] also those of the inputs whose first K values are changed by it, below the others:
+        [2B, D]. Each row must hold one -1 and one 1, and x_BD a 1 and a 0 there: a one-hot label that moves. The row's
+        scale stays as it is, so the two share their product, and K more rows give the columns that they differ by.
+        """
+        x_BD = self.normalise(x_BD)
+        if moved_BK is None:
+            return functional.relu(self.linear(x_BD))
+        B, K = moved_BK.shape
+        columns_KD = torch.eye(K, x_BD.shape[1], dtype=x_BD.dtype, device=x_BD.device)
+        z_BD, columns_KD = self.linear(torch.cat([x_BD, columns_KD])).split([B, K])
+        scale_B1 = -(moved_BK * x_BD[:, :K]).sum(1, keepdim=True)  # what a 1 lies above a 0 after normalising
+        moved_BD = (moved_BK * scale_B1).to(z_BD.dtype) @ columns_KD
+        return functional.relu(torch.cat([z_BD, z_BD + moved_BD]))
 
 
 class MLP(nn.Module):

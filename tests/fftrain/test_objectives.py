@@ -20,7 +20,8 @@ K = 4
 
 def make(method, depth=3, **settings):
     config = PretrainConfig(method=method, width=16, depth=depth, threshold=16.0, **settings)
-    backbone = BackboneConfig(shape=(1, 6, 6), width=16, depth=depth).build(seed=1)
+    shape = BackboneConfig(shape=(1, 6, 6), width=16, depth=depth, normalisation=config.normalisation)
+    backbone = shape.build(seed=1)
     return METHODS.load(method)(backbone, K, config), backbone
 
 
@@ -301,3 +302,28 @@ def test_a_batch_holds_the_partners_that_were_drawn():
     assert (made.partners[:, 0, 0, 0] * 255).round().tolist() == [1, 5, 2]
     assert made.partners.dtype == torch.float32
     assert make_batch(task, images, index, torch.ones(3, dtype=torch.int64), {}).partners is None
+
+
+@pytest.mark.parametrize("normalisation", ["rms", "layer"])
+def test_positives_and_negatives_share_the_first_product_and_nothing_else_changes(monkeypatch, normalisation):
+    """Losses and gradients in float64 are those of the two batches side by side."""
+    found = []
+    for shared in (True, False):
+        objective, backbone = make("ff", normalisation=normalisation)
+        backbone.double()
+        data = batch()
+        data = Batch(data.images.double(), data.labels, data.drawn)
+        if not shared:
+            monkeypatch.setattr(objective, "inputs", lambda b, o=objective: (o.backbone.stem(o.pairs(b)),))
+        assert len(objective.inputs(data)) == (2 if shared else 1)
+        losses = [value.detach() for _, value in objective.losses(data)]
+        found.append((losses, gradients(objective, backbone, data)))
+    (losses, shared_gradients), (expected, plain_gradients) = found
+    torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(shared_gradients, plain_gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_a_batch_smaller_than_its_labels_shares_nothing():
+    objective, _ = make("ff")
+    assert len(objective.inputs(batch(K))) == 1
+    assert len(objective.inputs(batch(K + 1))) == 2

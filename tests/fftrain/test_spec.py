@@ -139,6 +139,7 @@ def test_a_cells_name_depends_on_every_setting_of_its_result_and_on_no_other():
             "my.toml, grid 2: 'taks' (set to ['flip-h']) is no key",
         ),
         ({"published": {"cifar": "cifar10"}}, "published is {'cifar': 'cifar10'}"),
+        ({"published": {"digits": "minst"}}, "published is {'digits': 'minst'}"),
     ],
 )
 def test_a_malformed_spec_is_refused_with_key_and_value(change, words):
