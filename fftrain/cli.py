@@ -54,6 +54,7 @@ def pretrain(
         typer.Option(help="Settings as TOML; options given here override it.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its checkpoint.")] = False,
+    processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -90,7 +91,7 @@ def pretrain(
         settings = PretrainConfig.from_values(given, "")
         check_name(settings.dataset)
         folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
-    accelerator = make_accelerator(settings.threads, settings.mixed_precision, settings.track)
+    accelerator = make_accelerator(settings.threads, settings.mixed_precision, settings.track, processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
     results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
@@ -117,6 +118,7 @@ def probe(
         str | None,
         typer.Option(help="Data set to probe on. [default: the one it was pretrained on]", show_default=False),
     ] = None,
+    processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -144,16 +146,17 @@ def probe(
     else:
         given["dataset"] = dataset
     settings = ProbeConfig.from_values(given, "")
-    accelerator = make_accelerator(settings.threads)
+    accelerator = make_accelerator(settings.threads, processes=processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
     result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
         rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
+        what = "class" if result["target"] == "class" else trained.task
         console.print_result(
             {"run": str(run), **result},
             json,
             lambda _: console.print_table(
-                f"{run}: linear probes on {result['dataset']}, label slot {result['slot']}",
+                f"{run}: linear probes of the {what} on {result['dataset']}, label slot {result['slot']}",
                 ["features of", "layers", "validation", "test"],
                 rows,
             ),
@@ -172,6 +175,7 @@ def evaluate(
         str | None, typer.Option(help="Where data sets are kept. [default: where they were]", show_default=False)
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256)] = None,
+    processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -184,7 +188,7 @@ def evaluate(
     from fftrain.evaluate import evaluate_run
     from fftrain.trainer import make_accelerator
 
-    accelerator = make_accelerator(threads)
+    accelerator = make_accelerator(threads, processes=processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
     result = evaluate_run(run, split=split, accelerator=accelerator, data_dir=data_dir, reporter=reporter)
     if accelerator.is_main_process:
@@ -223,9 +227,12 @@ def analyse(
       fftrain analyse runs/ff-rot --against runs/bp-rot
     """
     from fftrain.analyse import analyse_run, compare_runs
+    from fftrain.run import RunFolder
     from fftrain.trainer import make_accelerator
 
     settings = AnalysisConfig.from_values({key: value for key, value in options.items() if value is not None}, "")
+    if against is not None:
+        RunFolder(against).read_config()  # before the work, not after it
     accelerator = make_accelerator(settings.threads, processes=processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
     result = {"run": str(run), **analyse_run(run, settings, accelerator=accelerator, reporter=reporter)}

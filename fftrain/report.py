@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shlex
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,15 @@ from matplotlib.figure import Figure
 from ffmodels.checkpoint import CONFIG_FILE, read_samples
 from ffmodels.errors import RunError
 from ffmodels.files import read_json, write_json, write_text
-from ffmodels.registry import GOODNESS
 from ffserve.errors import ImageError
 from fftrain import figures, tables
-from fftrain.collect import FIELDS, STATES, Collection, FoundRun, collect
-from fftrain.config import PretrainConfig, option_name
+from fftrain.collect import FIELDS, Collection, collect
+from fftrain.curves import Curve, cka_curves, goodness_curves, layer_curves
 from fftrain.evaluate import make_task
+from fftrain.inventory import exports_table, headline_table, problems_table, runs_table, settings_table
+from fftrain.means import Group, Published, groups
 from fftrain.probe import place_name
-from fftrain.registry import task_of
-from fftrain.tables import Group, Published, Table
+from fftrain.tables import Table
 
 PAGE, MARKDOWN = "report.html", "report.md"
 # Panels of one figure of training curves; where figures of layers are cut off, in %.
@@ -104,7 +102,7 @@ def _write(root: Path) -> dict[str, Any]:
         "name": found.study["name"] if found.study else root.resolve().name,
         "version": version("ffstudy"),
         "sections": sections,
-        "seeds": [len({cell.seed for cell in group.cells if cell.run}) for group in tables.groups(found.cells)],
+        "seeds": [len({cell.seed for cell in group.cells if cell.run}) for group in groups(found.cells)],
         "seen": any(cell.trained_on_validation for cell in found.cells),
         "published": published.remark if found.study else "",
         "data": [f"{prefix}results.csv", f"{prefix}results.json"],
@@ -130,7 +128,7 @@ def _write(root: Path) -> dict[str, Any]:
 
 def _study(found: Collection, published: Published) -> list[Section]:
     """Returns the parts of a study's report; a part without content says that nothing was measured for it."""
-    whole = tables.groups(found.cells)
+    whole = groups(found.cells)
     own = [group for group in whole if group.task != "supervised"]
     supervised = [group for group in whole if group.task == "supervised"]
     met = tables.gaps(own, published)
@@ -152,7 +150,7 @@ def _study(found: Collection, published: Published) -> list[Section]:
 
 def _plain(found: Collection, results: Table) -> list[Section]:
     """Returns the parts of the report over a plain folder; those without content are left out."""
-    whole = tables.groups(found.cells)
+    whole = groups(found.cells)
     parts = [
         _section("Results", "results", results, problems_table(found)),
         *_by_layer(whole),
@@ -180,7 +178,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _curves(title: str, text: str, name: str, curves: Sequence[tables.Curve], ylabel: str) -> Section:
+def _curves(title: str, text: str, name: str, curves: Sequence[Curve], ylabel: str) -> Section:
     """Returns a part with a figure for each data set, and the table of what they draw."""
     pictures = []
     for dataset in dict.fromkeys(curve.dataset for curve in curves):
@@ -193,8 +191,8 @@ def _curves(title: str, text: str, name: str, curves: Sequence[tables.Curve], yl
 
 def _by_layer(whole: Sequence[Group]) -> list[Section]:
     """Returns what each layer knows of the pretext task and of the classes."""
-    pretext = [*figures.goodness_curves(whole), *figures.layer_curves(whole, "probe accuracy", "pretext")]
-    probes = figures.layer_curves(whole, "probe accuracy", "class")
+    pretext = [*goodness_curves(whole), *layer_curves(whole, "probe accuracy", "pretext")]
+    probes = layer_curves(whole, "probe accuracy", "class")
     return [
         _curves("Pretext accuracy by layer", "by_layer", "pretext", pretext, "pretext accuracy (%)"),
         _curves("Linear probes by layer", "probes", "probes", probes, "test accuracy (%)"),
@@ -203,7 +201,7 @@ def _by_layer(whole: Sequence[Group]) -> list[Section]:
 
 def _representations(found: Collection, whole: Sequence[Group]) -> list[Section]:
     """Returns what is known of the features, how they came about, and what was trained on."""
-    decoder, alike = figures.layer_curves(whole, "explained variance"), figures.cka_curves(found.pairs)
+    decoder, alike = layer_curves(whole, "explained variance"), cka_curves(found.pairs)
     return [
         _curves("Explained variance of the pixels", "decoder", "decoder", decoder, "explained variance (%)"),
         _curves("Similarity to BP", "cka", "cka", alike, "linear CKA (%)"),
@@ -292,98 +290,6 @@ def _served(path: Path) -> Section:
         raise RunError(f"{path} is damaged ({error!r}): make it again with `ffserve predict --json`") from error
     table = Table(title="Classes of each file", columns=("file", "class", "probability in %"), rows=rows)
     return _section("A served prediction", "", table, pictures=pictures, note=note)
-
-
-def headline_table(found: Collection) -> Table:
-    """Returns how much of a study is there, and what it was made with."""
-    states = Counter(cell.state for cell in found.cells)
-    configs = [run.config for run in found.runs]
-    assert found.study is not None
-    facts = {
-        "cells": ", ".join(f"{states[state]} {state}" for state in STATES) + f", of {len(found.cells)}",
-        "wall time": _duration(sum(cell.seconds.get("all", 0.0) for cell in found.cells)),
-        "hardware": "; ".join(dict.fromkeys(_words(config["hardware"]) for config in configs)),
-        "versions": "; ".join(dict.fromkeys(_words(config["versions"]) for config in configs)),
-        "command": found.study["command"],
-        "commit": found.study["git_commit"] or "unknown",
-    }
-    return Table(title="The study", columns=("what", "value"), rows=[[key, str(value)] for key, value in facts.items()])
-
-
-def problems_table(found: Collection) -> Table:
-    """Returns what is not there, or not whole, and why."""
-    columns = ("name", "state", "reason")
-    return Table(title="Failed, damaged, missing or incomplete", columns=columns, rows=[[*p] for p in found.problems])
-
-
-def runs_table(found: Collection) -> Table:
-    """Returns every run: how to make it again, where and how long it ran."""
-    rows = []
-    for cell in found.cells:
-        if cell.run is None:
-            rows.append([cell.name, cell.state, "", str(cell.seed), "", "", "", "", "", ""])
-            continue
-        times = [_duration(cell.seconds.get(part)) for part in ("pretraining", "probe", "analysis", "all")]
-        config = cell.run.config
-        commit = (config["git_commit"] or "unknown")[:12]
-        hardware = _words(config["hardware"])
-        out = cell.run.folder.path.relative_to(found.root).as_posix()
-        rows.append([cell.name, cell.state, command(config["config"], out), str(cell.seed), hardware, *times, commit])
-    columns = ("run", "state", "command", "seed", "hardware", "pretraining", "probes", "analysis", "all", "commit")
-    return Table(title="Every run", columns=columns, rows=rows)
-
-
-def command(config: dict[str, Any], out: str) -> str:
-    """Returns the command that trains a run again: what differs from the defaults, and always what names it."""
-    defaults = {f.name: f.default for f in fields(PretrainConfig)}
-    threshold = GOODNESS.load(config.get("goodness", "sum_squares")).threshold(config.get("width", 2000))
-    defaults |= {"task": task_of(config["method"]), "threshold": threshold, "data_dir": config.get("data_dir")}
-    parts = ["fftrain", "pretrain"]
-    for key, value in config.items():
-        name = option_name(key)
-        if value is None or (value == defaults[key] and key not in ("dataset", "task", "method", "seed")):
-            continue
-        parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, str(value)]
-    return shlex.join([*parts, "--out", out])
-
-
-def settings_table(run: FoundRun) -> Table:
-    """Returns the settings of a run, what it was trained on and with."""
-    config = {k: v for k, v in run.config["config"].items() if k != "data_dir" and v is not None}
-    extra = {
-        "images": ", ".join(f"{k} {v:,}" for k, v in run.config["data"]["images"].items()),
-        "versions": _words(run.config["versions"]),
-        "hardware": _words(run.config["hardware"]),
-        "commit": run.config["git_commit"] or "unknown",
-    }
-    rows = [[key, str(value)] for key, value in {**config, **extra}.items()]
-    return Table(title=f"Settings of {run.name}", columns=("setting", "value"), rows=rows, folded=True)
-
-
-def exports_table(runs: Sequence[FoundRun]) -> Table:
-    """Returns the exported files of every run, as their manifests describe them."""
-    rows = []
-    for run in runs:
-        manifest = run.folder.path / "export" / "manifest.json"
-        for name, found in read_json(manifest)["files"].items() if manifest.is_file() else ():
-            difference = f"{found['largest_difference']:.1e}"
-            same = "no probe" if found.get("same_class") is None else f"{found['same_class']:.0%}"
-            rows.append([run.name, name, f"{found['bytes']:,}", difference, same, found["sha256"][:16]])
-    columns = ("run", "file", "bytes", "largest difference from eager", "same class on real images", "SHA-256")
-    return Table(title="Exported formats beside the eager model", columns=columns, rows=rows)
-
-
-def _words(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in values.items())
-
-
-def _duration(seconds: float | None) -> str:
-    """Returns seconds as people read them."""
-    if seconds is None:
-        return tables.NOT_MEASURED
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def markdown_escape(text: str) -> str:

@@ -1,0 +1,109 @@
+"""What was run: the headline, every run with its command, settings and times, and what was exported."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from ffmodels.files import read_json
+from ffmodels.registry import GOODNESS
+from fftrain.collect import STATES, Collection, FoundRun
+from fftrain.config import PretrainConfig, option_name
+from fftrain.means import NOT_MEASURED
+from fftrain.registry import task_of
+from fftrain.tables import Table
+
+
+def headline_table(found: Collection) -> Table:
+    """Returns how much of a study is there, and what it was made with."""
+    states = Counter(cell.state for cell in found.cells)
+    configs = [run.config for run in found.runs]
+    assert found.study is not None
+    facts = {
+        "cells": ", ".join(f"{states[state]} {state}" for state in STATES) + f", of {len(found.cells)}",
+        "wall time": _duration(sum(cell.seconds.get("all", 0.0) for cell in found.cells)),
+        "hardware": "; ".join(dict.fromkeys(_words(config["hardware"]) for config in configs)),
+        "versions": "; ".join(dict.fromkeys(_words(config["versions"]) for config in configs)),
+        "command": found.study["command"],
+        "commit": found.study["git_commit"] or "unknown",
+    }
+    return Table(title="The study", columns=("what", "value"), rows=[[key, str(value)] for key, value in facts.items()])
+
+
+def problems_table(found: Collection) -> Table:
+    """Returns what is not there, or not whole, and why."""
+    columns = ("name", "state", "reason")
+    return Table(title="Failed, damaged, missing or incomplete", columns=columns, rows=[[*p] for p in found.problems])
+
+
+def runs_table(found: Collection) -> Table:
+    """Returns every run: how to make it again, where and how long it ran."""
+    rows = []
+    for cell in found.cells:
+        if cell.run is None:
+            rows.append([cell.name, cell.state, "", str(cell.seed), "", "", "", "", "", ""])
+            continue
+        times = [_duration(cell.seconds.get(part)) for part in ("pretraining", "probe", "analysis", "all")]
+        config = cell.run.config
+        commit = (config["git_commit"] or "unknown")[:12]
+        hardware = _words(config["hardware"])
+        out = cell.run.folder.path.relative_to(found.root).as_posix()
+        rows.append([cell.name, cell.state, command(config["config"], out), str(cell.seed), hardware, *times, commit])
+    columns = ("run", "state", "command", "seed", "hardware", "pretraining", "probes", "analysis", "all", "commit")
+    return Table(title="Every run", columns=columns, rows=rows)
+
+
+def command(config: dict[str, Any], out: str) -> str:
+    """Returns the command that trains a run again: what differs from the defaults, and always what names it."""
+    defaults = {f.name: f.default for f in fields(PretrainConfig)}
+    threshold = GOODNESS.load(config.get("goodness", "sum_squares")).threshold(config.get("width", 2000))
+    defaults |= {"task": task_of(config["method"]), "threshold": threshold, "data_dir": config.get("data_dir")}
+    parts = ["fftrain", "pretrain"]
+    for key, value in config.items():
+        name = option_name(key)
+        if value is None or (value == defaults[key] and key not in ("dataset", "task", "method", "seed")):
+            continue
+        parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, str(value)]
+    return shlex.join([*parts, "--out", out])
+
+
+def settings_table(run: FoundRun) -> Table:
+    """Returns the settings of a run, what it was trained on and with."""
+    config = {k: v for k, v in run.config["config"].items() if k != "data_dir" and v is not None}
+    extra = {
+        "images": ", ".join(f"{k} {v:,}" for k, v in run.config["data"]["images"].items()),
+        "versions": _words(run.config["versions"]),
+        "hardware": _words(run.config["hardware"]),
+        "commit": run.config["git_commit"] or "unknown",
+    }
+    rows = [[key, str(value)] for key, value in {**config, **extra}.items()]
+    return Table(title=f"Settings of {run.name}", columns=("setting", "value"), rows=rows, folded=True)
+
+
+def exports_table(runs: Sequence[FoundRun]) -> Table:
+    """Returns the exported files of every run, as their manifests describe them."""
+    rows = []
+    for run in runs:
+        manifest = run.folder.path / "export" / "manifest.json"
+        for name, found in read_json(manifest)["files"].items() if manifest.is_file() else ():
+            difference = f"{found['largest_difference']:.1e}"
+            same = "no probe" if found.get("same_class") is None else f"{found['same_class']:.0%}"
+            rows.append([run.name, name, f"{found['bytes']:,}", difference, same, found["sha256"][:16]])
+    columns = ("run", "file", "bytes", "largest difference from eager", "same class on real images", "SHA-256")
+    return Table(title="Exported formats beside the eager model", columns=columns, rows=rows)
+
+
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in values.items())
+
+
+def _duration(seconds: float | None) -> str:
+    """Returns seconds as people read them."""
+    if seconds is None:
+        return NOT_MEASURED
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
