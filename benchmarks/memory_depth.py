@@ -13,7 +13,7 @@ the gradients and are made anew in the second step, are there before; what gloo 
     python benchmarks/memory_depth.py --depths 4,64 --json
     python benchmarks/memory_depth.py --plot docs/memory_depth.svg
 
-Exit code 1 where FF's deepest network grows by more than --most of its shallowest.
+Exit code 1 where FF's deepest network grows by more than --most of its shallowest, on one process.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def main(
     print(json.dumps(result, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
     if plot_to is not None:
         plot(grown, plot_to)
-    missed = [f"{name}: {value}" for name, value in ratio.items() if name.startswith("ff") and value > most]
+    alone = ("ff default", "ff kept")  # several processes hold buckets of gradients for each layer
+    missed = [f"{name}: {ratio[name]}" for name in alone if ratio[name] > most]
     if missed:
         print(f"memory grows with depth, above {most}: {', '.join(missed)}", file=sys.stderr)
         raise typer.Exit(1)

@@ -24,7 +24,7 @@ _HOME = {
     "compare_runs": "analyse",
     "linear_cka": "analyse",
     "plan": "spec",
-    "Study": "study",
+    "Study": "grid",
     "run_study": "study",
     "write_report": "report",
 }

@@ -23,13 +23,13 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from ffmodels.backbone import MLP, layers_name
-from ffmodels.checkpoint import load_backbone, read_config
+from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config
 from ffmodels.errors import DataError, RunError
-from ffmodels.files import replacing
+from ffmodels.files import replacing, sha256
 from ffmodels.labels import fill
 from fftrain.config import AnalysisConfig
 from fftrain.data import ImageData, load_data, sample
-from fftrain.evaluate import check_shape, default_slot
+from fftrain.evaluate import check_data, default_slot
 from fftrain.features import Features, choices, extract, feature_memory, name_of
 from fftrain.probe import place_name
 from fftrain.progress import Reporter
@@ -63,8 +63,8 @@ def analyse_run(
         reporter: what a person sees.
 
     Returns:
-        {"dataset", "slot", "images", "config", "seconds", "decoder": [{"source", "layers", "validation", "test",
-        "penalty"}]}, shares of the pixels' variance that are explained: at most 1.
+        {"dataset", "slot", "images", "points": those embedded, "config", "seconds", "decoder": [{"source", "layers",
+        "validation", "test", "penalty"}]}, shares of the pixels' variance that are explained: at most 1.
 
     Raises:
         SettingError, DataError, ImageError, RunError: as the parts that read the run and the data do.
@@ -89,7 +89,7 @@ def _analyse(
     backbone = load_backbone(run)
     networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: backbone}
     data = data or load_data(replace(trained, data_dir=config.data_dir or trained.data_dir))
-    check_shape(run, data)
+    check_data(run, data)
     config = replace(config, slot=config.slot or default_slot(trained.method))
     slot_classes = len(read_config(run)["task"]["class_names"])
     place = f"{place_name(data.name)}-{config.slot}"
@@ -125,6 +125,7 @@ def _analyse(
         "dataset": data.name,
         "slot": config.slot,
         "images": len(drawn.train),
+        "points": len(points) if len(points) >= FEWEST_POINTS else 0,
         "config": asdict(config),
         "seconds": time.perf_counter() - began,
         "decoder": rows,
@@ -166,22 +167,22 @@ def decode(features: Features, pixels: Features) -> dict[str, float]:
     def solve(penalty: float) -> Tensor:
         shifted = gram_RR.clone()
         shifted.diagonal().add_(N * penalty)
-        solved = torch.cholesky_solve(right_RP, torch.linalg.cholesky(shifted))
-        return solved if F <= N else x_NF.T @ solved
+        return torch.cholesky_solve(right_RP, torch.linalg.cholesky(shifted))
 
-    def explained(name: str, weight_FP: Tensor) -> float:
+    def explained(name: str, solved_RP: Tensor) -> float:
         errors = deviations = 0.0
         for x, y in chunks(name):
-            errors += (y - x @ weight_FP).square().sum().item()
+            # Of few images the weights [F, P] are not formed: they may be larger than all that they are made of.
+            errors += (y - (x if F <= N else x @ x_NF.T) @ solved_RP).square().sum().item()
             deviations += y.square().sum().item()
         return 1 - errors / deviations if deviations else 0.0
 
-    best, validation, weight_FP = PENALTIES[0], -math.inf, torch.empty(0)
+    best, validation, solved_RP = PENALTIES[0], -math.inf, torch.empty(0)
     for penalty in PENALTIES:
-        tried_FP = solve(penalty)
-        if (reached := explained("validation", tried_FP)) >= validation:
-            best, validation, weight_FP = penalty, reached, tried_FP
-    return {"validation": validation, "test": explained("test", weight_FP), "penalty": best}
+        tried_RP = solve(penalty)
+        if (reached := explained("validation", tried_RP)) >= validation:
+            best, validation, solved_RP = penalty, reached, tried_RP
+    return {"validation": validation, "test": explained("test", solved_RP), "penalty": best}
 
 
 def embed(features_ND: npt.NDArray[np.float32], perplexity: float, seed: int) -> npt.NDArray[np.float32]:
@@ -265,7 +266,7 @@ def compare_runs(
         reporter: what a person sees.
 
     Returns:
-        {"runs", "methods", "slots": of a and b, "images", "layers": names of a's layers, "layers_of_b",
+        {"runs", "methods", "slots", "weights" (SHA-256): of a and b, "images", "layers": names of a's, "layers_of_b",
         "cka": [La x Lb] every layer of a against every layer of b, "cka_untrained": [[La], [Lb]] each layer against
         itself before training, "cka_floor": [La x Lb] the two backbones before training}.
 
@@ -283,7 +284,7 @@ def compare_runs(
             raise RunError(f"{a} and {b} differ in the data's {key} ({one}, {other}): compare runs of one data set")
     data = data or load_data(replace(configs[0], data_dir=data_dir or configs[0].data_dir))
     for run in (a, b):
-        check_shape(run, data)
+        check_data(run, data)
     points = sample(data.validation, images)
     slots = [default_slot(config.method) for config in configs]
     grams: list[list[list[Tensor]]] = []  # of each run: trained, untrained
@@ -299,6 +300,7 @@ def compare_runs(
         "runs": [run.resolve().name for run in (a, b)],
         "methods": [config.method for config in configs],
         "slots": slots,
+        "weights": [sha256(run / BACKBONE_FILE) for run in (a, b)],
         "images": len(points),
         "layers": [layers_name([i]) for i in range(len(trained_a))],
         "layers_of_b": [layers_name([i]) for i in range(len(trained_b))],

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from ffmodels.checkpoint import BACKBONE_FILE
 from fftrain.analyse import analyse_run
 from fftrain.config import DataConfig, Settings
-from fftrain.data import ImageData, load_data
-from fftrain.evaluate import evaluate_run
+from fftrain.data import ImageData
+from fftrain.evaluate import evaluate_run, load_together
 from fftrain.probe import probe_run
 from fftrain.progress import Reporter
 from fftrain.spec import Cell, keyed, step_name
@@ -39,8 +39,7 @@ class Work:
         if key not in self.data:
             while len(self.data) >= KEPT_DATA:
                 del self.data[next(iter(self.data))]
-            with self.accelerator.main_process_first():  # one process downloads
-                self.data[key] = load_data(key)
+            self.data[key] = load_together(key, self.accelerator)
         return self.data[key]
 
 
@@ -101,7 +100,7 @@ def steps(cell: Cell) -> list[Step]:
         def analysed(run: Path, results: Mapping[str, Any]) -> bool:
             embedded = {path.stem for path in (run / "analysis").glob("*.npz")}
             for place, result in results.get("analysis", {}).items():
-                if agrees(result["config"], analysis) and (place in embedded or not analysis.points):
+                if agrees(result["config"], analysis) and (place in embedded or not result["points"]):
                     return True
             return False
 
@@ -120,4 +119,5 @@ def only_data(config: DataConfig) -> DataConfig:
 
 def agrees(found: Mapping[str, Any], wanted: Settings) -> bool:
     """Whether recorded settings are those wanted, where these are not left open."""
-    return all(found.get(key) == value for key, value in keyed(wanted).items() if value is not None)
+    open_ = {"slot", "threshold"}  # what is resolved when it is done
+    return all(found.get(k) == v for k, v in keyed(wanted).items() if v is not None or k not in open_)

@@ -272,6 +272,9 @@ def study(
     redo_damaged: Annotated[
         bool, typer.Option("--redo-damaged", help="Move damaged cells to discarded/ and do them over.")
     ] = False,
+    replace_plan: Annotated[
+        bool, typer.Option("--replace-plan", help="Let this plan leave out cells of the one in --out.")
+    ] = False,
     mixed_precision: Annotated[
         str | None, typer.Option(help="Precision of every cell, before the spec's. [no|bf16|fp16]", show_default=False)
     ] = None,
@@ -300,8 +303,9 @@ def study(
       fftrain study --out studies/mine
       accelerate launch -m fftrain study --preset paper --mixed-precision bf16
     """
+    from fftrain.grid import Shard, Study, duration
     from fftrain.spec import choose
-    from fftrain.study import Shard, Study, duration, run_study
+    from fftrain.study import run_study
     from fftrain.trainer import make_accelerator
 
     overrides = {"mixed_precision": mixed_precision, "data_dir": data_dir, "threads": threads, "track": track}
@@ -317,6 +321,7 @@ def study(
             processes=processes,
             shard=part,
             redo_damaged=redo_damaged,
+            replace_plan=replace_plan,
             reporter=TerminalReporter() if main else Reporter(),
         )
     if main:
@@ -324,7 +329,8 @@ def study(
         result = {"study": str(found.path), "cells": cells, "seconds_left": sum(cell["seconds_left"] for cell in cells)}
         counts = Counter(cell["status"] for cell in cells)
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        title = f"{found.path}: {len(cells)} cells ({said}), about {duration(result['seconds_left'])} left"
+        title = f"{found.path}: {len(cells)} cells ({said or 'none in this shard'})"
+        title += f", about {duration(result['seconds_left'])} left"
         rows = [
             [cell["name"], cell["status"], duration(cell["seconds_left"]) if cell["left"] else "", cell["reason"]]
             for cell in cells

@@ -1,59 +1,28 @@
-"""Folders -> records: what lies below a study's folder, or below any folder with runs, one record for each number.
+"""Folders -> cells: what lies below a study's folder, or below any folder with runs, beside what was planned.
 
 A cell is one run of a study: done, failed, damaged or missing. What cannot be read is named, never filled.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
-import numpy.typing as npt
-
-from ffmodels.backbone import last_layers, layers_name
-from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, read_samples
+from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config
 from ffmodels.errors import RunError
 from ffmodels.files import read_json
 from fftrain.config import PretrainConfig
-from fftrain.run import RunFolder
+from fftrain.evaluate import default_slot
+from fftrain.records import FoundRun, Record, pair_records, read_run, run_records
 
 STUDY_FILE = "study.json"
 FORMAT = 1
-# The columns of results.csv; `value` is a share of 1, or seconds.
-CELL = ("run", "dataset", "task", "method", "seed", "varied")
-FIELDS = (*CELL, "measure", "split", "probed_on", "slot", "target", "source", "layers", "value")
 STATES = ("done", "failed", "damaged", "missing")
 # What may differ between runs without being a setting of the experiment.
 ALIKE = ("dataset", "task", "method", "seed", "threshold", *PretrainConfig.FREE)
-
-Record = dict[str, Any]
-Points = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundRun:
-    """A run folder, read whole.
-
-    `embeddings` are PLACE -> (LAYER -> t-SNE points float32 [N, 2], class labels int64 [N]).
-    """
-
-    name: str
-    folder: RunFolder
-    config: dict[str, Any]
-    results: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    embeddings: dict[str, tuple[dict[str, Points], npt.NDArray[np.int64]]]
-
-    @property
-    def last(self) -> str:
-        """The name of the last three layers together."""
-        return layers_name(last_layers(self.config["model"]["depth"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +77,10 @@ class Cell:
         found: dict[str, float] = {}
         for record in self.find(measure="seconds"):
             found[record["source"]] = found.get(record["source"], 0.0) + record["value"]
-        steps = sum(value for source, value in found.items() if source.endswith(" step"))
-        return {**found, "all": steps or sum(found.values())} if found else {}
+        steps = {source: value for source, value in found.items() if source.endswith(" step")}
+        if steps:  # that of pretraining may be its last attempt's alone
+            steps["pretrain step"] = max(steps.get("pretrain step", 0.0), found.get("pretraining", 0.0))
+        return {**found, **steps, "all": sum((steps or found).values())} if found else {}
 
     @property
     def trained_on_validation(self) -> bool:
@@ -170,40 +141,6 @@ def collect(root: Path) -> Collection:
     return Collection(root=root, study=study, cells=cells, pairs=pairs, problems=told)
 
 
-def read_run(path: Path, name: str) -> FoundRun:
-    """Reads every file of a finished run that a report shows.
-
-    Raises:
-        RunError: where one is missing or damaged; the message names it.
-    """
-    folder = RunFolder(path)
-    config = read_config(path)
-    folder.read_config()
-    read_samples(path)
-    lacking = {"versions", "hardware", "git_commit"} - config.keys()
-    if lacking:
-        raise RunError(f"{path / CONFIG_FILE} lacks {min(lacking)}: restore it, or train the run again")
-    results, metrics = folder.read_results(), folder.read_metrics()
-    embeddings = {place: _embedding(path / "analysis" / f"{place}.npz") for place in results.get("analysis", {})}
-    kept = {place: found for place, found in embeddings.items() if found is not None}
-    return FoundRun(name=name, folder=folder, config=config, results=results, metrics=metrics, embeddings=kept)
-
-
-def _embedding(path: Path) -> tuple[dict[str, Points], npt.NDArray[np.int64]] | None:
-    """Reads t-SNE points of each layer and their labels; None where none were made."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        labels = arrays.pop("labels")
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}): delete it, then run `fftrain analyse` again") from error
-    if any(points.shape != (len(labels), 2) or not np.isfinite(points).all() for points in arrays.values()):
-        raise RunError(f"{path} holds no points of {len(labels)} images: delete it, then run `fftrain analyse` again")
-    return {key: arrays[key] for key in sorted(arrays) if key.startswith("layer")}, labels
-
-
 def _planned(root: Path, study: Mapping[str, Any]) -> list[Cell]:
     """Returns the cells of a study in its order, each with its state."""
     if study["format"] != FORMAT:
@@ -217,37 +154,41 @@ def _planned(root: Path, study: Mapping[str, Any]) -> list[Cell]:
             raise ValueError(f"{planned['name']!r} is no folder's name")
         plan = {key: planned[key] for key in ("name", "dataset", "task", "method", "seed")}
         plan["varied"] = varied_name(planned["varied"])
-        plan["planned"] = tuple((p["dataset"], p["slot"], p["target"]) for p in planned["probes"])
-        failed = next((p for p in (path / "failed.json", root / "failed" / f"{path.name}.json") if p.is_file()), None)
+        asked = {key: planned[key] for key in ("method", "probes", "analysis")}
+        plan["planned"] = tuple(place for place, _ in _probes(asked))
         if not (path / BACKBONE_FILE).is_file():
             started = (path / CONFIG_FILE).exists()
             cell = Cell(**plan, state="missing", reason="not finished" if started else "not run")
         else:
-            cell = _read_cell(path, plan)
-        if failed is not None and cell.state != "damaged":
-            reason = f"{planned['name']} failed"
-            try:
-                told = read_json(failed)
-                reason = f"{told['step']}: {told['error']}"
-            except (RunError, KeyError, TypeError) as error:
-                reason = f"failed.json is damaged ({error})"
-            cell = Cell(**plan, state="failed", reason=reason, run=cell.run, records=cell.records)
-        elif cell.state == "done":
-            cell = replace(cell, reason=_lacking(cell, planned["analysis"]))
+            cell = _read_cell(path, plan, asked)
+        failure = _failure(root / "failed" / f"{path.name}.json")
+        if failure and cell.state != "damaged" and cell.reason:  # a cell that lacks nothing was mended
+            reason = failure if cell.run is None else f"{failure}; {cell.reason}"
+            cell = replace(cell, state="failed", reason=reason)
         cells.append(cell)
     return cells
 
 
-def _lacking(cell: Cell, analysis: bool) -> str:
-    """Returns what was planned to be measured on a trained cell and was not; "" where nothing lacks."""
-    found = {(r["probed_on"], r["slot"], r["target"]) for r in cell.find(measure="probe accuracy")}
-    lacking = [f"probe of {place[0]}, slot {place[1]}, {place[2]}" for place in cell.planned if place not in found]
-    if analysis and not cell.find(measure="explained variance"):
-        lacking.append("analysis")
-    return f"not measured: {'; '.join(lacking)}" if lacking else ""
+def _probes(planned: Mapping[str, Any]) -> list[tuple[tuple[str, str, str], Mapping[str, Any]]]:
+    """Returns the data set, slot and target of each probe of a planned cell, and its settings where they are known."""
+    return [
+        ((p["dataset"], p["slot"] or default_slot(planned["method"]), p["target"]), dict(p.get("settings", {})))
+        for p in planned["probes"]
+    ]
 
 
-def _read_cell(path: Path, plan: dict[str, Any]) -> Cell:
+def _failure(path: Path) -> str:
+    """Returns the step and the error that a study recorded; "" where there is no such file."""
+    if not path.is_file():
+        return ""
+    try:
+        told = read_json(path)
+        return f"{told['step']}: {told['error']}"
+    except (RunError, KeyError, TypeError) as error:
+        return f"failed, but {path} is damaged ({_what(error)})"
+
+
+def _read_cell(path: Path, plan: dict[str, Any], planned: Mapping[str, Any] | None = None) -> Cell:
     """Returns the cell of a finished run; "damaged" where a file is, or the run is another than planned."""
     try:
         run = read_run(path, plan["name"])
@@ -255,12 +196,60 @@ def _read_cell(path: Path, plan: dict[str, Any]) -> Cell:
             found = run.config["config"].get(key)
             if found != plan[key]:
                 raise RunError(f"{path / CONFIG_FILE} has {key} {found!r}, not {plan[key]!r}: restore or delete {path}")
-        return Cell(**plan, run=run, records=_records(run, plan))
+        if planned is None:
+            return Cell(**plan, run=run, records=run_records(run, plan))
+        run, others = _as_planned(run, planned)
+        cell = Cell(**plan, run=run, records=run_records(run, plan))
+        return replace(cell, reason=_lacking(cell, planned, others))
     except RunError as error:
         return Cell(**plan, state="damaged", reason=str(error))
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         reason = f"a file of {path} is damaged ({_what(error)}): measure or train that run again"
         return Cell(**plan, state="damaged", reason=reason)
+
+
+def _as_planned(run: FoundRun, planned: Mapping[str, Any]) -> tuple[FoundRun, dict[Any, str]]:
+    """Returns a run without what was measured with other settings than planned, and how those differ.
+
+    The differences are by the data set, slot and target of a probe, and by "analysis".
+    """
+    wanted, others = dict(_probes(planned)), dict[Any, str]()
+    kept: dict[str, dict[str, Any]] = {"probes": {}, "analysis": {}}
+    for place, result in run.results.get("probes", {}).items():
+        probe = (result["dataset"], result["slot"], result.get("target", "class"))
+        if differ := _differences(result, wanted.get(probe, {})):
+            others[probe] = differ
+        else:
+            kept["probes"][place] = result
+    settings = planned["analysis"] if isinstance(planned["analysis"], Mapping) else {}
+    for place, result in run.results.get("analysis", {}).items():
+        if differ := _differences(result, settings):
+            others["analysis"] = differ
+        else:
+            kept["analysis"][place] = result
+    embeddings = {place: found for place, found in run.embeddings.items() if place in kept["analysis"]}
+    return replace(run, results={**run.results, **kept}, embeddings=embeddings), others
+
+
+def _differences(result: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Says how recorded settings differ from planned ones, as `epochs 3, not 50`; a slot may be left open."""
+    found = result.get("config", {})
+    asked = {key: value for key, value in wanted.items() if key != "slot" or value is not None}
+    return "; ".join(f"{k} {found.get(k)}, not {v}" for k, v in asked.items() if found.get(k) != v)
+
+
+def _lacking(cell: Cell, planned: Mapping[str, Any], others: Mapping[Any, str]) -> str:
+    """Returns what was planned to be measured on a trained cell and was not; "" where nothing lacks."""
+    found = {(r["probed_on"], r["slot"], r["target"]) for r in cell.find(measure="probe accuracy")}
+    lacking: dict[Any, str] = {}
+    if pretext := [s for s in ("validation", "test") if not cell.find(measure="pretext accuracy", split=s)]:
+        lacking["pretext"] = f"pretext accuracy on {' and '.join(pretext)}"
+    lacking |= {p: f"probe of {p[0]}, slot {p[1]}, {p[2]}" for p in cell.planned if p not in found}
+    if planned["analysis"] not in (None, False) and not cell.find(measure="explained variance"):
+        lacking["analysis"] = "analysis"
+    remarks = {key: f" (measured with other settings: {differ})" for key, differ in others.items()}
+    said = "; ".join(what + remarks.get(key, "") for key, what in lacking.items())
+    return f"not measured: {said}" if lacking else ""
 
 
 def _found(root: Path) -> list[Cell]:
@@ -299,56 +288,6 @@ def varied_name(varied: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in varied.items())
 
 
-def _records(run: FoundRun, plan: Mapping[str, Any]) -> list[Record]:
-    """Returns every number that was measured on a run."""
-    head = {key: plan[key] for key in CELL if key != "run"}
-
-    def record(measure: str, value: Any, **more: Any) -> Record:
-        return _record({"run": plan["name"], **head, "measure": measure, **more}, value)
-
-    found = []
-    for split, result in run.results.get("pretext", {}).items():
-        found.append(record("pretext accuracy", result["accuracy"], split=split))
-        found += [record("pretext accuracy by reader", v, split=split, layers=k) for k, v in result["by"].items()]
-    for result in run.results.get("probes", {}).values():
-        target = result.get("target", "class")
-        place = {"probed_on": result["dataset"], "slot": result["slot"], "target": target}
-        found += _split_records(record, "probe accuracy", result["rows"], place)
-        if "seconds" in result:
-            found.append(record("seconds", result["seconds"], source="probe", **place))
-    for result in run.results.get("analysis", {}).values():
-        place = {"probed_on": result["dataset"], "slot": result["slot"]}
-        found += _split_records(record, "explained variance", result.get("decoder", ()), place)
-        if "seconds" in result:
-            found.append(record("seconds", result["seconds"], source="analysis", **place))
-    steps = run.results.get("seconds", {})
-    found += [record("seconds", seconds, source=f"{step} step") for step, seconds in steps.items()]
-    for epoch in run.metrics:  # the curves read these
-        for split in ("train", "validation"):
-            record("curve", epoch[split]["accuracy"])
-            record("curve", sum(epoch[split]["loss"].values()))
-    if run.metrics:
-        found.append(record("seconds", sum(epoch["seconds"] for epoch in run.metrics), source="pretraining"))
-    return found
-
-
-def _split_records(record: Any, measure: str, rows: Iterable[Mapping[str, Any]], place: dict[str, str]) -> list[Record]:
-    """Returns the validation and the test figure of each row."""
-    return [
-        record(measure, row[split], split=split, source=row["source"], layers=row["layers"], **place)
-        for row in rows
-        for split in ("validation", "test")
-        if split in row
-    ]
-
-
-def _record(values: Mapping[str, Any], value: Any) -> Record:
-    """Returns a record with all fields. Raises ValueError unless the value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{values['measure']} is {value!r}")
-    return {**{key: values.get(key, "") for key in FIELDS}, "value": value}
-
-
 def _pairs(
     root: Path, study: Mapping[str, Any], cells: Sequence[Cell]
 ) -> tuple[list[Pair], list[tuple[str, str, str]]]:
@@ -359,31 +298,17 @@ def _pairs(
         name, first, second = f"{a}--{b}", by_name[a], by_name[b]
         path = root / "pairs" / f"{name}.json"
         if not path.is_file():
-            problems.append((name, "missing", "not compared"))
+            failure = _failure(root / "failed" / f"pair-{name}.json")
+            problems.append((name, "failed", failure) if failure else (name, "missing", "not compared"))
             continue
         try:
             found = read_json(path)
-            pairs.append(Pair(name=name, first=first, second=second, found=found, records=_cka(name, first, found)))
+            head = {"run": name, "dataset": first.dataset, "task": first.task, "seed": first.seed}
+            records = pair_records(head, found)
+            pairs.append(Pair(name=name, first=first, second=second, found=found, records=records))
         except (RunError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             problems.append((name, "damaged", f"{path} is damaged ({_what(error)}): delete it, then compare again"))
     return pairs, problems
-
-
-def _cka(name: str, first: Cell, found: Mapping[str, Any]) -> list[Record]:
-    """Returns how alike the layers of two runs are, trained and untrained, and each to itself before training."""
-    one, other = found["methods"]
-    rows, columns = found["layers"], found["layers_of_b"]
-    compared = [
-        (source, a, b, value)
-        for source, key in ((f"{one} and {other}", "cka"), (f"untrained {one} and untrained {other}", "cka_floor"))
-        for a, line in zip(rows, found[key], strict=True)
-        for b, value in zip(columns, line, strict=True)
-    ]
-    for method, layers, line in zip((one, other), (rows, columns), found["cka_untrained"], strict=True):
-        compared += [(f"{method} and itself untrained", a, a, v) for a, v in zip(layers, line, strict=True)]
-    head = {"run": name, "dataset": first.dataset, "task": first.task, "seed": first.seed, "measure": "cka"}
-    head |= {"method": f"{one} and {other}", "slot": " and ".join(found["slots"])}
-    return [_record({**head, "source": s, "layers": f"{a} and {b}"}, value) for s, a, b, value in compared]
 
 
 def _what(error: Exception) -> str:

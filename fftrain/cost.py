@@ -53,6 +53,10 @@ class Machine:
         )
 
 
+# A machine that stands for none, to compare costs by.
+NOMINAL = Machine(flops=1e11, bytes=1e10)
+
+
 def estimate(cell: Cell, facts: Facts, machine: Machine) -> dict[str, float]:
     """Returns the estimated seconds of each step of a cell, on one process."""
     config = cell.config

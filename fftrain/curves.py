@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from fftrain.collect import Cell, Pair
-from fftrain.means import Group, Mean, pretext_mean
+from fftrain.means import SEEDLESS, Group, Mean, pretext_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,8 @@ def _network(group: Group) -> str:
 def _means(group: Group, **wanted: Any) -> dict[str, Mean]:
     """Returns the mean of each layer over a group's records that have these values."""
     layers = dict.fromkeys(record["layers"] for cell in group.cells for record in cell.find(**wanted))
-    return {layer: group.mean(partial(Cell.value, **wanted, layers=layer)) for layer in layers}
+    seedless = wanted.get("source") == SEEDLESS
+    return {layer: group.mean(partial(Cell.value, **wanted, layers=layer), seedless=seedless) for layer in layers}
 
 
 def goodness_curves(found: Sequence[Group]) -> list[Curve]:

@@ -15,13 +15,13 @@ from accelerate import Accelerator
 
 from ffmodels.checkpoint import load_backbone, load_weights, read_config
 from ffmodels.errors import RunError, SettingError
-from fftrain.config import PretrainConfig
+from fftrain.config import DataConfig, PretrainConfig
 from fftrain.data import ImageData, Split, load_data
 from fftrain.objectives import Objective, make_batch
 from fftrain.pretext import Task
 from fftrain.progress import Reporter
 from fftrain.registry import METHODS, TASKS
-from fftrain.run import RunFolder
+from fftrain.run import RunFolder, held_out_digest
 
 ROWS = 4096
 
@@ -30,6 +30,23 @@ def make_task(config: PretrainConfig, class_names: tuple[str, ...]) -> Task:
     """Returns the task by its name, for a data set with these classes."""
     task: Task = TASKS.load(config.task)(class_names)
     return task
+
+
+def load_together(config: DataConfig, accelerator: Accelerator) -> ImageData:
+    """Loads a data set on every process, on the main one first, so that one downloads.
+
+    Where it fails it fails on every process: Accelerate's own `main_process_first` would leave the others waiting.
+
+    Raises:
+        SettingError, DataError, ImageError: as `load_data` does.
+    """
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+    try:
+        return load_data(config)
+    finally:
+        if accelerator.is_main_process:
+            accelerator.wait_for_everyone()
 
 
 @torch.no_grad()
@@ -122,7 +139,7 @@ def evaluate_run(
     folder = RunFolder(run)
     config = folder.read_config()
     data = data or load_data(replace(config, data_dir=data_dir or config.data_dir))
-    check_shape(run, data)
+    check_data(run, data)
     task = make_task(config, data.class_names)
     objective: Objective = METHODS.load(config.method)(load_backbone(run), len(task.class_names), config)
     for name, part in objective.parts.items():
@@ -164,8 +181,8 @@ def pretext_data(task: Task, data: ImageData) -> ImageData:
     )
 
 
-def check_shape(run: Path, data: ImageData) -> None:
-    """Raises RunError where images have another shape than those a run was trained on."""
+def check_data(run: Path, data: ImageData) -> None:
+    """Raises RunError where images have another shape than those a run was trained on, or are of changed data."""
     wanted = tuple(read_config(run)["data"]["shape"])
     if data.shape != wanted:
         c, h, w = wanted
@@ -173,3 +190,6 @@ def check_shape(run: Path, data: ImageData) -> None:
             f"{run} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
             f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
         )
+    trained = read_config(run)["data"]
+    if data.name == trained["name"] and trained.get("digest", "") not in ("", held_out_digest(data)):
+        raise RunError(f"{data.name} has changed since {run} was trained on it: restore it, or train a new run")

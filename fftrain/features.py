@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ffmodels.backbone import MLP, last_layers, layers_name
-from ffmodels.errors import RunError
+from ffmodels.errors import RunError, WriteError
 from ffmodels.heads import Standardisation
 from ffmodels.labels import fill
 from fftrain.data import ImageData, Split
@@ -186,7 +186,7 @@ def _nameless(folder: Path, size: int) -> BinaryIO:
             stack.pop_all()
             return file
     except OSError as error:
-        raise RunError(
+        raise WriteError(
             f"{size / 2**30:.3g} GiB of features cannot be written to {folder} ({error.strerror or error}): "
             "free some space there, or raise --feature-memory"
         ) from error

@@ -27,6 +27,7 @@ from matplotlib.ticker import NullFormatter
 from ffmodels.labels import embed_label
 from ffserve.images import decode
 from fftrain.curves import Curve, layer_order
+from fftrain.lettering import PRINT, label, letters
 from fftrain.means import Mean
 from fftrain.negatives import draw_hybrids, hybrids, masks, wrong_labels
 from fftrain.pretext import Task
@@ -45,18 +46,8 @@ STYLES: Mapping[str, dict[str, Any]] = {
 OTHER: Mapping[str, Any] = {"color": "#666666", "marker": "X", "linestyle": "-."}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "os^DvPX*<>ph"
-# Widths of one and of two columns of a paper, and letters that are read there, in inches and points.
+# Widths of one and of two columns of a paper in inches.
 COLUMN, PAGE_WIDTH = 3.4, 7.0
-PRINT: dict[Any, Any] = {
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8.0),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7.0),
-    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 0.5),
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4.0,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "svg.hashsalt": "ffstudy",
-}
 BELOW: Any = "outside lower center"
 POINTS = 300
 ACROSS = 3
@@ -65,7 +56,7 @@ ACROSS = 3
 def svg(figure: Figure, alt: str) -> str:
     """Returns a figure as SVG text with what it shows in words; the same for the same figure."""
     text = io.StringIO()
-    with matplotlib.rc_context(PRINT):
+    with letters(figure):
         figure.savefig(text, format="svg", metadata={"Date": None})
     body = text.getvalue()[text.getvalue().index("<svg") :]
     # A hundredth of a point is enough, and halves the file.
@@ -108,7 +99,7 @@ def layer_lines(curves: Sequence[Curve], ylabel: str, floor: float) -> Figure:
         layers.sort(key=layer_order)
         for k, curve in enumerate(mine):
             shift = 0.5 * ((k + 0.5) / len(mine) - 0.5)
-            _line(ax, curve.means, layers, {**styles[curve.name], "label": curve.name}, shift)
+            _line(ax, curve.means, layers, {**styles[curve.name], "label": label(curve.name)}, shift)
         ax.set_xticks(range(len(layers)), [name.removeprefix("layer").removeprefix("s") for name in layers])
         ax.set(title=panel, xlabel="layer", ylabel=ylabel if i % across == 0 else "")
         ax.grid()
@@ -136,7 +127,7 @@ def _line(ax: Axes, means: Mapping[str, Mean], layers: Sequence[str], style: dic
 
 def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """Puts one legend for all panels below them."""
-    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     # A letter takes about an eighteenth of an inch, the handle nine of them.
     across = max(1, min(4, int(18 * figure.get_figwidth() / (9 + max(map(len, handles))))))
     figure.legend([*handles.values()], [*handles], loc=BELOW, ncols=across, handlelength=3)
@@ -165,8 +156,8 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[Sequence[dict[str, 
                     style |= {"markevery": every, "ms": 3, "alpha": 0.55 if split == "train" else 1.0}
                     accuracy = [100 * record[split]["accuracy"] for record in records]
                     losses = [sum(record[split]["loss"].values()) for record in records]
-                    label = name if split == "validation" else None
-                    axes[0, column].plot(epochs, accuracy, label=label, **style)
+                    said = label(name) if split == "validation" else None
+                    axes[0, column].plot(epochs, accuracy, label=said, **style)
                     axes[1, column].plot(epochs, losses, **style)
         axes[0, column].set_title(panel)
         axes[0, column].set_ylim(0, 102)
@@ -211,7 +202,7 @@ def gap_points(gaps: Sequence[Gap]) -> Figure:
     keys += [(task, {"color": "#666666", "marker": marker}) for task, marker in markers.items()]
     if any("difficulty" in gap.published for gap in gaps):
         keys.append(("published", {"color": "#666666", "marker": "o", "mfc": "white"}))
-    handles = [Line2D([], [], linestyle="none", label=label, **look) for label, look in keys]
+    handles = [Line2D([], [], linestyle="none", label=label(name), **look) for name, look in keys]
     figure.legend(handles=handles, loc=BELOW, ncols=6)
     return figure
 
@@ -235,7 +226,7 @@ def embeddings(
             for k in range(len(class_names)) if layer in points else ():
                 x, y = points[layer][some][labels[some] == k].T
                 look = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
-                ax.plot(x, y, linestyle="none", ms=2.6, mew=0.3, label=class_names[k], **look)
+                ax.plot(x, y, linestyle="none", ms=2.6, mew=0.3, label=label(class_names[k]), **look)
             ax.set(xticks=[], yticks=[])
             ax.set_box_aspect(1)
         row[0].set_ylabel(name)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from ffmodels.files import read_json
 from ffmodels.registry import GOODNESS
-from fftrain.collect import STATES, Collection, FoundRun
-from fftrain.config import PretrainConfig, option_name
+from fftrain.collect import STATES, Collection
+from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, option_name
 from fftrain.means import NOT_MEASURED
+from fftrain.records import FoundRun
 from fftrain.registry import task_of
 from fftrain.tables import Table
 
@@ -50,24 +51,80 @@ def runs_table(found: Collection) -> Table:
         config = cell.run.config
         commit = (config["git_commit"] or "unknown")[:12]
         hardware = _words(config["hardware"])
-        out = cell.run.folder.path.relative_to(found.root).as_posix()
+        out = _place(found, cell.run)
         rows.append([cell.name, cell.state, command(config["config"], out), str(cell.seed), hardware, *times, commit])
     columns = ("run", "state", "command", "seed", "hardware", "pretraining", "probes", "analysis", "all", "commit")
     return Table(title="Every run", columns=columns, rows=rows)
 
 
+def commands_table(found: Collection) -> Table:
+    """Returns the command of everything that was measured on a run, by which to measure it again."""
+    rows = []
+    for cell in found.cells:
+        if cell.run is None:
+            continue
+        out, results, trained = _place(found, cell.run), cell.run.results, cell.run.config["config"]
+        rows += [
+            [cell.name, f"pretext accuracy on {split}", shlex.join(["fftrain", "evaluate", out, "--split", split])]
+            for split in results.get("pretext", {})
+        ]
+        for result in results.get("probes", {}).values():
+            place = {"dataset": result["dataset"], "slot": result["slot"], "target": result.get("target", "class")}
+            what = f"probes of {place['dataset']}, slot {place['slot']}, {place['target']}"
+            rows.append([cell.name, what, probe_command(out, {**place, **result.get("config", {})}, trained)])
+        for result in results.get("analysis", {}).values():
+            settings = {"slot": result["slot"], **result.get("config", {})}
+            rows.append([cell.name, "analysis", analysis_command(out, settings)])
+    for pair in found.pairs:
+        if (run := pair.first.run) is not None and (other := pair.second.run) is not None:
+            known = [result.get("config", {}) for result in run.results.get("analysis", {}).values()]
+            words = analysis_command(_place(found, run), known[0] if known else {}, _place(found, other))
+            rows.append([pair.name, "linear CKA", words])
+    return Table(title="Commands of every measurement", columns=("of", "what", "command"), rows=rows, folded=True)
+
+
 def command(config: dict[str, Any], out: str) -> str:
     """Returns the command that trains a run again: what differs from the defaults, and always what names it."""
-    defaults = {f.name: f.default for f in fields(PretrainConfig)}
     threshold = GOODNESS.load(config.get("goodness", "sum_squares")).threshold(config.get("width", 2000))
-    defaults |= {"task": task_of(config["method"]), "threshold": threshold, "data_dir": config.get("data_dir")}
-    parts = ["fftrain", "pretrain"]
+    known = {"task": task_of(config["method"]), "threshold": threshold}
+    named = ("dataset", "task", "method", "seed")
+    return shlex.join(["fftrain", "pretrain", *_options(PretrainConfig, config, known, named), "--out", out])
+
+
+def probe_command(run: str, config: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """Returns the command that probes a run again; `trained` are the settings of its pretraining."""
+    same = config["dataset"] == trained["dataset"]  # the images are read as they were then
+    known = {key: trained.get(key) for key in ("image_size", "grayscale")} if same else {}
+    named = ("dataset", "slot", "target", "epochs")
+    return shlex.join(["fftrain", "probe", run, *_options(ProbeConfig, config, known, named)])
+
+
+def analysis_command(run: str, config: Mapping[str, Any], against: str | None = None) -> str:
+    """Returns the command that analyses a run again, and compares it with another."""
+    options = _options(AnalysisConfig, config, {}, ("slot", "images"))
+    return shlex.join(["fftrain", "analyse", run, *options, *(["--against", against] if against else [])])
+
+
+def _options(
+    kind: type[Settings], config: Mapping[str, Any], known: Mapping[str, Any], named: Sequence[str]
+) -> list[str]:
+    """Returns settings as options: those that differ from the defaults (or what is `known`), and always the `named`.
+
+    Where the data lie is left to whoever runs the command.
+    """
+    defaults = {f.name: f.default for f in fields(kind)} | dict(known)
+    parts: list[str] = []
     for key, value in config.items():
         name = option_name(key)
-        if value is None or (value == defaults[key] and key not in ("dataset", "task", "method", "seed")):
+        if value is None or key == "data_dir" or key not in defaults or (value == defaults[key] and key not in named):
             continue
         parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, str(value)]
-    return shlex.join([*parts, "--out", out])
+    return parts
+
+
+def _place(found: Collection, run: FoundRun) -> str:
+    """Returns a run's folder as seen from the report's."""
+    return run.folder.path.relative_to(found.root).as_posix()
 
 
 def settings_table(run: FoundRun) -> Table:

@@ -12,6 +12,8 @@ from fftrain.collect import Cell
 
 NOT_MEASURED, NOT_PUBLISHED = "not measured", "not published"
 CHOSEN, LAST = "chosen", "last"
+# The source whose figures no seed has a part in.
+SEEDLESS = "raw"
 Reader = Callable[[Cell], "float | None"]
 
 
@@ -30,16 +32,17 @@ class Group:
         """The method, with the settings that vary."""
         return f"{self.method} ({self.varied})" if self.varied else self.method
 
-    def mean(self, read: Reader) -> Mean:
-        """Returns the mean of a figure over the seeds that have it."""
+    def mean(self, read: Reader, *, seedless: bool = False) -> Mean:
+        """Returns the mean of a figure over the seeds that have it; `seedless` as in `Mean`."""
         found = [(cell, read(cell)) for cell in self.cells]
         lacking = [cell for cell, value in found if value is None]
         words = {cell.seed: NOT_MEASURED if cell.state == "done" else cell.state for cell in lacking}
-        return Mean(values={cell.seed: value for cell, value in found if value is not None}, lacking=words)
+        values = {cell.seed: value for cell, value in found if value is not None}
+        return Mean(values=values, lacking=words, seedless=seedless)
 
     def read_at(self, source: str, reading: str, probed_on: str = "", slot: str = "") -> Mean:
         """Returns the test accuracy of a source's probes ("own": the method's), as `probe_at` reads it."""
-        return self.mean(lambda cell: probe_at(cell, source, reading, probed_on, slot)[1])
+        return self.mean(lambda cell: probe_at(cell, source, reading, probed_on, slot)[1], seedless=source == SEEDLESS)
 
     def layers(self, probed_on: str = "", slot: str = "") -> str:
         """Returns the layers that validation chose for the method's own features, of each seed where they differ."""
@@ -49,27 +52,43 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A figure of each seed (share of 1), and why other seeds have none."""
+    """A figure of each seed (share of 1), and why other seeds have none.
+
+    `seedless` says that it depends on no seed (`raw`): one measurement, unless the seeds' figures differ all the same.
+    """
 
     values: Mapping[int, float]
     lacking: Mapping[int, str]
+    seedless: bool = False
+
+    @property
+    def once(self) -> bool:
+        """Whether there is one measurement alone, whatever the seeds."""
+        return self.seedless and len({*self.values.values()}) == 1
 
     @property
     def value(self) -> float | None:
         """The mean over the seeds that are there."""
+        if self.once:
+            return next(iter(self.values.values()))
         return statistics.fmean(self.values.values()) if self.values else None
 
     @property
     def spread(self) -> float | None:
-        """The sample standard deviation; None below two seeds."""
-        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+        """The sample standard deviation; None below two seeds, and of one measurement."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 and not self.once else None
 
     def text(self, *remarks: str, sign: str = "", short: bool = False) -> str:
-        """Returns `mean ± spread (n=...)` in %; words where there is no figure. `short` leaves out which seeds lack."""
+        """Returns `mean ± spread (n=...)` in %, one measurement alone, or words where there is no figure.
+
+        `short` leaves out which seeds lack.
+        """
         lacking = ", ".join(f"seed {seed} {word}" for seed, word in self.lacking.items())
         if self.value is None:
             words = {*self.lacking.values()}
             return words.pop() if len(words) == 1 else lacking
+        if self.once:
+            return f"{100 * self.value:{sign}.1f}"
         spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
         count = f"n={len(self.values)}"
         if self.lacking:
@@ -127,12 +146,9 @@ def pretext(cell: Cell, split: str) -> float | None:
 
 
 def pretext_mean(group: Group) -> tuple[Mean, str]:
-    """Returns the mean pretext accuracy, on test where every seed that was measured has it, and the split."""
-    test = group.mean(lambda cell: pretext(cell, "test"))
-    validation = group.mean(lambda cell: pretext(cell, "validation"))
-    if test.values and not validation.values.keys() - test.values.keys():
-        return test, "test"
-    return validation, "validation"
+    """Returns the mean pretext accuracy and its split: test where any seed has it, so that the others lack."""
+    split = "test" if any(pretext(cell, "test") is not None for cell in group.cells) else "validation"
+    return group.mean(lambda cell: pretext(cell, split)), split
 
 
 def pretext_text(group: Group) -> str:
@@ -140,6 +156,13 @@ def pretext_text(group: Group) -> str:
     mean, split = pretext_mean(group)
     seen = any(cell.trained_on_validation for cell in group.cells)
     return mean.text("" if split == "test" or not mean.values else split + (", trained on" if seen else ""))
+
+
+def pretext_beside(group: Group, published: float | None) -> list[str]:
+    """Returns a published figure, and how far the mean pretext accuracy lies above it where that is of test too."""
+    mean, split = pretext_mean(group)
+    beside = mean.beside(published)
+    return beside if split == "test" else [beside[0], ""]
 
 
 def probe_at(cell: Cell, source: str, reading: str, probed_on: str = "", slot: str = "") -> tuple[str, float | None]:

@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ffmodels.heads import LinearHead, Standardisation
 from fftrain.baselines import Baselines
 from fftrain.config import ProbeConfig
 from fftrain.data import FOLDER, ImageData, file_name, load_data
-from fftrain.evaluate import check_shape, default_slot, make_task, pretext_data
+from fftrain.evaluate import check_data, default_slot, load_together, make_task, pretext_data
 from fftrain.features import ROWS, Features, choices, extract, feature_memory, name_of
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
@@ -79,11 +78,9 @@ def probe_run(
     folder = RunFolder(run)
     trained = folder.read_config()
     networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: load_backbone(run)}
-    with ExitStack() as stack:
-        if accelerator is not None:
-            stack.enter_context(accelerator.main_process_first())  # one process downloads
-        data = data or load_data(config)
-    check_shape(run, data)
+    if data is None:
+        data = load_data(config) if accelerator is None else load_together(config, accelerator)
+    check_data(run, data)
     if config.target == "pretext":
         data = pretext_data(make_task(trained, data.class_names), data)
     slot = config.slot or default_slot(trained.method)

@@ -16,16 +16,24 @@ import jinja2
 from matplotlib.figure import Figure
 
 from ffmodels.checkpoint import CONFIG_FILE, read_samples
-from ffmodels.errors import RunError
+from ffmodels.errors import FFStudyError, RunError
 from ffmodels.files import read_json, write_json, write_text
 from ffserve.errors import ImageError
 from fftrain import figures, tables
-from fftrain.collect import FIELDS, Collection, collect
+from fftrain.collect import Collection, collect
 from fftrain.curves import Curve, cka_curves, goodness_curves, layer_curves
 from fftrain.evaluate import make_task
-from fftrain.inventory import exports_table, headline_table, problems_table, runs_table, settings_table
+from fftrain.inventory import (
+    commands_table,
+    exports_table,
+    headline_table,
+    problems_table,
+    runs_table,
+    settings_table,
+)
 from fftrain.means import Group, Published, groups
 from fftrain.probe import place_name
+from fftrain.records import FIELDS
 from fftrain.tables import Table
 
 PAGE, MARKDOWN = "report.html", "report.md"
@@ -79,7 +87,9 @@ def write_report(root: Path) -> dict[str, Any]:
     """
     try:
         return _write(root)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except FFStudyError:  # some are ValueErrors, and say what is wrong themselves
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise RunError(f"a file below {root} is damaged ({error!r}): restore it, or make it again") from error
 
 
@@ -107,13 +117,16 @@ def _write(root: Path) -> dict[str, Any]:
         "published": published.remark if found.study else "",
         "data": [f"{prefix}results.csv", f"{prefix}results.json"],
     }
-    paths = {}
+    paths, before = {}, _pictures_of(root / MARKDOWN)
     for kind, name in (("page", PAGE), ("markdown", MARKDOWN)):
         write_text(root / name, environment.get_template(name).render(**content).rstrip() + "\n")
         paths[kind] = str(root / name)
     drawn = [picture for section in sections for picture in section.pictures]
     for picture in drawn:
         write_text(root / "figures" / f"{picture.name}.svg", f'<?xml version="1.0" encoding="UTF-8"?>\n{picture.svg}')
+    for name in before - {picture.name for picture in drawn}:
+        with suppress(OSError):
+            (root / "figures" / f"{name}.svg").unlink()
     write_text(root / f"{prefix}results.csv", _csv(found))
     write_json(root / f"{prefix}results.json", found.records)
     return {
@@ -144,7 +157,7 @@ def _study(found: Collection, published: Published) -> list[Section]:
         *_by_layer(whole),
         _section("FF and BP by difficulty", "gap", tables.gap_table(met), pictures=scatter if met else []),
         *_representations(found, whole),
-        _section("Every run", "runs", runs_table(found)),
+        _section("Every run", "runs", runs_table(found), commands_table(found)),
     ]
 
 
@@ -157,7 +170,7 @@ def _plain(found: Collection, results: Table) -> list[Section]:
         *_representations(found, whole),
         _served(found.root / "prediction.json"),
         _section("All figures", "", tables.probes_table(found.cells), exports_table(found.runs)),
-        _section("Every run", "runs", runs_table(found), *map(settings_table, found.runs)),
+        _section("Every run", "runs", runs_table(found), commands_table(found), *map(settings_table, found.runs)),
     ]
     return [part for part in parts if part.tables or part.pictures]
 
@@ -286,15 +299,25 @@ def _served(path: Path) -> Section:
                     file = Path(served["file"])
                     pictures.append(_draw(f"served {number}", file.name, figures.image_file, file, small=True))
         note = f"Model: {found['model']}"
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error!r}): make it again with `ffserve predict --json`") from error
     table = Table(title="Classes of each file", columns=("file", "class", "probability in %"), rows=rows)
     return _section("A served prediction", "", table, pictures=pictures, note=note)
 
 
+def _pictures_of(earlier: Path) -> set[str]:
+    """Returns the names of the figures that an earlier report.md shows; none where it is not a report's."""
+    try:
+        text = earlier.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return set()
+    made = text.rstrip().rpartition("\n")[2].startswith("Made by ffstudy ")
+    return set(re.findall(r"^!\[.*\]\(figures/([a-z0-9-]+)\.svg\)$", text, re.MULTILINE)) if made else set()
+
+
 def markdown_escape(text: str) -> str:
     """Returns a text that Markdown shows as it is, in a table too."""
-    return re.sub(r"([\\`*_|<>\[\]~#])", r"\\\1", text).replace("\n", " ")
+    return re.sub(r"([\\`*_|<>\[\]~#$])", r"\\\1", text).replace("\n", " ")
 
 
 def _csv(found: Collection) -> str:

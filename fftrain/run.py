@@ -5,6 +5,7 @@ config.json, metrics.jsonl, backbone.safetensors, samples.npz, results.json, pro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ from fftrain.config import PretrainConfig
 from fftrain.data import ImageData, sample
 from fftrain.pretext import Task
 
-SAMPLES = 64
+SAMPLES, SAMPLES_FILE = 64, "samples.npz"
 # What every line of metrics.jsonl holds.
 RECORD = {"epoch", "loss", "seconds", "train", "validation"}
 
@@ -45,7 +46,9 @@ class RunFolder:
         """Raises RunError where the folder cannot be made, or holds something already."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--out {self.path} is a file: name a folder")
-        if self.path.is_dir() and not all(p.name.endswith(".partial") for p in self.path.iterdir()):
+        # What a start leaves that was killed before it wrote the settings.
+        begun = (p.name == SAMPLES_FILE or p.name.endswith(".partial") for p in self.path.glob("*"))
+        if self.path.is_dir() and not all(begun):
             raise RunError(
                 f"--out {self.path} is in use already: choose another folder, or continue its run with --resume"
             )
@@ -74,7 +77,10 @@ class RunFolder:
             slot: what the label pixels hold by default when the features are read.
             hardware: what `describe_hardware` says.
         """
-        write_json(
+        samples = sample(data.validation, SAMPLES)
+        with replacing(self.path / SAMPLES_FILE) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, images=samples.images.numpy(), labels=samples.labels.numpy())
+        write_json(  # last: a folder with settings is a run
             self.path / CONFIG_FILE,
             {
                 "config": asdict(config),
@@ -86,9 +92,6 @@ class RunFolder:
                 "hardware": hardware,
             },
         )
-        samples = sample(data.validation, SAMPLES)
-        with replacing(self.path / "samples.npz") as partial, partial.open("wb") as file:
-            np.savez_compressed(file, images=samples.images.numpy(), labels=samples.labels.numpy())
 
     def read_config(self) -> PretrainConfig:
         """Reads the settings back. Raises RunError where they are missing or damaged."""
@@ -140,7 +143,8 @@ class RunFolder:
 
     def add_seconds(self, step: str, seconds: float) -> None:
         """Adds to the wall time of a step in results["seconds"]."""
-        self.add_result(("seconds", step), self.read_results().get("seconds", {}).get(step, 0.0) + seconds)
+        before = self.read_results().get("seconds", {}).get(step)
+        self.add_result(("seconds", step), seconds + (before if isinstance(before, float) else 0.0))
 
     def last_checkpoint(self) -> Path | None:
         """Returns the newest whole checkpoint."""
@@ -170,7 +174,8 @@ class RunFolder:
     def forget_measurements(self) -> None:
         """Deletes results and probes: they were measured on other weights than those that are about to be written."""
         self.results.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "probes", ignore_errors=True)
+        for measured in ("probes", "analysis"):
+            shutil.rmtree(self.path / measured, ignore_errors=True)
 
 
 def describe(data: ImageData) -> dict[str, Any]:
@@ -180,7 +185,17 @@ def describe(data: ImageData) -> dict[str, Any]:
         "shape": list(data.shape),
         "class_names": list(data.class_names),
         "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
+        "digest": held_out_digest(data),
     }
+
+
+def held_out_digest(data: ImageData) -> str:
+    """Returns a digest of the held-out images and their labels: another where the data have changed."""
+    found = hashlib.sha256()
+    for split in (data.validation, data.test):
+        for values in (split.images, split.labels):
+            found.update(np.ascontiguousarray(values.numpy()).data)
+    return found.hexdigest()[:16]
 
 
 def describe_hardware(processes: int, device: torch.device) -> dict[str, Any]:

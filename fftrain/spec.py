@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from ffmodels.errors import RunError, SettingError
 from ffmodels.files import read_json
 from ffmodels.registry import SLOTS
-from fftrain.config import AnalysisConfig, DataConfig, PretrainConfig, ProbeConfig, Settings, read_toml, underscored
+from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, read_toml, underscored
 from fftrain.registry import DATASETS, METHODS, TASKS, fits, task_of
 
 S = TypeVar("S", bound=Settings)
@@ -52,6 +52,11 @@ LISTS: Mapping[str, tuple[Any, ...]] = {
 }
 TABLES = ("settings", "method", "probe", "analysis")
 STUDY_FILE = "study.json"
+# In what compared cells are alike.
+ALIKE = (
+    *("dataset", "image_size", "grayscale", "limit", "holdout", "task", "seed"),
+    *("backbone", "width", "depth", "normalisation"),
+)
 # What a result does not depend on.
 UNKEYED = ("threads", "data_dir", "track", "feature_memory")
 
@@ -69,7 +74,7 @@ class Cell:
         """The name of its folder: what it is, and a digest of every setting that its result depends on."""
         config = self.config
         dataset = Path(config.dataset.removeprefix("imagefolder:")).name
-        readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
+        readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)[:40]
         return f"{readable}-{config.task}-{config.method}-s{config.seed}-{digest(keyed(config))[:8]}"
 
 
@@ -84,10 +89,10 @@ class Spec:
 
     @property
     def pairs(self) -> list[tuple[Cell, Cell]]:
-        """The cells whose representations are compared: each against `bp` on the same data, task and seed."""
+        """The cells whose representations are compared: each against `bp` on the same data, task, seed and network."""
 
         def place(cell: Cell) -> tuple[Any, ...]:
-            return cell.config.dataset, cell.config.task, cell.config.seed, cell.config.image_size
+            return tuple(getattr(cell.config, key) for key in ALIKE)
 
         partners: dict[tuple[Any, ...], Cell] = {}
         for cell in self.cells:
@@ -121,8 +126,11 @@ class Spec:
                 "seed": cell.config.seed,
                 "settings": keyed(cell.config),
                 "varied": self.varied(cell),
-                "probes": [{"dataset": p.dataset, "slot": p.slot, "target": p.target} for p in cell.probes],
-                "analysis": cell.analysis is not None,
+                "probes": [
+                    {"dataset": p.dataset, "slot": p.slot, "target": p.target, "settings": keyed(p)}
+                    for p in cell.probes
+                ],
+                "analysis": None if cell.analysis is None else keyed(cell.analysis),
             }
             for cell in self.cells
         ]
@@ -207,10 +215,11 @@ def plan(
         where = what if "grid" not in content else f"{what}, grid {number}"
         _check_keys(grid, known - {"grid", "published"}, where)
         merged = {**shared, **grid}
-        for table in ("settings", "method", "probe"):
+        tables = [key for key in TABLES if key != "analysis" or isinstance(grid.get(key), Mapping)]
+        for table in tables:
             merged[table] = _merge(shared.get(table, {}), grid.get(table, {}), f"{where}: {table}")
         for cell in _cells(merged, where, overrides or {}):
-            cells.setdefault(cell.name, cell)
+            cells[cell.name] = _united(cells[cell.name], cell, where) if cell.name in cells else cell
     published = content.get("published", {})
     datasets = {cell.config.dataset for cell in cells.values()}
     names = [*DATASETS]
@@ -218,6 +227,21 @@ def plan(
         raise SettingError(f"{what}: published is {published!r}: it must map its data sets to {', '.join(names)}")
     kept = {key: value for key, value in (overrides or {}).items() if value is not None}
     return Spec(name=name, content=dict(content), overrides=kept, cells=tuple(cells.values()))
+
+
+def _united(one: Cell, other: Cell, source: str) -> Cell:
+    """Returns a cell that two grids hold, with the probes of both.
+
+    Raises:
+        SettingError: where they measure the same thing with other settings.
+    """
+    probes = {step_name(probe): probe for probe in one.probes}
+    for probe in other.probes:
+        if probes.setdefault(step_name(probe), probe) != probe:
+            raise SettingError(f"{source}: {step_name(probe)!r} of {one.name} is in another grid with other settings")
+    if None not in (one.analysis, other.analysis) and one.analysis != other.analysis:
+        raise SettingError(f"{source}: the analysis of {one.name} is in another grid with other settings")
+    return replace(one, probes=tuple(probes.values()), analysis=one.analysis or other.analysis)
 
 
 def _merge(one: Any, other: Any, what: str) -> dict[str, Any]:
@@ -262,6 +286,8 @@ def _list(grid: Mapping[str, Any], key: str, source: str) -> tuple[Any, ...]:
         if key in ("datasets", "transfer") and not value.startswith("imagefolder:") and value not in DATASETS:
             names = ", ".join(DATASETS)
             raise SettingError(f"{source}: {key} has {value!r}: choose among {names}, or imagefolder:PATH")
+        if value == "imagefolder:":
+            raise SettingError(f"{source}: {key} has {value!r}: write the folder behind the colon")
     return tuple(dict.fromkeys(values))
 
 
@@ -274,8 +300,14 @@ def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -
     for method in own:
         if method not in METHODS:
             raise SettingError(f"{source}: method.{method} is no method: choose among {', '.join(METHODS)}")
-        _merge(own[method], {}, f"{source}: method.{method}")
+        for key in underscored(_merge(own[method], {}, f"{source}: method.{method}")):
+            if key not in {field.name for field in fields(PretrainConfig)}:
+                raise SettingError(f"{source}: method.{method} has {key!r}, which is no setting of fftrain pretrain")
     # A method with a task of its own is trained on that, whatever tasks are named.
+    for method in lists["methods"]:
+        if "task" not in METHODS[method].facts and not any(fits(method, task) for task in lists["tasks"]):
+            names = ", ".join(lists["tasks"])
+            raise SettingError(f"{source}: methods has {method!r}, which can be trained on none of the tasks {names}")
     bound = [method for method in lists["methods"] if "task" in METHODS[method].facts]
     tasks = dict.fromkeys((*lists["tasks"], *map(task_of, bound)))
     for task in tasks:
@@ -314,8 +346,7 @@ def _probes(
     given = underscored(values)
     for key in {"dataset", "slot", "target", "image_size", "grayscale"} & given.keys():
         raise SettingError(f"{source}: probe has {key!r}: the lists datasets, slots, targets and transfer say that")
-    same = {field.name: getattr(config, field.name) for field in fields(DataConfig)}
-    same = {key: same[key] for key in ("image_size", "grayscale")}
+    same = {key: getattr(config, key) for key in ("image_size", "grayscale", "data_dir")}
     slots = lists["slots"] if METHODS[config.method].facts["reads_label"] else ("pixels",)
     for target in lists["targets"]:
         if target == "pretext" and config.task in ("supervised", "hybrid"):

@@ -18,6 +18,7 @@ from fftrain.means import (
     Published,
     Reader,
     pretext,
+    pretext_beside,
     pretext_mean,
     pretext_text,
     probe_at,
@@ -63,7 +64,7 @@ def pretext_table(found: Sequence[Group], published: Published) -> Table:
     lines: list[Line] = []
     for group in found:
         quoted = published.of("pretext", group.task, group.method, group.dataset)
-        cells = [pretext_text(group), *pretext_mean(group)[0].beside(quoted)]
+        cells = [pretext_text(group), *pretext_beside(group, quoted)]
         lines.append(((group.task, group.method, group.varied, ""), group.dataset, cells))
     return _pivot("Pretext accuracy in %", ("", *QUOTED), lines)
 
@@ -110,7 +111,7 @@ def supervised_table(found: Sequence[Group], published: Published) -> Table:
     rows = []
     for group in found:
         quoted = published.of("transfer", group.task, group.method, group.dataset)
-        own, probe = pretext_mean(group)[0].beside(quoted), group.read_at("own", CHOSEN).beside(quoted)
+        own, probe = pretext_beside(group, quoted), group.read_at("own", CHOSEN).beside(quoted)
         rows.append([group.dataset, group.label, pretext_text(group), *_probes(group), *own, probe[1]])
     columns = ("pretrained on", "method", "own accuracy", *PROBES, "published", "difference of own")
     title = "Supervised reference: test accuracy in %"
@@ -124,7 +125,7 @@ def ablation_table(found: Sequence[Group], published: Published) -> Table:
     rows = []
     for group in sorted(kept, key=lambda g: (asked.index((g.dataset, g.task)), ABLATION.index(g.method))):
         place = (group.task, group.method, group.dataset)
-        own = pretext_mean(group)[0].beside(published.of("ablation-pretext", *place))
+        own = pretext_beside(group, published.of("ablation-pretext", *place))
         probe = group.read_at("own", CHOSEN).beside(published.of("ablation-transfer", *place))
         rows.append([group.dataset, group.task, group.label, pretext_text(group), *own, *_probes(group), *probe])
     own, probe = ([f"{what} {name}" for name in QUOTED] for what in ("pretext", "transfer"))
@@ -149,12 +150,14 @@ def places_table(found: Sequence[Group], *, elsewhere: bool) -> Table:
 class Gap:
     """FF's figures less BP's on one data set and task, by pairs of one seed; `published` are the study's, in %.
 
+    `split` is what pretext accuracies are read on.
     Both hold `difficulty` (what BP misses of the task: 1 - its pretext accuracy), `pretext`, and the probes at the
     layers `chosen` and at the `last` three.
     """
 
     dataset: str
     task: str
+    split: str
     means: Mapping[str, Mean]
     published: Mapping[str, float]
 
@@ -182,7 +185,8 @@ def gaps(found: Sequence[Group], published: Published) -> list[Gap]:
                 quoted[name] = ff - bp
                 quoted |= {"difficulty": 100 - bp} if name == "pretext" else {}
         settings = "".join(f" ({group.label})" for group in (one, other) if group.varied)
-        made.append(Gap(dataset=one.dataset, task=one.task + settings, means=means, published=quoted))
+        place = {"dataset": one.dataset, "task": one.task + settings, "split": split}
+        made.append(Gap(**place, means=means, published=quoted))
     return sorted(made, key=lambda gap: gap.means["difficulty"].value or 0.0)
 
 
@@ -195,7 +199,8 @@ def gap_table(found: Sequence[Gap]) -> Table:
         for name in shown:
             sign = "" if name == "difficulty" else "+"
             quoted = f"{gap.published[name]:{sign}.1f}" if name in gap.published else NOT_PUBLISHED
-            row += [gap.means[name].text(sign=sign, short=name != "pretext"), quoted]
+            remark = gap.split if name != CHOSEN and gap.split != "test" else ""
+            row += [gap.means[name].text(remark, sign=sign, short=name != "pretext"), quoted]
         rows.append([*row, gap.means[LAST].text(sign="+", short=True)])
     columns = [column for name in shown.values() for column in (name, f"{name}, published")]
     last = "transfer gap (last three)"

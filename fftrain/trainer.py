@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,26 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
-from ffmodels.errors import RunError, SettingError, TrainingError
+from ffmodels.errors import RunError, SettingError, TrainingError, WriteError
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS
 from fftrain.allocator import keep_large_buffers
 from fftrain.config import PretrainConfig, continued
-from fftrain.data import ImageData, Split, load_data, sample
-from fftrain.evaluate import default_slot, evaluate_run, make_task, mean_losses, pretext_accuracy
+from fftrain.data import ImageData, Split, sample
+from fftrain.evaluate import default_slot, evaluate_run, load_together, make_task, mean_losses, pretext_accuracy
 from fftrain.objectives import Batch, Objective, make_batch
 from fftrain.pretext import Task
 from fftrain.progress import Reporter
 from fftrain.registry import METHODS
 from fftrain.run import RunFolder, describe, describe_hardware
+
+# What one process does alone, while the others wait, may take longer than a backend waits.
+WAIT = timedelta(hours=3)
 
 
 def make_accelerator(
@@ -56,7 +61,12 @@ def make_accelerator(
     keep_large_buffers()
     AcceleratorState._reset_state()  # else a second run in one process could not have another precision
     try:
-        accelerator = Accelerator(mixed_precision=mixed_precision, log_with=track, project_dir="." if track else None)
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            log_with=track,
+            project_dir="." if track else None,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+        )
     except ValueError as error:  # a device without this precision
         raise SettingError(f"--mixed-precision {mixed_precision} cannot be had here: {error}") from error
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
@@ -115,9 +125,7 @@ def pretrain(
             run.check_new()
     elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
-    if data is None:
-        with accelerator.main_process_first():  # one process downloads
-            data = load_data(config)
+    data = data or load_together(config, accelerator)
     model = BackboneConfig(
         backbone=config.backbone,
         shape=data.shape,
@@ -307,7 +315,11 @@ def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:
     """Saves the state of all processes beside its place, renames it, and drops the one before."""
     final = run.checkpoint(epoch)
     partial = final.with_name(f".{final.name}.partial")
-    accelerator.save_state(str(partial))
+    try:
+        accelerator.save_state(str(partial))
+    except (OSError, RuntimeError) as error:  # torch's writer has an error of its own for a full disk
+        what = str(error).splitlines()[0]
+        raise WriteError(f"{final} cannot be written ({what}): free some space there, then resume") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         partial.rename(final)

@@ -4,6 +4,7 @@ FFStudyError            exit code 1
 ├── SettingError        exit code 2: a setting has a value that is not legal (also a ValueError)
 ├── DataError           a data set is missing, damaged, or of another shape than asked for
 ├── RunError            a run folder is missing, used already, damaged, or does not fit
+│   └── WriteError      a file cannot be written: what is there is as it was
 ├── TrainingError       the loss is not finite, or the processes do not fit together
 └── ExportError         an exported file would not compute what was trained
 
@@ -32,6 +33,10 @@ class DataError(FFStudyError):
 
 class RunError(FFStudyError):
     """A run folder is missing, used already, damaged, or does not fit."""
+
+
+class WriteError(RunError):
+    """A file cannot be written: what is there is as it was."""
 
 
 class TrainingError(FFStudyError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ffmodels.errors import RunError
+from ffmodels.errors import RunError, WriteError
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and renames it into place when the block ends well.
 
     Raises:
-        RunError: where the folder cannot be written.
+        WriteError: where the folder cannot be written.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.chmod(0o666 & ~_umask())
         partial.replace(path)
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror or error}): name a folder that can") from error
+        raise WriteError(f"{path} cannot be written ({error.strerror or error}): name a folder that can") from error
     finally:
         with suppress(OSError):
             partial.unlink()

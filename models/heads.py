@@ -75,7 +75,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(2**32 + seed)  # seeds of backbones lie below
             self.head = LinearHead(backbone.config.width, classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

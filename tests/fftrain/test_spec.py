@@ -56,6 +56,33 @@ def test_grids_share_what_stands_above_them_and_no_cell_is_there_twice():
     assert all(c.config.epochs == 2 for c in cells)
 
 
+def test_a_cell_of_two_grids_has_the_probes_of_both():
+    slots = (("neutral", False), ("zeros", {}))
+    grids = [{"methods": ["ff"], "slots": [slot], "analysis": analysis} for slot, analysis in slots]
+    (cell,) = made({**SMALL, "grid": grids})
+    assert [step_name(p) for p in cell.probes] == ["probe digits neutral class", "probe digits zeros class"]
+    assert cell.analysis is not None
+
+
+def test_tables_of_a_grid_are_laid_over_the_shared_ones():
+    content = {**SMALL, "analysis": {"images": 500}, "grid": [{"analysis": {"points": 7}, "probe": {"epochs": 3}}]}
+    cell = made({**content, "probe": {"batch_size": 9}})[0]
+    assert (cell.analysis.images, cell.analysis.points) == (500, 7)
+    assert (cell.probes[0].batch_size, cell.probes[0].epochs) == (9, 3)
+
+
+def test_data_lie_in_one_place_for_training_and_probes():
+    for cell in made({**SMALL, "settings": {**SMALL["settings"], "data_dir": "/data"}}):
+        assert {cell.config.data_dir, *(p.data_dir for p in cell.probes)} == {"/data"}
+
+
+def test_pairs_are_of_one_network_and_one_kind_of_images():
+    spec = plan({**SMALL, "settings": {"width": [24, 48], "grayscale": [True, False]}}, "my.toml")
+    pairs = [(a.config, b.config) for a, b in spec.pairs]
+    assert len(pairs) == 4
+    assert all((a.width, a.grayscale, b.method) == (b.width, b.grayscale, "bp") for a, b in pairs)
+
+
 def test_a_method_with_a_task_of_its_own_is_there_once():
     content = {**SMALL, "tasks": ["rotation", "jigsaw"], "methods": ["ff-unsupervised", "ff"]}
     assert points(made(content)) == [
@@ -113,7 +140,19 @@ def test_a_cells_name_depends_on_every_setting_of_its_result_and_on_no_other():
         ({"datasets": ["minst"]}, "datasets has 'minst': choose among mnist"),
         ({"tasks": []}, "tasks is an empty list"),
         ({"tasks": ["rot"]}, "tasks has 'rot': choose among rotation"),
-        ({"tasks": ["hybrid"], "methods": ["ff"]}, "tasks has 'hybrid', which none of the methods ff"),
+        ({"tasks": ["hybrid"], "methods": ["ff"]}, "methods has 'ff', which can be trained on none of the tasks"),
+        ({"tasks": ["rotation", "hybrid"], "methods": ["ff"]}, "tasks has 'hybrid', which none of the methods ff"),
+        ({"tasks": ["hybrid"], "methods": ["ff", "ff-unsupervised"]}, "methods has 'ff'"),
+        ({"methods": ["ff"], "method": {"bp": {"lrr": 3}}}, "method.bp has 'lrr'"),
+        ({"datasets": ["imagefolder:"]}, "datasets has 'imagefolder:'"),
+        (
+            {"grid": [{"methods": ["ff"]}, {"methods": ["ff"], "probe": {"epochs": 7}}]},
+            "my.toml, grid 2: 'probe digits neutral class' of digits-rotation-ff",
+        ),
+        (
+            {"grid": [{"methods": ["ff"]}, {"methods": ["ff"], "analysis": {"points": 7}}]},
+            "my.toml, grid 2: the analysis of digits-rotation-ff",
+        ),
         ({"methods": ["random"]}, "methods has 'random': random and raw stand beside every method"),
         ({"seeds": [1.5]}, "seeds is [1.5]: it must be a list of whole numbers"),
         ({"seeds": [True]}, "seeds is [True]"),

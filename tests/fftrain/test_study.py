@@ -10,14 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from ffmodels.errors import RunError, SettingError
+from ffmodels.errors import RunError, SettingError, WriteError
 from ffmodels.files import read_json
+from fftrain import cells as cells_module
+from fftrain.cost import NOMINAL, estimate
+from fftrain.grid import Shard, Study, duration
 from fftrain.run import RunFolder
 from fftrain.spec import plan, read_preset
-from fftrain.study import Shard, Study, duration, run_study
+from fftrain.study import run_study
 from tests.helpers import ROOT, one_line, python
 
 SPEC = """
@@ -164,7 +170,7 @@ def test_two_shards_share_a_folder_and_each_cell_is_done_once(finished, spec, tm
         _, err = child.communicate(timeout=240)
         assert child.returncode == 0, err
         done.append(re.findall(r"cell \d/\d (\S+) done", err))
-    assert [len(part) for part in done] == [2, 1]
+    assert sorted(len(part) for part in done) == [1, 2]
     assert sorted(done[0] + done[1]) == [*cells(out)]
     assert weights(out) == weights(finished[0])
     assert figures(out) == figures(finished[0])
@@ -272,6 +278,193 @@ def test_weights_that_do_not_fit_are_found_when_they_are_read(copy, cli, trained
     assert cli("fftrain", "study", "--out", copy, "--redo-damaged").code == 0
 
 
+@pytest.mark.parametrize("file", ["samples.npz", "analysis/digits-neutral.npz"])
+def test_what_a_report_would_call_damaged_is_damaged(copy, cli, file):
+    name = next(name for name in cells(copy) if "-ff-s0" in name)
+    (copy / "cells" / name / file).write_bytes(b"garbage")
+    ended = cli("fftrain", "study", "--out", copy, "--json")
+    assert ended.code == 1
+    assert {cell["name"]: cell["status"] for cell in ended.json["cells"]}[name] == "damaged"
+    assert file in ended.err
+
+
+def test_a_finished_cell_without_its_weights_is_damaged_and_nothing_is_forgotten(copy):
+    found = Study(copy, planned())
+    cell = found.spec.cells[0]
+    (found.folder(cell) / "backbone.safetensors").unlink()
+    before = (found.folder(cell) / "results.json").read_bytes()
+    assert cell.name in run_study(found, command="test", shard=Shard())
+    assert found.state(cell).status == "damaged"
+    assert (found.folder(cell) / "results.json").read_bytes() == before
+
+
+def test_a_damaged_or_outdated_comparison_is_made_again(copy):
+    [pair] = (copy / "pairs").iterdir()
+    whole = pair.read_bytes()
+    for content in ("{", json.dumps({**json.loads(whole), "weights": ["a", "b"]})):
+        pair.write_text(content)
+        assert run_study(Study(copy, planned()), command="test", shard=Shard()) == {}
+        assert pair.read_bytes() == whole
+
+
+def test_a_comparison_that_fails_is_reported_and_recorded(copy, monkeypatch):
+    [pair] = (copy / "pairs").iterdir()
+    pair.unlink()
+
+    def fail(*arguments, **more):
+        raise RunError("no good")
+
+    monkeypatch.setattr("fftrain.study.compare_runs", fail)
+    failed = run_study(Study(copy, planned()), command="test", shard=Shard())
+    assert [*failed.values()] == ["no good"]
+    assert read_json(copy / "failed" / f"pair-{pair.stem}.json")["error"] == "no good"
+    monkeypatch.undo()
+    assert run_study(Study(copy, planned()), command="test", shard=Shard()) == {}
+    assert not [*(copy / "failed").iterdir()]
+
+
+def test_a_full_disk_is_no_damage_and_is_tried_again(copy, monkeypatch):
+    found = Study(copy, planned(SPEC.replace("epochs = 3", "epochs = 4")))
+
+    def fail(*arguments, **more):
+        raise WriteError("no space left")
+
+    monkeypatch.setattr(cells_module, "probe_run", fail)
+    assert set(run_study(found, command="test", shard=Shard()).values()) == {"no space left"}
+    assert {found.state(cell).status for cell in found.spec.cells} == {"failed"}
+    monkeypatch.undo()
+    assert run_study(found, command="test", shard=Shard()) == {}
+    assert {found.state(cell).status for cell in found.spec.cells} == {"done"}
+
+
+def test_killed_at_any_write_a_study_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    """Every file is written through `replacing`: here the n-th write never happens, then the study goes on."""
+
+    class KilledError(BaseException):
+        pass
+
+    text = SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]').replace("epochs = 2", "epochs = 1")
+    text = text.replace("points = 40", "points = 12").replace("width = 24", "width = 24\ndepth = 1")
+    whole = tmp_path / "whole"
+    run_study(Study(whole, planned(text)), command="test", shard=Shard())
+    replace, n = Path.replace, 0
+    while True:
+        n += 1
+        writes = 0
+
+        def kill(self, target, at=n):
+            nonlocal writes
+            writes += 1
+            if writes == at:
+                raise KilledError
+            return replace(self, target)
+
+        out = tmp_path / f"killed{n}"
+        monkeypatch.setattr(Path, "replace", kill)
+        try:
+            run_study(Study(out, planned(text)), command="test", shard=Shard())
+        except KilledError:
+            pass
+        else:
+            break
+        finally:
+            monkeypatch.setattr(Path, "replace", replace)
+        assert run_study(Study(out, planned(text)), command="test", shard=Shard()) == {}
+        assert figures(out) == figures(whole)
+        assert weights(out) == weights(whole)
+        names = [sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) for root in (out, whole)]
+        assert names[0] == names[1]
+        shutil.rmtree(out)
+    assert n > 12
+
+
+def test_fewer_images_than_tsne_needs_are_no_reason_to_go_on_for_ever(tmp_path):
+    text = SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]').replace("points = 40", "points = 2")
+    found = Study(tmp_path / "few", planned(text))
+    assert run_study(found, command="test", shard=Shard()) == {}
+    assert found.state(found.spec.cells[0]).status == "done"
+
+
+def test_leaving_a_setting_of_a_probe_out_measures_with_its_default(copy):
+    found = Study(copy, planned(SPEC.replace("epochs = 3\nlimit = 300", "epochs = 3")))
+    assert all(state["left"][0].startswith("probe") for state in found.listing(Shard()))
+
+
+def test_a_plan_that_would_lose_cells_is_refused(copy, cli, spec):
+    before = (copy / "study.json").read_bytes()
+    fewer = copy.parent / "fewer.toml"
+    fewer.write_text(SPEC.replace(', "ff-unsupervised"', ""))
+    ended = cli("fftrain", "study", "--spec", fewer, "--out", copy)
+    one_line(ended, 2, "1 cells are not in this plan", "--replace-plan")
+    assert (copy / "study.json").read_bytes() == before
+    assert cli("fftrain", "study", "--spec", fewer, "--out", copy, "--replace-plan").code == 0
+
+
+def test_a_plan_that_was_lost_is_written_anew_and_its_cells_are_kept(copy, cli, spec):
+    for content in ("{", "{}", None):
+        path = copy / "study.json"
+        path.unlink() if content is None else path.write_text(content)
+        before = weights(copy)
+        ended = cli("fftrain", "study", "--spec", spec, "--out", copy)
+        assert ended.code == 0, ended.err
+        assert "3 cells (3 done)" in ended.out
+        assert weights(copy) == before
+
+
+def test_a_start_that_was_killed_leaves_a_folder_that_can_be_used(tmp_path):
+    (tmp_path / ".study.json.0123.partial").write_text("{")
+    Study(tmp_path, planned()).create("test")
+    assert (tmp_path / "study.json").exists()
+
+
+def test_what_this_machine_cannot_do_is_refused_before_anything_starts(cli, tmp_path):
+    spec = tmp_path / "half.toml"
+    spec.write_text(SPEC.replace("width = 24", 'width = 24\nmixed_precision = ["no", "fp16"]'))
+    one_line(cli("fftrain", "study", "--spec", spec, "--out", tmp_path / "x"), 2, "fp16 cannot be had on a CPU")
+    assert not (tmp_path / "x").exists()
+
+
+def folder_of_images(path, sizes):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (path / name).mkdir(parents=True)
+        for i, size in enumerate(sizes):
+            Image.fromarray(rng.integers(256, size=(size, size), dtype=np.uint8)).save(path / name / f"{i}.png")
+
+
+def test_of_two_processes_a_failing_cell_does_not_end_the_others_and_pairs_of_many_data_sets_are_compared(tmp_path):
+    for name, sizes in (("mixed", [8, 9] * 20), ("a b", [8] * 40), ("c", [6] * 40), ("d", [10] * 40)):
+        folder_of_images(tmp_path / name, sizes)
+    datasets = ", ".join(f'"imagefolder:{tmp_path}/{name}"' for name in ("mixed", "a b", "c", "d"))
+    text = SPEC.replace('"digits"', datasets).replace(', "ff-unsupervised"', "").replace("limit = 300\n", "")
+    text = text.replace("epochs = 2", "epochs = 1")
+    (tmp_path / "many.toml").write_text(text)
+    out = tmp_path / "two"
+    launch = "torch.distributed.run --standalone --nproc-per-node 2 -m fftrain study"
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ended = python("-m", *launch.split(), "--spec", tmp_path / "many.toml", "--out", out, env=environment)
+    assert ended.returncode == 1
+    assert len([*(out / "pairs").iterdir()]) == 3, ended.stderr
+    states = {
+        cell["name"]: cell["status"]
+        for cell in Study(out, planned(text.replace("epochs = 2", "epochs = 1"))).listing(Shard())
+    }
+    assert sorted(states.values()) == ["done"] * 6 + ["failed"] * 2
+    assert all(name.startswith("mixed") for name, status in states.items() if status == "failed")
+
+
+def test_an_image_folder_that_has_changed_is_noticed(tmp_path):
+    folder_of_images(tmp_path / "data", [8] * 40)
+    text = SPEC.replace('"digits"', f'"imagefolder:{tmp_path}/data"').replace("limit = 300\n", "")
+    text = text.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]')
+    assert run_study(Study(tmp_path / "x", planned(text)), command="test", shard=Shard()) == {}
+    for i in range(10):
+        shutil.copy(tmp_path / "data" / "cat" / "0.png", tmp_path / "data" / "cat" / f"new{i}.png")
+    other = Study(tmp_path / "x", planned(text.replace("epochs = 3", "epochs = 4")))
+    [reason] = run_study(other, command="test", shard=Shard()).values()
+    assert "has changed since" in reason
+
+
 def test_other_settings_of_a_measurement_do_that_again_and_nothing_else(copy):
     before = weights(copy)
     trained = {name: (path / "backbone.safetensors").stat().st_mtime_ns for name, path in cells(copy).items()}
@@ -301,15 +494,18 @@ def test_a_dry_run_lists_the_cells_and_their_cost_and_makes_nothing(cli, spec, t
     assert all(cell["seconds_left"] > 0 for cell in ended.json["cells"])
     assert not (tmp_path / "x").exists()
     part = cli("fftrain", "study", "--preset", "paper", "--shard", "2/4", "--dry-run", "--json").json["cells"]
-    assert len(part) in (34, 35)
+    assert 20 < len(part) < 50
     whole = cli("fftrain", "study", "--preset", "paper", "--dry-run").out
     assert all(cell["name"] in whole for cell in part)
 
 
 def test_shards_are_disjoint_and_whole():
-    cells = plan(read_preset("paper"), "paper").cells
-    parts = [Shard(i, 7).of_cells(cells) for i in range(1, 8)]
+    found = Study(Path("nowhere"), plan(read_preset("paper"), "paper"))
+    cells = found.spec.cells
+    parts = [Shard(i, 7).of_cells(cells, found.facts) for i in range(1, 8)]
     assert sorted(c.name for part in parts for c in part) == sorted(c.name for c in cells)
+    costs = [sum(sum(estimate(c, found.facts[c.name], NOMINAL).values()) for c in part) for part in parts]
+    assert max(costs) < 1.3 * min(costs)
     for text in ("0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"):
         with pytest.raises(SettingError, match=f"--shard is '{text}': write I/N"):
             Shard.of(text)
