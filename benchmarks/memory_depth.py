@@ -113,7 +113,7 @@ def plot(grown: dict[str, dict[int, float]], path: Path) -> None:
 
 
 def main(
-    depths: Annotated[str, typer.Option(help="Numbers of layers.")] = "4,8,16,32,64",
+    depths: Annotated[str, typer.Option(help="Numbers of layers.")] = "4,16,64",
     width: Annotated[int, typer.Option(help="Units of a layer.")] = 500,
     batch: Annotated[int, typer.Option(help="Images of a step, over all processes.")] = 4096,
     most: Annotated[float, typer.Option(help="Ratio of FF's deepest to its shallowest above which it fails.")] = 1.3,

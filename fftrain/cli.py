@@ -247,11 +247,14 @@ def analyse(
         console.print_table(title, ["features of", "layers", "validation", "test"], rows)
         if against is not None:
             found = result["comparison"]
-            cells = [
-                [layer, *(f"{value:.3f}" for value in values)]
-                for layer, values in zip(found["layers"], found["cka"], strict=True)
-            ]
-            console.print_table(f"linear CKA of {run} (rows) and {against}", ["", *found["layers_of_b"]], cells)
+
+            def cells(key: str) -> list[list[str]]:
+                lines = zip(found["layers"], found[key], strict=True)
+                return [[layer, *(f"{value:.3f}" for value in values)] for layer, values in lines]
+
+            columns = ["", *found["layers_of_b"]]
+            console.print_table(f"linear CKA of {run} (rows) and {against}", columns, cells("cka"))
+            console.print_table("the same of the two backbones before training", columns, cells("cka_floor"))
 
     console.print_result(result, json, draw)
 
@@ -314,7 +317,9 @@ def study(
     main = make_accelerator(threads, processes=processes).is_main_process
     found = Study(out or Path("studies") / planned.name, planned)
     failed: dict[str, str] = {}
-    if not dry_run:
+    if dry_run:
+        found.check_plan(replace_plan=replace_plan)
+    else:
         failed = run_study(
             found,
             command=shlex.join(["fftrain", *sys.argv[1:]]),
@@ -332,10 +337,16 @@ def study(
         title = f"{found.path}: {len(cells)} cells ({said or 'none in this shard'})"
         title += f", about {duration(result['seconds_left'])} left"
         rows = [
-            [cell["name"], cell["status"], duration(cell["seconds_left"]) if cell["left"] else "", cell["reason"]]
+            [
+                cell["name"],
+                ", ".join(f"{key} {value}" for key, value in cell["varied"].items()),
+                cell["status"],
+                duration(cell["seconds_left"]) if cell["left"] else "",
+                cell["reason"] or (", ".join(cell["left"]) if cell["status"] == "started" else ""),
+            ]
             for cell in cells
         ]
-        columns = ["cell", "status", "left, about", "reason"]
+        columns = ["cell", "settings", "status", "left, about", "reason, or what is left"]
         console.print_result(result, json, lambda _: console.print_table(title, columns, rows))
     if failed:
         raise typer.Exit(1)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -101,7 +102,7 @@ def layer_lines(curves: Sequence[Curve], ylabel: str, floor: float) -> Figure:
             shift = 0.5 * ((k + 0.5) / len(mine) - 0.5)
             _line(ax, curve.means, layers, {**styles[curve.name], "label": label(curve.name)}, shift)
         ax.set_xticks(range(len(layers)), [name.removeprefix("layer").removeprefix("s") for name in layers])
-        ax.set(title=panel, xlabel="layer", ylabel=ylabel if i % across == 0 else "")
+        ax.set(title=fill(panel, 34), xlabel="layer", ylabel=ylabel if i % across == 0 else "")
         ax.grid()
     low, high = axes[0, 0].get_ylim()
     axes[0, 0].set_ylim(max(floor, min(low, high - 10)), min(104, high))
@@ -159,7 +160,7 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[Sequence[dict[str, 
                     said = label(name) if split == "validation" else None
                     axes[0, column].plot(epochs, accuracy, label=said, **style)
                     axes[1, column].plot(epochs, losses, **style)
-        axes[0, column].set_title(panel)
+        axes[0, column].set_title(fill(panel, 32))
         axes[0, column].set_ylim(0, 102)
         axes[1, column].set_yscale("log")
         low, high = axes[1, column].get_ylim()
@@ -229,7 +230,7 @@ def embeddings(
                 ax.plot(x, y, linestyle="none", ms=2.6, mew=0.3, label=label(class_names[k]), **look)
             ax.set(xticks=[], yticks=[])
             ax.set_box_aspect(1)
-        row[0].set_ylabel(name)
+        row[0].set_ylabel(fill(name, 22))
     for layer, ax in zip(layers, axes[0], strict=True):
         ax.set_title(layer)
     if len(class_names) <= 20:
@@ -298,7 +299,7 @@ def _image_rows(rows: Mapping[str, tuple[torch.Tensor, Sequence[str]]]) -> Figur
             ax.imshow(pixels.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
             ax.set(xticks=[], yticks=[])
             ax.set_title(title, pad=2)
-        row[0].set_ylabel(name)
+        row[0].set_ylabel(fill(name, 22))
     return figure
 
 

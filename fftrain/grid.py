@@ -121,7 +121,12 @@ class Study:
         found = []
         for cell in shard.of_cells(self.spec.cells, self.facts):
             state = self.state(cell)
-            about = {"name": cell.name, "status": state.status, "left": list(state.left)}
+            about = {
+                "name": cell.name,
+                "varied": self.spec.varied(cell),
+                "status": state.status,
+                "left": list(state.left),
+            }
             found.append({**about, "seconds_left": forecast[cell.name], "reason": state.reason})
         return found
 
@@ -181,30 +186,38 @@ class Study:
             return State(status=DAMAGED if damaged else FAILED, left=left, reason=reason)
         return State(status=STARTED if folder.exists() else MISSING, left=left)
 
-    def create(self, command: str, *, replace_plan: bool = False) -> None:
-        """Makes the folder and writes the plan.
+    def check_plan(self, *, replace_plan: bool = False) -> dict[str, Any]:
+        """Returns the plan that the folder holds, an empty one where it holds none that can be read.
 
         Raises:
-            RunError: where the folder is in use by something else, or cannot be written.
-            SettingError: where cells of the plan that it holds would be dropped, and `replace_plan` does not say so.
+            RunError: where the folder is in use by something else.
+            SettingError: where work on cells of its plan would be left out, and `replace_plan` does not say so.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--out {self.path} is a file: name a folder")
         begun = {STUDY_FILE, "cells", "locks"} & {path.name for path in self.path.glob("*")}
         if not begun and not all(path.name.endswith(".partial") for path in self.path.glob("*")):
             raise RunError(f"--out {self.path} is in use already, and not by a study: choose another folder")
-        planned = self.spec.to_dict()
         try:
-            was = read_json(self.path / STUDY_FILE)
-            dropped = {cell["name"] for cell in was["cells"]} - {cell["name"] for cell in planned["cells"]}
-            command = was["command"] if was["cells"] == planned["cells"] else command  # this one goes on
+            was: dict[str, Any] = read_json(self.path / STUDY_FILE)
+            dropped = {cell["name"] for cell in was["cells"]} - {cell.name for cell in self.spec.cells}
         except (RunError, KeyError, TypeError):  # none yet, or damaged: it is written anew
-            dropped = set()
-        if dropped and not replace_plan:
+            return {}
+        folders = {name: self.path / "cells" / name for name in dropped}
+        lost = [n for n, path in folders.items() if (path / BACKBONE_FILE).exists() or (path / "checkpoint").exists()]
+        if lost and not replace_plan:
             raise SettingError(
-                f"--out {self.path} holds a study of which {len(dropped)} cells are not in this plan ({min(dropped)}): "
-                "choose another --out, or --replace-plan to leave them out of it"
+                f"--out {self.path} holds a study of which trained cells are not in this plan ({len(lost)}, the first "
+                f"{min(lost)}): choose another --out, or --replace-plan to leave them out of it"
             )
+        return was
+
+    def create(self, command: str, *, replace_plan: bool = False) -> None:
+        """Makes the folder and writes the plan. Raises what `check_plan` does, and WriteError."""
+        was = self.check_plan(replace_plan=replace_plan)
+        planned = self.spec.to_dict()
+        if was.get("cells") == planned["cells"]:  # the plan goes on that another command made
+            command = was.get("command", command)
         about = {"format": 1, "command": command, "version": version("ffstudy"), "git_commit": git_commit()}
         write_json(self.path / STUDY_FILE, {**about, **planned})
 

@@ -111,7 +111,9 @@ def probe_run(
                 if network is not None:
                     start, stop = layers[0] * network.config.width, (layers[-1] + 1) * network.config.width
                 name = name_of(layers)
-                head, found = fit(features.columns(start, stop), data, config, device, reporter, f"{source} {name}")
+                head, found = fit(
+                    features.columns(start, stop), data, config, device, reporter, f"{out.name}, {source} {name}"
+                )
                 rows[i] = {"source": source, "layers": name, **found}
                 if source == trained.method:
                     part = Standardisation(standardisation.mean_F[start:stop], standardisation.std_F[start:stop])
@@ -215,7 +217,8 @@ def fit(
         "settings": grid[best],
         "grid": [{**setting, "validation": v} for setting, v in zip(grid, validation, strict=True)],
     }
-    reporter.note(f"probe {what}: validation {validation[best]:.4f}  test {test:.4f}  ({grid[best]})")
+    chosen = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in grid[best].items())
+    reporter.note(f"probe {what}: validation {validation[best]:.4f} ({chosen})")
     return head, found
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
@@ -204,6 +205,7 @@ def plan(
     what = source or name
     if not isinstance(content, Mapping):
         raise SettingError(f"{what} holds no table of settings")
+    content = _placed(content)
     known = {*LISTS, *TABLES, "grid", "published"}
     _check_keys(content, known, what)
     shared = {key: value for key, value in content.items() if key not in ("grid", "published")}
@@ -277,6 +279,8 @@ def _list(grid: Mapping[str, Any], key: str, source: str) -> tuple[Any, ...]:
     kind, word = (int, "whole numbers") if key == "seeds" else (str, "names")
     if not isinstance(values, list | tuple) or any(type(value) is not kind for value in values):
         raise SettingError(f"{source}: {key} is {values!r}: it must be a list of {word}")
+    if key == "datasets" and key not in grid:
+        raise SettingError(f"{source}: datasets is missing: name at least one")
     if not values and key != "transfer":
         raise SettingError(f"{source}: {key} is an empty list: name at least one, or leave the key out")
     for value in values:
@@ -291,11 +295,20 @@ def _list(grid: Mapping[str, Any], key: str, source: str) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def _placed(value: Any) -> Any:
+    """Returns a spec whose image folders are named from the root, so that a study goes on from anywhere."""
+    if isinstance(value, Mapping):
+        return {_placed(key): _placed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_placed(inner) for inner in value]
+    if isinstance(value, str) and value.startswith("imagefolder:") and value != "imagefolder:":
+        return "imagefolder:" + os.path.abspath(os.path.expanduser(value.removeprefix("imagefolder:")))
+    return value
+
+
 def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Iterator[Cell]:
     """Yields the cells of one grid."""
     lists = {key: _list(grid, key, source) for key in LISTS}
-    if not lists["datasets"]:
-        raise SettingError(f"{source}: datasets is missing: name at least one")
     own = grid["method"]
     for method in own:
         if method not in METHODS:

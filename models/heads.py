@@ -75,7 +75,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(2**32 + seed)  # seeds of backbones lie below
+            torch.manual_seed((seed + 2**31) % 2**32)  # the backbone's first layer has the stream of `seed`
             self.head = LinearHead(backbone.config.width, classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

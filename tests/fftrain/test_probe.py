@@ -41,7 +41,7 @@ class Counting(Reporter):
 
     @property
     def probes(self):
-        return [what.removeprefix("probe ") for what in self.done if what.startswith("probe ")]
+        return [what.partition(", ")[2] for what in self.done if what.startswith("probe ")]  # without the place
 
 
 def files(folder):

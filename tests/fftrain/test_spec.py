@@ -201,3 +201,18 @@ def test_presets_are_legal_and_hold_what_they_promise(name):
         assert {p.epochs for c in cells for p in c.probes} == {100}
     with pytest.raises(SettingError, match=r"--preset is 'papper': choose one of smoke, quick, paper"):
         read_preset("papper")
+
+
+def test_image_folders_are_named_from_the_root(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    content = {**SMALL, "datasets": ["imagefolder:a/../b"], "published": {"imagefolder:b": "mnist"}}
+    spec = plan(content, "my.toml")
+    assert {cell.config.dataset for cell in spec.cells} == {f"imagefolder:{tmp_path}/b"}
+    assert spec.content["published"] == {f"imagefolder:{tmp_path}/b": "mnist"}
+    monkeypatch.chdir("/")
+    assert plan(spec.content, "my.toml").cells == spec.cells
+
+
+def test_data_sets_that_are_missing_are_said_to_be():
+    with pytest.raises(SettingError, match=r"my\.toml: datasets is missing"):
+        plan({}, "my.toml")

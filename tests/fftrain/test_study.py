@@ -395,7 +395,7 @@ def test_a_plan_that_would_lose_cells_is_refused(copy, cli, spec):
     fewer = copy.parent / "fewer.toml"
     fewer.write_text(SPEC.replace(', "ff-unsupervised"', ""))
     ended = cli("fftrain", "study", "--spec", fewer, "--out", copy)
-    one_line(ended, 2, "1 cells are not in this plan", "--replace-plan")
+    one_line(ended, 2, "trained cells are not in this plan (1,", "--replace-plan")
     assert (copy / "study.json").read_bytes() == before
     assert cli("fftrain", "study", "--spec", fewer, "--out", copy, "--replace-plan").code == 0
 
