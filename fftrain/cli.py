@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,18 +11,16 @@ import typer
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import (
-    TRACKERS,
-    AnalysisConfig,
     DataConfig,
     PretrainConfig,
     ProbeConfig,
     continued,
     read_toml,
 )
-from fftrain.options import options_of
+from fftrain.options import Processes, RunArgument, options_of
 from fftrain.progress import Reporter, TerminalReporter
 from fftrain.registry import DATASETS
-from fftrain.spec import PRESETS
+from fftrain.study_cli import analyse, study
 
 app = console.app("Forward-Forward and backprop pretraining, and linear probes on the frozen backbone.")
 
@@ -33,12 +28,6 @@ app = console.app("Forward-Forward and backprop pretraining, and linear probes o
 @app.callback()
 def _main(version: console.Version = False) -> None:
     pass
-
-
-RunArgument = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
-Processes = Annotated[
-    int | None, typer.Option(help="Fail unless so many processes work together.", min=1, show_default=False)
-]
 
 
 @app.command()
@@ -202,154 +191,8 @@ def evaluate(
     accelerator.end_training()
 
 
-@app.command()
-@options_of(AnalysisConfig)
-def analyse(
-    *,
-    run: RunArgument,
-    against: Annotated[
-        Path | None, typer.Option(help="Another run: how alike are their layers?", show_default=False)
-    ] = None,
-    processes: Processes = None,
-    json: Json = False,
-    debug: Debug = False,
-    **options: Any,
-) -> None:
-    """Measure how much of the image each layer keeps, and embed its features in two dimensions.
-
-    A linear decoder goes from the features of each layer back to the pixels; its explained variance on held-out images
-    stands beside that of raw pixels and of the untrained backbone. With --against, linear CKA between the layers of two
-    runs.
-
-    \b
-    Examples:
-      fftrain analyse runs/ff-rot
-      fftrain analyse runs/ff-rot --against runs/bp-rot
-    """
-    from fftrain.analyse import analyse_run, compare_runs
-    from fftrain.run import RunFolder
-    from fftrain.trainer import make_accelerator
-
-    settings = AnalysisConfig.from_values({key: value for key, value in options.items() if value is not None}, "")
-    if against is not None:
-        RunFolder(against).read_config()  # before the work, not after it
-    accelerator = make_accelerator(settings.threads, processes=processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
-    result = {"run": str(run), **analyse_run(run, settings, accelerator=accelerator, reporter=reporter)}
-    if not accelerator.is_main_process:
-        return
-    rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["decoder"]]
-    if against is not None:
-        result["comparison"] = compare_runs(run, against, data_dir=settings.data_dir, reporter=reporter)
-
-    def draw(_: Any) -> None:
-        title = f"{run}: variance of the pixels of {result['dataset']} that a linear decoder explains"
-        console.print_table(title, ["features of", "layers", "validation", "test"], rows)
-        if against is not None:
-            found = result["comparison"]
-
-            def cells(key: str) -> list[list[str]]:
-                lines = zip(found["layers"], found[key], strict=True)
-                return [[layer, *(f"{value:.3f}" for value in values)] for layer, values in lines]
-
-            columns = ["", *found["layers_of_b"]]
-            console.print_table(f"linear CKA of {run} (rows) and {against}", columns, cells("cka"))
-            console.print_table("the same of the two backbones before training", columns, cells("cka_floor"))
-
-    console.print_result(result, json, draw)
-
-
-@app.command()
-def study(
-    *,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="; ".join(f"{name}: {what}" for name, what in PRESETS.items()) + ".", show_default=False),
-    ] = None,
-    spec: Annotated[Path | None, typer.Option(help="A study of your own, as TOML.", show_default=False)] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The study's folder. [default: studies/NAME]", show_default=False)
-    ] = None,
-    shard: Annotated[str, typer.Option(help="Do the I-th of N parts of the cells, as I/N.")] = "1/1",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and their estimated cost.")] = False,
-    redo_damaged: Annotated[
-        bool, typer.Option("--redo-damaged", help="Move damaged cells to discarded/ and do them over.")
-    ] = False,
-    replace_plan: Annotated[
-        bool, typer.Option("--replace-plan", help="Let this plan leave out cells of the one in --out.")
-    ] = False,
-    mixed_precision: Annotated[
-        str | None, typer.Option(help="Precision of every cell, before the spec's. [no|bf16|fp16]", show_default=False)
-    ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where data sets are kept.", show_default=False)] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of a process, before the spec's.", min=1, max=256)
-    ] = None,
-    track: Annotated[
-        str | None, typer.Option(help=f"Tracker of every cell. [{'|'.join(TRACKERS)}]", show_default=False)
-    ] = None,
-    processes: Processes = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Train, measure and compare every cell of a grid; run again, it goes on where it was.
-
-    Each cell is a run folder under OUT/cells. Nothing finished is done again; a cell that fails is reported and the
-    others go on; exit code 1 says that some failed. Without --preset and --spec, the study in --out goes on.
-
-    \b
-    Examples:
-      fftrain study --preset smoke
-      fftrain study --preset quick --dry-run
-      fftrain study --spec my.toml --out studies/mine
-      fftrain study --spec my.toml --out studies/mine --shard 2/4
-      fftrain study --out studies/mine
-      accelerate launch -m fftrain study --preset paper --mixed-precision bf16
-    """
-    from fftrain.grid import Shard, Study, duration
-    from fftrain.spec import choose
-    from fftrain.study import run_study
-    from fftrain.trainer import make_accelerator
-
-    overrides = {"mixed_precision": mixed_precision, "data_dir": data_dir, "threads": threads, "track": track}
-    planned = choose(preset, spec, out, overrides)
-    part = Shard.of(shard)
-    main = make_accelerator(threads, processes=processes).is_main_process
-    found = Study(out or Path("studies") / planned.name, planned)
-    failed: dict[str, str] = {}
-    if dry_run:
-        found.check_plan(replace_plan=replace_plan)
-    else:
-        failed = run_study(
-            found,
-            command=shlex.join(["fftrain", *sys.argv[1:]]),
-            processes=processes,
-            shard=part,
-            redo_damaged=redo_damaged,
-            replace_plan=replace_plan,
-            reporter=TerminalReporter() if main else Reporter(),
-        )
-    if main:
-        cells = found.listing(part)
-        result = {"study": str(found.path), "cells": cells, "seconds_left": sum(cell["seconds_left"] for cell in cells)}
-        counts = Counter(cell["status"] for cell in cells)
-        said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        title = f"{found.path}: {len(cells)} cells ({said or 'none in this shard'})"
-        title += f", about {duration(result['seconds_left'])} left"
-        rows = [
-            [
-                cell["name"],
-                ", ".join(f"{key} {value}" for key, value in cell["varied"].items()),
-                cell["status"],
-                duration(cell["seconds_left"]) if cell["left"] else "",
-                cell["reason"] or (", ".join(cell["left"]) if cell["status"] == "started" else ""),
-            ]
-            for cell in cells
-        ]
-        columns = ["cell", "settings", "status", "left, about", "reason, or what is left"]
-        console.print_result(result, json, lambda _: console.print_table(title, columns, rows))
-    if failed:
-        raise typer.Exit(1)
+app.command()(analyse)
+app.command()(study)
 
 
 @app.command()

@@ -6,12 +6,18 @@ import inspect
 import types
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from fftrain.config import Settings, option_name
 from fftrain.registry import DATASETS
+
+RunArgument = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Processes = Annotated[
+    int | None, typer.Option(help="Fail unless so many processes work together.", min=1, show_default=False)
+]
 
 
 def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:

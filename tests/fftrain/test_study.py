@@ -1,4 +1,4 @@
-"""A study on the digits that takes seconds: its grid, its resuming, its shards, and what goes wrong in it."""
+"""A study on the digits that takes seconds: its grid, its resuming, its shards and its plan."""
 
 from __future__ import annotations
 
@@ -7,108 +7,19 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from ffmodels.errors import RunError, SettingError, WriteError
+from ffmodels.errors import RunError, SettingError
 from ffmodels.files import read_json
-from fftrain import cells as cells_module
 from fftrain.cost import NOMINAL, estimate
 from fftrain.grid import Shard, Study, duration
-from fftrain.run import RunFolder
 from fftrain.spec import plan, read_preset
 from fftrain.study import run_study
-from tests.helpers import ROOT, one_line, python
-
-SPEC = """
-datasets = ["digits"]
-tasks = ["rotation"]
-methods = ["ff", "bp", "ff-unsupervised"]
-
-[settings]
-width = 24
-epochs = 2
-batch_size = 64
-lr = 3e-3
-limit = 300
-eval_images = 40
-threads = 1
-
-[probe]
-epochs = 3
-limit = 300
-threads = 1
-
-[analysis]
-images = 100
-points = 40
-threads = 1
-"""
-
-
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    path = tmp_path_factory.mktemp("spec") / "mine.toml"
-    path.write_text(SPEC)
-    return path
-
-
-def study(*arguments):
-    return python("-m", "fftrain", "study", *arguments)
-
-
-def start(*arguments):
-    command = [sys.executable, "-m", "fftrain", "study", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.fixture(scope="module")
-def finished(spec, tmp_path_factory):
-    """The study, done in one go by the command: its folder and what it printed. Read it, never write to it."""
-    out = tmp_path_factory.mktemp("study") / "mine"
-    ended = study("--spec", spec, "--out", out, "--json")
-    assert ended.returncode == 0, ended.stderr
-    return out, ended
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished[0], tmp_path / "mine")
-
-
-def cells(out):
-    return {path.name: path for path in sorted((out / "cells").iterdir())}
-
-
-def weights(out):
-    return {name: (path / "backbone.safetensors").read_bytes() for name, path in cells(out).items()}
-
-
-def figures(out):
-    """Every figure of a study, without what a clock says."""
-
-    def timeless(value):
-        if isinstance(value, dict):
-            return {k: timeless(v) for k, v in value.items() if k != "seconds"}
-        return [timeless(v) for v in value] if isinstance(value, list) else value
-
-    return {name: timeless(read_json(path / "results.json")) for name, path in cells(out).items()}
-
-
-def times(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "locks" not in path.parts}
-
-
-def planned(text=SPEC, name="mine", **overrides):
-    import tomllib
-
-    return plan(tomllib.loads(text), name, overrides)
+from tests.fftrain.studies import SPEC, cells, figures, planned, start, study_command, times, weights
+from tests.helpers import one_line, python
 
 
 def test_every_cell_is_trained_tested_probed_analysed_and_compared(finished):
@@ -155,7 +66,7 @@ def test_killed_anywhere_it_goes_on_and_ends_as_if_it_had_not_been(finished, spe
     first = times(out / "cells" / names[0])
     states = {cell["name"]: cell["status"] for cell in Study(out, planned()).listing(Shard())}
     assert states == {names[0]: "done", names[1]: "started", names[2]: "missing"}
-    resumed = study("--out", out)
+    resumed = study_command("--out", out)
     assert resumed.returncode == 0, resumed.stderr
     assert times(out / "cells" / names[0]) == first
     assert weights(out) == weights(finished[0])
@@ -220,171 +131,6 @@ def test_a_wrong_number_of_processes_is_refused(cli, spec, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_a_cell_that_fails_is_reported_and_the_others_go_on(cli, tmp_path):
-    spec = tmp_path / "failing.toml"
-    spec.write_text(SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["bp"]').replace("3e-3", "[1e30, 3e-3]"))
-    out = tmp_path / "study"
-    ended = cli("fftrain", "study", "--spec", spec, "--out", out, "--json")
-    assert ended.code == 1
-    assert [cell["status"] for cell in ended.json["cells"]] == ["failed", "done"]
-    assert "not finite" in ended.json["cells"][0]["reason"]
-    assert "Traceback" not in ended.err
-    [failed] = (out / "failed").iterdir()
-    assert read_json(failed)["step"] == "pretrain"
-    again = cli("fftrain", "study", "--out", out, "--json")
-    assert [cell["status"] for cell in again.json["cells"]] == ["failed", "done"]
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("config.json", "{"),
-        ("results.json", '{"pretext": 3}'),
-        ("metrics.jsonl", "x\n"),
-        ("config.json", None),
-        ("backbone.safetensors", "x"),
-    ],
-)
-def test_a_damaged_cell_is_reported_and_can_be_redone_and_nothing_else_is_lost(copy, cli, finished, file, content):
-    name, *others = cells(copy)
-    path = copy / "cells" / name / file
-    path.unlink() if content is None else path.write_text(content)
-    before = {other: times(copy / "cells" / other) for other in others}
-    ended = cli("fftrain", "study", "--out", copy, "--json")
-    assert ended.code == 1
-    assert {cell["name"]: cell["status"] for cell in ended.json["cells"]}[name] == "damaged"
-    assert file in ended.err
-    assert "--redo-damaged" in ended.err
-    assert cli("fftrain", "study", "--out", copy, "--redo-damaged").code == 0
-    assert (copy / "discarded" / f"{name}-1").is_dir()
-    assert {other: times(copy / "cells" / other) for other in others} == before
-    assert weights(copy) == weights(finished[0])
-    assert len([*(copy / "pairs").iterdir()]) == 1
-
-
-def test_weights_that_do_not_fit_are_found_when_they_are_read(copy, cli, trained):
-    """The file is whole, but another network's."""
-    name = next(iter(cells(copy)))
-    shutil.copy(trained / "ff" / "backbone.safetensors", copy / "cells" / name)
-    results = RunFolder(copy / "cells" / name).read_results()
-    del results["analysis"]
-    (copy / "cells" / name / "results.json").write_text(json.dumps(results))
-    for _ in range(2):
-        ended = cli("fftrain", "study", "--out", copy, "--json")
-        assert ended.code == 1
-        found = {cell["name"]: cell for cell in ended.json["cells"]}[name]
-        assert found["status"] == "damaged"
-        assert "backbone.safetensors does not fit" in found["reason"]
-    assert cli("fftrain", "study", "--out", copy, "--redo-damaged").code == 0
-
-
-@pytest.mark.parametrize("file", ["samples.npz", "analysis/digits-neutral.npz"])
-def test_what_a_report_would_call_damaged_is_damaged(copy, cli, file):
-    name = next(name for name in cells(copy) if "-ff-s0" in name)
-    (copy / "cells" / name / file).write_bytes(b"garbage")
-    ended = cli("fftrain", "study", "--out", copy, "--json")
-    assert ended.code == 1
-    assert {cell["name"]: cell["status"] for cell in ended.json["cells"]}[name] == "damaged"
-    assert file in ended.err
-
-
-def test_a_finished_cell_without_its_weights_is_damaged_and_nothing_is_forgotten(copy):
-    found = Study(copy, planned())
-    cell = found.spec.cells[0]
-    (found.folder(cell) / "backbone.safetensors").unlink()
-    before = (found.folder(cell) / "results.json").read_bytes()
-    assert cell.name in run_study(found, command="test", shard=Shard())
-    assert found.state(cell).status == "damaged"
-    assert (found.folder(cell) / "results.json").read_bytes() == before
-
-
-def test_a_damaged_or_outdated_comparison_is_made_again(copy):
-    [pair] = (copy / "pairs").iterdir()
-    whole = pair.read_bytes()
-    for content in ("{", json.dumps({**json.loads(whole), "weights": ["a", "b"]})):
-        pair.write_text(content)
-        assert run_study(Study(copy, planned()), command="test", shard=Shard()) == {}
-        assert pair.read_bytes() == whole
-
-
-def test_a_comparison_that_fails_is_reported_and_recorded(copy, monkeypatch):
-    [pair] = (copy / "pairs").iterdir()
-    pair.unlink()
-
-    def fail(*arguments, **more):
-        raise RunError("no good")
-
-    monkeypatch.setattr("fftrain.study.compare_runs", fail)
-    failed = run_study(Study(copy, planned()), command="test", shard=Shard())
-    assert [*failed.values()] == ["no good"]
-    assert read_json(copy / "failed" / f"pair-{pair.stem}.json")["error"] == "no good"
-    monkeypatch.undo()
-    assert run_study(Study(copy, planned()), command="test", shard=Shard()) == {}
-    assert not [*(copy / "failed").iterdir()]
-
-
-def test_a_full_disk_is_no_damage_and_is_tried_again(copy, monkeypatch):
-    found = Study(copy, planned(SPEC.replace("epochs = 3", "epochs = 4")))
-
-    def fail(*arguments, **more):
-        raise WriteError("no space left")
-
-    monkeypatch.setattr(cells_module, "probe_run", fail)
-    assert set(run_study(found, command="test", shard=Shard()).values()) == {"no space left"}
-    assert {found.state(cell).status for cell in found.spec.cells} == {"failed"}
-    monkeypatch.undo()
-    assert run_study(found, command="test", shard=Shard()) == {}
-    assert {found.state(cell).status for cell in found.spec.cells} == {"done"}
-
-
-def test_killed_at_any_write_a_study_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
-    """Every file is written through `replacing`: here the n-th write never happens, then the study goes on."""
-
-    class KilledError(BaseException):
-        pass
-
-    text = SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]').replace("epochs = 2", "epochs = 1")
-    text = text.replace("points = 40", "points = 12").replace("width = 24", "width = 24\ndepth = 1")
-    whole = tmp_path / "whole"
-    run_study(Study(whole, planned(text)), command="test", shard=Shard())
-    replace, n = Path.replace, 0
-    while True:
-        n += 1
-        writes = 0
-
-        def kill(self, target, at=n):
-            nonlocal writes
-            writes += 1
-            if writes == at:
-                raise KilledError
-            return replace(self, target)
-
-        out = tmp_path / f"killed{n}"
-        monkeypatch.setattr(Path, "replace", kill)
-        try:
-            run_study(Study(out, planned(text)), command="test", shard=Shard())
-        except KilledError:
-            pass
-        else:
-            break
-        finally:
-            monkeypatch.setattr(Path, "replace", replace)
-        assert run_study(Study(out, planned(text)), command="test", shard=Shard()) == {}
-        assert figures(out) == figures(whole)
-        assert weights(out) == weights(whole)
-        names = [sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) for root in (out, whole)]
-        assert names[0] == names[1]
-        shutil.rmtree(out)
-    assert n > 12
-
-
-def test_fewer_images_than_tsne_needs_are_no_reason_to_go_on_for_ever(tmp_path):
-    text = SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]').replace("points = 40", "points = 2")
-    found = Study(tmp_path / "few", planned(text))
-    assert run_study(found, command="test", shard=Shard()) == {}
-    assert found.state(found.spec.cells[0]).status == "done"
-
-
 def test_leaving_a_setting_of_a_probe_out_measures_with_its_default(copy):
     found = Study(copy, planned(SPEC.replace("epochs = 3\nlimit = 300", "epochs = 3")))
     assert all(state["left"][0].startswith("probe") for state in found.listing(Shard()))
@@ -400,69 +146,11 @@ def test_a_plan_that_would_lose_cells_is_refused(copy, cli, spec):
     assert cli("fftrain", "study", "--spec", fewer, "--out", copy, "--replace-plan").code == 0
 
 
-def test_a_plan_that_was_lost_is_written_anew_and_its_cells_are_kept(copy, cli, spec):
-    for content in ("{", "{}", None):
-        path = copy / "study.json"
-        path.unlink() if content is None else path.write_text(content)
-        before = weights(copy)
-        ended = cli("fftrain", "study", "--spec", spec, "--out", copy)
-        assert ended.code == 0, ended.err
-        assert "3 cells (3 done)" in ended.out
-        assert weights(copy) == before
-
-
-def test_a_start_that_was_killed_leaves_a_folder_that_can_be_used(tmp_path):
-    (tmp_path / ".study.json.0123.partial").write_text("{")
-    Study(tmp_path, planned()).create("test")
-    assert (tmp_path / "study.json").exists()
-
-
 def test_what_this_machine_cannot_do_is_refused_before_anything_starts(cli, tmp_path):
     spec = tmp_path / "half.toml"
     spec.write_text(SPEC.replace("width = 24", 'width = 24\nmixed_precision = ["no", "fp16"]'))
     one_line(cli("fftrain", "study", "--spec", spec, "--out", tmp_path / "x"), 2, "fp16 cannot be had on a CPU")
     assert not (tmp_path / "x").exists()
-
-
-def folder_of_images(path, sizes):
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (path / name).mkdir(parents=True)
-        for i, size in enumerate(sizes):
-            Image.fromarray(rng.integers(256, size=(size, size), dtype=np.uint8)).save(path / name / f"{i}.png")
-
-
-def test_of_two_processes_a_failing_cell_does_not_end_the_others_and_pairs_of_many_data_sets_are_compared(tmp_path):
-    for name, sizes in (("mixed", [8, 9] * 20), ("a b", [8] * 40), ("c", [6] * 40), ("d", [10] * 40)):
-        folder_of_images(tmp_path / name, sizes)
-    datasets = ", ".join(f'"imagefolder:{tmp_path}/{name}"' for name in ("mixed", "a b", "c", "d"))
-    text = SPEC.replace('"digits"', datasets).replace(', "ff-unsupervised"', "").replace("limit = 300\n", "")
-    text = text.replace("epochs = 2", "epochs = 1")
-    (tmp_path / "many.toml").write_text(text)
-    out = tmp_path / "two"
-    launch = "torch.distributed.run --standalone --nproc-per-node 2 -m fftrain study"
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    ended = python("-m", *launch.split(), "--spec", tmp_path / "many.toml", "--out", out, env=environment)
-    assert ended.returncode == 1
-    assert len([*(out / "pairs").iterdir()]) == 3, ended.stderr
-    states = {
-        cell["name"]: cell["status"]
-        for cell in Study(out, planned(text.replace("epochs = 2", "epochs = 1"))).listing(Shard())
-    }
-    assert sorted(states.values()) == ["done"] * 6 + ["failed"] * 2
-    assert all(name.startswith("mixed") for name, status in states.items() if status == "failed")
-
-
-def test_an_image_folder_that_has_changed_is_noticed(tmp_path):
-    folder_of_images(tmp_path / "data", [8] * 40)
-    text = SPEC.replace('"digits"', f'"imagefolder:{tmp_path}/data"').replace("limit = 300\n", "")
-    text = text.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]')
-    assert run_study(Study(tmp_path / "x", planned(text)), command="test", shard=Shard()) == {}
-    for i in range(10):
-        shutil.copy(tmp_path / "data" / "cat" / "0.png", tmp_path / "data" / "cat" / f"new{i}.png")
-    other = Study(tmp_path / "x", planned(text.replace("epochs = 3", "epochs = 4")))
-    [reason] = run_study(other, command="test", shard=Shard()).values()
-    assert "has changed since" in reason
 
 
 def test_other_settings_of_a_measurement_do_that_again_and_nothing_else(copy):
@@ -564,7 +252,7 @@ def test_times_are_said_as_people_say_them():
 @pytest.mark.slow
 def test_the_smoke_preset_ends_in_two_minutes(tmp_path):
     began = time.monotonic()
-    ended = study("--preset", "smoke", "--out", tmp_path / "smoke")
+    ended = study_command("--preset", "smoke", "--out", tmp_path / "smoke")
     assert ended.returncode == 0, ended.stderr
     assert time.monotonic() - began < 120
     assert python("-m", "fftrain", "report", tmp_path / "smoke").returncode == 0

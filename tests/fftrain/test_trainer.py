@@ -2,83 +2,32 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
-from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import load_backbone
 from ffmodels.errors import RunError, SettingError, TrainingError
 from fftrain.config import PretrainConfig
 from fftrain.data import load_data
-from fftrain.evaluate import evaluate_run, make_task, mean_losses, pretext_accuracy
 from fftrain.registry import METHODS, TASKS, fits
 from fftrain.run import RunFolder
-from fftrain.trainer import epoch_batches, make_accelerator, pretrain
-from tests.helpers import ROOT, one_line, python
-
-SMALL = {
-    "dataset": "digits",
-    "width": 32,
-    "depth": 3,
-    "batch_size": 64,
-    "lr": 3e-3,
-    "epochs": 2,
-    "limit": 300,
-    "threads": 1,
-}
-
-
-LOSSES = {
-    "ff": ["layer1", "layer2", "layer3"],
-    "ff-unsupervised": ["layer1", "layer2", "layer3"],
-    "bp": ["cross_entropy"],
-    "bp-goodness-last": ["last_layer"],
-    "bp-goodness-all": ["all_layers"],
-}
-
-
-def weights(run):
-    return (run / "backbone.safetensors").read_bytes()
-
-
-def epochs(run):
-    return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-@cache
-def data_of(config):
-    return load_data(config)
-
-
-def share_of(rank, world):
-    """One process of several, without starting them."""
-    return SimpleNamespace(device=make_accelerator(1).device, process_index=rank, num_processes=world)
-
-
-def made(config):
-    """The objective and the task of a run."""
-    data = data_of(config)
-    task = make_task(config, data.class_names)
-    model = BackboneConfig(shape=data.shape, width=config.width, depth=config.depth)
-    config = replace(config, threshold=1.0)
-    return METHODS.load(config.method)(model.build(0), len(task.class_names), config), task
-
-
-def batches(config, epoch, rank=0, world=1):
-    """The batches of one process of several."""
-    objective, task = made(config)
-    return list(epoch_batches(objective, task, data_of(config).train, config, epoch, share_of(rank, world)))
+from fftrain.trainer import pretrain
+from tests.fftrain.training import (
+    LOSSES,
+    SMALL,
+    batches,
+    data_of,
+    epochs,
+    everything,
+    keep_trained_images,
+    made,
+    weights,
+)
 
 
 @pytest.mark.parametrize(("method", "task"), [(m, t) for m in METHODS for t in TASKS if fits(m, t)])
@@ -151,13 +100,6 @@ def test_processes_share_out_the_very_batches_of_one(method, world):
                 assert torch.equal(part.partners, batch.partners[rank::world])
 
 
-def everything(config, epoch):
-    """Labels and draws of an epoch, in its order of the images."""
-    found = [batch for batch, _ in batches(config, epoch)]
-    drawn = {name: torch.cat([batch.drawn[name] for batch in found]) for name in found[0].drawn}
-    return {"labels": torch.cat([batch.labels for batch in found]), **drawn}
-
-
 @pytest.mark.parametrize("method", ["ff", "ff-unsupervised", "bp"])
 def test_every_epoch_and_seed_draws_afresh_and_the_same_again(method):
     config = PretrainConfig(method=method, **SMALL)
@@ -191,83 +133,6 @@ def test_what_is_drawn_for_an_image_depends_on_its_index_and_not_on_the_order():
         assert not set(zip(index, partner, strict=True)) & {(i, i) for i in range(300)}
         for name in ("bits", "blurs"):
             np.testing.assert_array_equal(batch.drawn[name], drawn[name][index])
-
-
-def split_threshold(objective, split):
-    """Sets the threshold so that an untrained backbone calls some of these an image, some a hybrid."""
-    with torch.no_grad():
-        goodness = torch.stack([objective.goodness.of(h) for h in objective.backbone.activations(split.images / 255)])
-    objective.threshold = goodness.mean(0).median().item()
-
-
-@pytest.mark.parametrize(
-    ("method", "task", "images"),
-    [
-        ("ff-unsupervised", "hybrid", 143),
-        ("ff-unsupervised", "hybrid", 5),
-        ("ff", "jigsaw", 40),
-        ("bp-goodness-last", "rotation", 5),
-        ("bp", "supervised", 143),
-    ],
-)
-def test_any_number_of_processes_measures_the_same(monkeypatch, method, task, images):
-    monkeypatch.setattr("fftrain.evaluate.ROWS", 40)
-    config = PretrainConfig(method=method, task=task, **SMALL)
-    objective, pretext = made(config)
-    split = data_of(config).validation.at(slice(images))
-    if task == "hybrid":
-        split_threshold(objective, split)
-    accuracy = pretext_accuracy(objective, pretext, split, share_of(0, 1))
-    losses = mean_losses(objective, pretext, split, 0, share_of(0, 1))
-    parts = []
-
-    def keep(values, accelerator):
-        parts.append(values)
-        return [1.0] * len(values)
-
-    monkeypatch.setattr("fftrain.evaluate._over_processes", keep)
-    for world in (1, 2, 3, 7):
-        parts.clear()
-        for rank in range(world):
-            assert [*pretext_accuracy(objective, pretext, split, share_of(rank, world))] == [*accuracy]
-        *hits, rows = np.sum(parts, axis=0)  # as many values of each process, else they would wait for ever
-        assert rows == images * {"hybrid": 2, "jigsaw": 24, "rotation": 4, "supervised": 1}[task]
-        assert [hit / rows for hit in hits] == [*accuracy.values()]
-        parts.clear()
-        for rank in range(world):
-            assert [*mean_losses(objective, pretext, split, 0, share_of(rank, world))] == [*losses]
-        assert np.sum(parts, axis=0) / images == pytest.approx([*losses.values()], rel=1e-5)
-
-
-def test_hybrids_are_told_from_images_by_hand_as_by_the_measure():
-    config = PretrainConfig(method="ff-unsupervised", **SMALL)
-    objective, task = made(config)
-    split = data_of(config).validation
-    split_threshold(objective, split)
-    right = []
-    for images, labels in task.variants(split.images, split.labels):
-        for image, label in zip(images, labels, strict=True):
-            [score] = objective.scores(image[None] / 255)["layer1"]
-            right.append(bool(score.argmax() == label))
-    assert len(right) == 286
-    assert pretext_accuracy(objective, task, split, share_of(0, 1))["layer1"] == pytest.approx(np.mean(right), abs=0.01)
-
-
-def keep_trained_images(monkeypatch):
-    """The images of every epoch that is trained from now on."""
-    from fftrain import trainer
-
-    seen = []
-
-    def watched(*arguments):
-        counts = Counter()
-        seen.append(counts)
-        for batch, rows in epoch_batches(*arguments):
-            counts.update(image.numpy().tobytes() for image in batch.images)
-            yield batch, rows
-
-    monkeypatch.setattr(trainer, "epoch_batches", watched)
-    return seen
 
 
 def test_without_a_holdout_every_training_image_is_trained_on_and_still_none_of_the_test(tmp_path, monkeypatch):
@@ -429,134 +294,3 @@ def test_bfloat16_trains_close_to_float32(tmp_path):
     losses = [json.loads((tmp_path / p / "metrics.jsonl").read_text())["loss"]["layer1"] for p in ("no", "bf16")]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert (one["layers.0.linear.weight"] - other["layers.0.linear.weight"]).abs().mean() < 1e-3
-
-
-def test_evaluating_again_gives_what_training_recorded(trained):
-    recorded = RunFolder(trained / "ff").read_results()["pretext"]["validation"]
-    assert evaluate_run(trained / "ff", split="validation", accelerator=make_accelerator(2)) == recorded
-
-
-OPTIONS = ["--dataset", "digits", "--threads", 1, "--width", 300, "--lr", 1e-3, "--batch-size", 16, "--seed", 7]
-
-
-def test_killed_in_mid_epoch_and_resumed_is_bit_identical(tmp_path):
-    options = ["-m", "fftrain", "pretrain", *map(str, OPTIONS), "--epochs", "6"]
-    whole = python(*options, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    run = tmp_path / "killed"
-    child = subprocess.Popen(
-        [sys.executable, *options, "--out", str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoint" / "epoch-00002").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(0.05)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert 2 <= len(epochs(run)) < 6
-    assert not (run / "backbone.safetensors").exists()
-    resumed = python("-m", "fftrain", "pretrain", "--resume", "--out", run)
-    assert resumed.returncode == 0, resumed.stderr
-    assert weights(run) == weights(tmp_path / "whole")
-    assert epochs(run) == [1, 2, 3, 4, 5, 6]
-    assert len(list((run / "checkpoint").iterdir())) == 1
-
-
-def launched(*arguments):
-    """Runs a program in two processes, as `accelerate launch` starts them."""
-    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    launch += " --dynamo_backend no --main_process_port 0 --num_cpu_threads_per_process 1"
-    return python("-m", *launch.split(), *arguments, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
-
-
-def apart(one, other):
-    a, b = (load_file(run / "backbone.safetensors") for run in (one, other))
-    return max((a[name] - b[name]).abs().max().item() for name in a)
-
-
-def test_two_processes_agree_with_one_within_1e_4(tmp_path):
-    """Sums are added in another order: weights of up to 0.1 differ by up to 1e-5 after 3 epochs here."""
-    options = [*OPTIONS, "--epochs", 3, "--batch-size", 50, "--width", 64, "--limit", 451]
-    options += ["--eval-images", 1]  # fewer than processes; and the last batch has one row
-    one = python("-m", "fftrain", "pretrain", *options, "--out", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
-    two = launched("-m", "fftrain", "pretrain", *options, "--out", tmp_path / "two")
-    assert two.returncode == 0, two.stderr
-    assert "2 x cpu" in two.stderr
-    assert two.stdout.splitlines()[1:] == one.stdout.splitlines()[1:]
-    assert apart(tmp_path / "one", tmp_path / "two") < 1e-4
-
-
-def test_two_processes_agree_with_one_by_every_other_method(tmp_path):
-    """One launch for all: to start processes takes longer than to train these."""
-    program = tmp_path / "train.py"
-    settings = {**SMALL, "epochs": 3, "batch_size": 50, "limit": 451, "eval_images": 3, "lr": 1e-3}
-    program.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from fftrain import PretrainConfig, pretrain\n"
-        "for method in sys.argv[2:]:\n"
-        f"    pretrain(PretrainConfig(method=method, **{settings}), Path(sys.argv[1]) / method)\n"
-    )
-    others = [method for method in METHODS if method != "ff"]
-    two = launched(program, tmp_path / "two", *others)
-    assert two.returncode == 0, two.stderr
-    for method in others:
-        pretrain(PretrainConfig(method=method, **settings), tmp_path / "one" / method)
-        assert apart(tmp_path / "one" / method, tmp_path / "two" / method) < 1e-4
-        one, other = (RunFolder(tmp_path / name / method) for name in ("one", "two"))
-        assert one.read_results() == other.read_results()
-        for a, b in zip(one.read_metrics(), other.read_metrics(), strict=True):
-            assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
-            assert b["validation"]["loss"] == pytest.approx(a["validation"]["loss"], rel=1e-4)
-            assert b["validation"]["accuracy"] == pytest.approx(a["validation"]["accuracy"], abs=0.01)
-
-
-def test_processes_that_do_not_join_are_refused(cli, monkeypatch, tmp_path):
-    def leave(code):
-        raise SystemExit(code)
-
-    monkeypatch.delenv("ACCELERATE_USE_CPU")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(os, "_exit", leave)  # what a process of several does
-    ended = cli("fftrain", "pretrain", "--dataset", "digits", "--out", tmp_path / "run")
-    one_line(ended, 1, "started 2 processes but Accelerate joined 1", "ACCELERATE_USE_CPU")
-    assert not (tmp_path / "run").exists()
-
-
-def test_accelerate_launch_and_python_m_run_the_same_program(tmp_path):
-    options = ["fftrain", "pretrain", *OPTIONS, "--epochs", 1, "--width", 40]
-    for name, launcher in (("python", []), ("launch", ["accelerate.commands.launch", "--cpu", "-m"])):
-        ended = python("-m", *launcher, *options, "--out", tmp_path / name)
-        assert ended.returncode == 0, ended.stderr
-    assert weights(tmp_path / "python") == weights(tmp_path / "launch")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "lr", "least"), [("ff", 1e-3, 0.96), ("bp", 3e-4, 0.98)])
-def test_rotation_of_mnist_is_learned_in_six_epochs(real_mnist, tmp_path, method, lr, least):
-    config = PretrainConfig(method=method, lr=lr, epochs=6, mixed_precision="bf16", data_dir=str(real_mnist))
-    assert pretrain(config, tmp_path / "run")["validation"]["accuracy"] >= least
-
-
-def test_the_curves_of_tensorboard_are_those_of_the_metrics_after_resuming_too(cli, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = tmp_path / "run"
-    small = ["--dataset", "digits", "--width", 16, "--depth", 2, "--limit", 80]
-    for extra in ([*small, "--epochs", 2, "--track", "tensorboard"], ["--resume", "--epochs", 3]):
-        ended = cli("fftrain", "pretrain", "--threads", 1, "--out", run, *extra)
-        assert ended.code == 0, ended.err
-    folder = run / "tensorboard"
-    events = EventAccumulator(str(folder)).Reload()
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert len(records) == 3
-    for record in records:
-        expected = {f"loss/{name}": value for name, value in record["loss"].items()}
-        expected |= {name: record[name] for name in ("seconds", "images_per_second")}
-        for split in ("train", "validation"):
-            expected |= {f"{split}/loss/{name}": value for name, value in record[split]["loss"].items()}
-            expected[f"{split}/accuracy"] = record[split]["accuracy"]
-        for tag, value in expected.items():
-            [at_epoch] = [event.value for event in events.Scalars(tag) if event.step == record["epoch"]]
-            assert at_epoch == pytest.approx(value, rel=1e-6), tag

@@ -1,0 +1,230 @@
+"""What a report says where runs differ, lack something or have odd names."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+
+from ffmodels.errors import RunError
+from ffmodels.files import read_json, write_json
+from fftrain import write_report
+from fftrain.collect import collect
+from fftrain.curves import Curve
+from fftrain.figures import layer_lines, svg, training_curves
+from fftrain.means import Mean
+from fftrain.run import RunFolder
+from tests.fftrain.reports import (
+    NAMES,
+    cell_name,
+    change,
+    measured,
+    part,
+    probes,
+    records,
+    reported,
+    said,
+)
+
+
+def test_what_was_measured_with_other_settings_is_not_shown(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
+    recorded = measured(root, "ff", 0)
+    probes_of, analysis = recorded["probes"], recorded["analysis"]["digits-neutral"]["config"]
+
+    def plan(epochs, images, slot):
+        def do(content):
+            for place in content["cells"][0]["probes"]:
+                used = probes_of[f"digits-{place['slot']}"]["config"]
+                place["settings"] = {**used, "epochs": epochs if place["slot"] == "neutral" else used["epochs"]}
+            content["cells"][0]["analysis"] = {**analysis, "images": images, "slot": slot}
+            content["cells"][1]["analysis"] = None
+
+        change(root / "study.json", do)
+
+    plan(2, 200, None)
+    tables, problems = reported(root)
+    assert problems == {}
+    assert (root / "figures" / "tsne-digits-rotation.svg").read_text().count("ff, seed 0")
+    plan(50, 10_000, None)
+    tables, problems = reported(root)
+    assert problems == {
+        cell_name("ff", 0): (
+            "incomplete",
+            "not measured: probe of digits, slot neutral, class (measured with other settings: epochs 2, not 50); "
+            "analysis (measured with other settings: images 200, not 10000)",
+        )
+    }
+    rows = records(tables["Transfer: test accuracy of linear probes in %"])
+    assert {r["digits"] for r in rows if r["method"] == "ff"} == {"not measured"}
+    assert {r["digits"] for r in rows if r["method"] == "bp"} != {"not measured"}
+    rows = records(tables["Explained variance of the pixels, in %"])
+    assert "ff" not in [row["of"] for row in rows]
+    assert "ff, seed 0" not in (root / "figures" / "tsne-digits-rotation.svg").read_text()
+    kept = [r for r in read_json(root / "results.json") if r["run"] == cell_name("ff", 0)]
+    assert {r["slot"] for r in kept if r["measure"] == "probe accuracy" and r["target"] == "class"} == {"zeros"}
+    assert "explained variance" not in {r["measure"] for r in kept}
+    plan(2, 200, "zeros")
+    assert reported(root)[1][cell_name("ff", 0)][1].endswith("(measured with other settings: slot neutral, not zeros)")
+
+
+def test_raw_is_one_measurement_unless_it_differs(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("ff", 1))
+
+    def shown(tables):
+        place = "What the label pixels hold when features are read: test accuracy in %"
+        found = [records(tables["Transfer: test accuracy of linear probes in %"])[0]["digits raw"]]
+        found += [row["raw"] for row in records(tables[place])[:1]]
+        layers = records(tables["Linear probes by layer, in %"])
+        return [*found, next(row["pixels"] for row in layers if row["of"] == "raw")]
+
+    [value] = {probes(measured(root, "ff", seed), "digits-neutral", "raw")[1] for seed in (0, 1)}
+    assert shown(reported(root)[0]) == [f"{100 * value:.1f}"] * 3
+
+    def other(results):
+        for row in results["probes"]["digits-neutral"]["rows"]:
+            row["test"] = value + 0.02 if row["source"] == "raw" else row["test"]
+
+    change(root / "cells" / cell_name("ff", 1) / "results.json", other)
+    assert shown(reported(root)[0]) == [said([value, value + 0.02])] * 3
+
+
+def test_seeds_that_are_not_tested_yet_are_lacking(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("ff", 1), ("bp", 0), ("bp", 1))
+    values = [measured(root, "ff", seed)["pretext"] for seed in (0, 1)]
+
+    def row():
+        return records(tables["Pretext accuracy in %"])[0]
+
+    change(root / "cells" / cell_name("ff", 1) / "results.json", lambda results: results["pretext"].pop("test"))
+    tables, problems = reported(root)
+    test = values[0]["test"]["accuracy"]
+    assert row()["digits"] == said([test], lacking=" of 2: seed 1 not measured")
+    assert row()["digits difference"] == f"{100 * test - 98.9:+.1f}"
+    assert problems == {cell_name("ff", 1): ("incomplete", "not measured: pretext accuracy on test")}
+    [gap] = records(tables["FF less BP, in points"])
+    assert "validation" not in gap["pretext gap"]
+    change(root / "cells" / cell_name("ff", 0) / "results.json", lambda results: results["pretext"].pop("test"))
+    tables, _ = reported(root)
+    assert row()["digits"] == said([found["validation"]["accuracy"] for found in values], "validation")
+    assert (row()["digits published"], row()["digits difference"]) == ("98.9", "")
+    [gap] = records(tables["FF less BP, in points"])
+    assert "validation" in gap["pretext gap"]
+    assert "validation" in gap["difficulty"]
+
+
+def test_the_gap_says_that_bp_is_on_both_axes(study):
+    text = (study[0] / "report.md").read_text()
+    assert "BP stands on both axes" in text
+    assert "Supervised training is not in it" in text
+
+
+@pytest.mark.parametrize("last", ["nine", "\u732b\u5c4b"], ids=["latin", "cjk"])
+def test_names_that_matplotlib_reads_in_another_way_are_shown(study, tmp_path, last):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0), ("bp", 0, "supervised"))
+    for path in (root / "cells").glob("*/config.json"):
+        change(path, lambda config: config["data"].update(class_names=[*NAMES, last]))
+    reported(root)
+    for name in ("tsne-digits-rotation", "unlabelled-digits-supervised"):
+        svg = (root / "figures" / f"{name}.svg").read_text()
+        parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
+        parts = [p.text.strip() for p in ElementTree.fromstring(svg, parser).iter() if isinstance(p.text, str)]
+        assert set(parts) >= ({*NAMES, last} if name.startswith("tsne") else {"$_$", "$x", r"\$5$"})
+
+
+def test_legends_show_every_name():
+    of = {"layer1": Mean(values={0: 0.5}, lacking={})}
+    curves = [Curve(dataset="$_$", panel="$_$ \u732b", name=name, style="ff", means=of) for name in ("_a", "$b$", "c")]
+    assert svg(layer_lines(curves, "%", 0.0), "").count("</text>") >= 4
+    records = [{"epoch": 1, **{s: {"accuracy": 0.5, "loss": {"a": 1.0}} for s in ("train", "validation")}}]
+    for figure in (layer_lines(curves, "%", 0.0), training_curves({"$_$": {"_a": [records], "$b$": [records]}})):
+        [legend] = figure.legends
+        assert [text.get_text().strip() for text in legend.get_texts()][:2] == ["_a", "$b$"]
+
+
+def test_a_value_error_of_reading_is_a_damaged_file(page, tmp_path):
+    root = shutil.copytree(page[0], tmp_path / "runs")
+    about = {"bytes": 1, "sha256": "0", "largest_difference": "much"}
+    write_json(root / "ff" / "export" / "manifest.json", {"files": {"model.onnx": about}})
+    with pytest.raises(RunError, match="is damaged"):
+        write_report(root)
+
+
+@pytest.mark.parametrize("content", ['{"error": "e", "step": "test", "damaged": true}', "{", "[]"])
+def test_what_failed_once_is_done_where_nothing_lacks(study, tmp_path, content):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
+    for name in (cell_name("ff", 0), cell_name("bp", 0)):
+        (root / "failed").mkdir(exist_ok=True)
+        (root / "failed" / f"{name}.json").write_text(content)
+        (root / "cells" / name / "failed.json").write_text(content)
+    (root / "cells" / cell_name("bp", 0) / "backbone.safetensors").unlink()
+    _, problems = reported(root)
+    assert [cell.state for cell in collect(root).cells] == ["done", "failed"]
+    assert [*problems] == [cell_name("bp", 0)]
+    (root / "failed" / f"{cell_name('bp', 0)}.json").unlink()
+    assert collect(root).cells[1].state == "missing"
+
+
+def test_a_comparison_that_failed_says_why(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
+    pair = [cell_name("ff", 0), cell_name("bp", 0)]
+    change(root / "study.json", lambda plan: plan.update(pairs=[pair]))
+    failed = root / "failed" / f"pair-{'--'.join(pair)}.json"
+    assert reported(root)[1] == {"--".join(pair): ("missing", "not compared")}
+    write_json(failed, {"error": "other shapes", "step": "compare", "damaged": False, "traceback": None})
+    assert reported(root)[1] == {"--".join(pair): ("failed", "compare: other shapes")}
+    write_json(root / "pairs" / f"{'--'.join(pair)}.json", read_json(study[0] / "pairs" / f"{'--'.join(pair)}.json"))
+    assert reported(root)[1] == {}
+
+
+def test_wall_time_is_not_that_of_the_last_attempt(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("bp", 0))
+    path = root / "cells" / cell_name("bp", 0)
+    epochs = sum(record["seconds"] for record in RunFolder(path).read_metrics())
+    for pretrain_seconds, shown in ((epochs / 2, epochs), (epochs + 7, epochs + 7)):
+        seconds = {"pretrain": pretrain_seconds, "test": 2.0}
+        change(path / "results.json", lambda results, seconds=seconds: results.update(seconds=seconds))
+        [cell] = collect(root).cells
+        assert cell.seconds["all"] == pytest.approx(shown + 2.0)
+
+
+def test_each_figure_can_be_measured_again_by_its_command(study, tmp_path, cli, monkeypatch):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
+    pair = [cell_name("ff", 0), cell_name("bp", 0)]
+    change(root / "study.json", lambda plan: plan.update(pairs=[pair]))
+    shutil.copytree(study[0] / "pairs", root / "pairs")
+    name = cell_name("ff", 0)
+    path = root / "cells" / name / "results.json"
+    change(path, lambda results: results["probes"].pop("digits-neutral-pretext"))  # doctored
+    before = read_json(path)
+    rows = records(reported(root)[0]["Commands of every measurement"])
+    commands = {row["what"]: shlex.split(row["command"]) for row in rows if row["of"] in (name, "--".join(pair))}
+    path.unlink()
+    monkeypatch.chdir(root)
+    for words in commands.values():
+        assert cli(*words).code == 0, words
+    after = read_json(path)
+    assert after["pretext"] == before["pretext"]
+    for kind, figures in (("probes", "rows"), ("analysis", "decoder")):
+        assert after[kind].keys() == before[kind].keys()
+        for place, result in after[kind].items():
+            assert result[figures] == before[kind][place][figures]
+            assert {**result["config"], "data_dir": None} == {**before[kind][place]["config"], "data_dir": None}
+    assert "--against" in commands["linear CKA"]
+
+
+def test_figures_of_an_earlier_report_are_deleted_and_no_others(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("bp", 0), ("ff-unsupervised", 0, "hybrid"))
+    (root / "figures").mkdir()
+    (root / "figures" / "hybrids-digits-hybrid.svg").write_text("mine")
+    (root / "report.md").write_text("![mine](figures/mine.svg)\n")
+    (root / "figures" / "mine.svg").write_text("mine")
+    reported(root)
+    before = {path.name for path in (root / "figures").iterdir()}
+    change(root / "study.json", lambda plan: plan["cells"].pop(1))
+    reported(root)
+    after = {path.name for path in (root / "figures").iterdir()}
+    assert before - after == {"hybrids-digits-hybrid.svg"}
+    assert "mine.svg" in after
