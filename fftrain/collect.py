@@ -17,8 +17,8 @@ from ffmodels.files import read_json
 from fftrain.config import PretrainConfig
 from fftrain.evaluate import default_slot
 from fftrain.records import FoundRun, Record, pair_records, read_run, run_records
+from fftrain.spec import STUDY_FILE
 
-STUDY_FILE = "study.json"
 FORMAT = 1
 STATES = ("done", "failed", "damaged", "missing")
 # What may differ between runs without being a setting of the experiment.

@@ -98,9 +98,9 @@ class Study:
         """Returns the cell's run folder."""
         return self.path / "cells" / cell.name
 
-    def failed_file(self, cell: Cell) -> Path:
-        """Returns where it is recorded that the cell failed."""
-        return self.path / "failed" / f"{cell.name}.json"
+    def failed_file(self, name: str) -> Path:
+        """Returns where it is recorded that a cell or a comparison failed."""
+        return self.path / "failed" / f"{name}.json"
 
     def pair_file(self, pair: tuple[Cell, Cell]) -> Path:
         """Returns where the comparison of two cells lies."""
@@ -224,7 +224,7 @@ class Study:
     def _failure(self, cell: Cell) -> tuple[str, bool]:
         """Returns why a cell failed, and whether its folder is damaged; nothing where that is not recorded whole."""
         try:
-            failed = read_json(self.failed_file(cell)) if self.failed_file(cell).exists() else {}
+            failed = read_json(self.failed_file(cell.name)) if self.failed_file(cell.name).exists() else {}
             return (str(failed["error"]), bool(failed["damaged"])) if failed else ("", False)
         except (RunError, KeyError, TypeError):
             return "", False
@@ -236,7 +236,7 @@ class Study:
         damaged = isinstance(error, RunError) and not isinstance(error, WriteError)
         trace = None if known else traceback.format_exc()
         about = {"error": text, "step": step, "damaged": damaged, "traceback": trace}
-        write_json(self.path / "failed" / f"{name}.json", about)
+        write_json(self.failed_file(name), about)
         return text
 
     def discard(self, cell: Cell) -> None:
@@ -249,7 +249,7 @@ class Study:
             moved.parent.mkdir(exist_ok=True)
             if self.folder(cell).exists():
                 self.folder(cell).rename(moved)
-            self.failed_file(cell).unlink(missing_ok=True)
+            self.failed_file(cell.name).unlink(missing_ok=True)
             for pair in self.spec.pairs:
                 if cell in pair:
                     self.pair_file(pair).unlink(missing_ok=True)
@@ -290,7 +290,7 @@ class Study:
 
     def settle(self, cell: Cell) -> None:
         """Clears away what a cell that is done does not need: why it failed once, and checkpoints."""
-        self.failed_file(cell).unlink(missing_ok=True)
+        self.failed_file(cell.name).unlink(missing_ok=True)
         shutil.rmtree(self.folder(cell) / "checkpoint", ignore_errors=True)
 
 

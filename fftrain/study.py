@@ -115,10 +115,12 @@ def _compare(study: Study, work: Work) -> dict[str, str]:
         try:
             if wanted:
                 lock.acquire()
+                wanted = not study.compared(pair)  # another process may have, until now
         except Timeout:  # another process compares them
             wanted = False
         [wanted] = broadcast_object_list([wanted])
         if not wanted:
+            lock.release()
             continue
         reason = ""
         try:
@@ -126,7 +128,7 @@ def _compare(study: Study, work: Work) -> dict[str, str]:
             if main:
                 folders = [study.folder(cell) for cell in pair]
                 write_json(study.pair_file(pair), compare_runs(*folders, data=data, reporter=work.reporter))
-                (study.path / "failed" / f"{name}.json").unlink(missing_ok=True)
+                study.failed_file(name).unlink(missing_ok=True)
         except Exception as error:
             reason = study.record_failure(name, "compare", error) if main else str(error)
         finally:
