@@ -78,7 +78,9 @@ def steps(cell: Cell) -> list[Step]:
         data = work.load(config)
         evaluate_run(run, split="test", accelerator=work.accelerator, data=data, reporter=work.reporter)
 
-    found = [Step(name="pretrain", done=trained, run=train), Step(name="test", done=tested, run=test)]
+    found = [Step(name="pretrain", done=trained, run=train)]
+    if not cell.search:
+        found.append(Step(name="test", done=tested, run=test))
     for probe in cell.probes:
 
         def probed(run: Path, results: Mapping[str, Any], probe: Settings = probe) -> bool:

@@ -29,7 +29,8 @@ ALIKE = ("dataset", "task", "method", "seed", "threshold", *PretrainConfig.FREE)
 class Cell:
     """One run that a report is about: what it should be, and what was found of it.
 
-    `planned` are the data set, slot and target of each probe that a study asks for.
+    `planned` are the data set, slot and target of each probe that a study asks for; of a `search` there are none, and
+    the test split is not read.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Cell:
     seed: int
     varied: str = ""
     planned: tuple[tuple[str, str, str], ...] = ()
+    search: bool = False
     state: str = "done"
     reason: str = ""
     run: FoundRun | None = None
@@ -154,6 +156,7 @@ def _planned(root: Path, study: Mapping[str, Any]) -> list[Cell]:
             raise ValueError(f"{planned['name']!r} is no folder's name")
         plan = {key: planned[key] for key in ("name", "dataset", "task", "method", "seed")}
         plan["varied"] = varied_name(planned["varied"])
+        plan["search"] = planned.get("search", False)
         asked = {key: planned[key] for key in ("method", "probes", "analysis")}
         plan["planned"] = tuple(place for place, _ in _probes(asked))
         if not (path / BACKBONE_FILE).is_file():
@@ -242,7 +245,8 @@ def _lacking(cell: Cell, planned: Mapping[str, Any], others: Mapping[Any, str]) 
     """Returns what was planned to be measured on a trained cell and was not; "" where nothing lacks."""
     found = {(r["probed_on"], r["slot"], r["target"]) for r in cell.find(measure="probe accuracy")}
     lacking: dict[Any, str] = {}
-    if pretext := [s for s in ("validation", "test") if not cell.find(measure="pretext accuracy", split=s)]:
+    splits = ("validation",) if cell.search else ("validation", "test")
+    if pretext := [s for s in splits if not cell.find(measure="pretext accuracy", split=s)]:
         lacking["pretext"] = f"pretext accuracy on {' and '.join(pretext)}"
     lacking |= {p: f"probe of {p[0]}, slot {p[1]}, {p[2]}" for p in cell.planned if p not in found}
     if planned["analysis"] not in (None, False) and not cell.find(measure="explained variance"):

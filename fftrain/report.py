@@ -141,13 +141,22 @@ def _write(root: Path) -> dict[str, Any]:
 
 def _study(found: Collection, published: Published) -> list[Section]:
     """Returns the parts of a study's report; a part without content says that nothing was measured for it."""
-    whole = groups(found.cells)
+    searched = [cell for cell in found.cells if cell.search]
+    whole = groups([cell for cell in found.cells if not cell.search])
+    searching = [_section("Search", "search", tables.search_table(searched))] if searched else []
+    if not whole:
+        return [
+            _section("What was run", "", headline_table(found), problems_table(found)),
+            *searching,
+            _section("Every run", "runs", runs_table(found), commands_table(found)),
+        ]
     own = [group for group in whole if group.task != "supervised"]
     supervised = [group for group in whole if group.task == "supervised"]
     met = tables.gaps(own, published)
     scatter = [_draw("gap", "Scatter plot: FF less BP over the difficulty of the task", figures.gap_points, met)]
     return [
         _section("What was run", "", headline_table(found), problems_table(found)),
+        *searching,
         _section("Pretext accuracy", "pretext", tables.pretext_table(own, published)),
         _section("Transfer", "transfer", tables.transfer_table(own, published)),
         _section("Supervised reference", "supervised", tables.supervised_table(supervised, published)),

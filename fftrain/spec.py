@@ -11,6 +11,7 @@
     [method.bp]                                  # of one method; wins over [settings]
     [probe]                                      # options of fftrain probe
     [analysis]                                   # options of fftrain analyse; analysis = false leaves it out
+    search = true                                # train and read the validation split alone: no test, probe, analysis
     [published]                                  # data set -> the column of published figures it stands beside
     [[grid]]                                     # several grids in one study: each may override all of the above
 
@@ -64,11 +65,12 @@ UNKEYED = ("threads", "data_dir", "track", "feature_memory")
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a study: what is trained, and what is measured on it."""
+    """One run of a study: what is trained, and what is measured on it; of a `search`, nothing but validation is."""
 
     config: PretrainConfig
     probes: tuple[ProbeConfig, ...]
     analysis: AnalysisConfig | None
+    search: bool = False
 
     @property
     def name(self) -> str:
@@ -127,6 +129,7 @@ class Spec:
                 "seed": cell.config.seed,
                 "settings": keyed(cell.config),
                 "varied": self.varied(cell),
+                "search": cell.search,
                 "probes": [
                     {"dataset": p.dataset, "slot": p.slot, "target": p.target, "settings": keyed(p)}
                     for p in cell.probes
@@ -206,7 +209,7 @@ def plan(
     if not isinstance(content, Mapping):
         raise SettingError(f"{what} holds no table of settings")
     content = _placed(content)
-    known = {*LISTS, *TABLES, "grid", "published"}
+    known = {*LISTS, *TABLES, "search", "grid", "published"}
     _check_keys(content, known, what)
     shared = {key: value for key, value in content.items() if key not in ("grid", "published")}
     grids = content.get("grid", [{}])
@@ -243,7 +246,8 @@ def _united(one: Cell, other: Cell, source: str) -> Cell:
             raise SettingError(f"{source}: {step_name(probe)!r} of {one.name} is in another grid with other settings")
     if None not in (one.analysis, other.analysis) and one.analysis != other.analysis:
         raise SettingError(f"{source}: the analysis of {one.name} is in another grid with other settings")
-    return replace(one, probes=tuple(probes.values()), analysis=one.analysis or other.analysis)
+    search, analysis = one.search and other.search, one.analysis or other.analysis
+    return replace(one, probes=tuple(probes.values()), search=search, analysis=analysis)
 
 
 def _merge(one: Any, other: Any, what: str) -> dict[str, Any]:
@@ -309,6 +313,11 @@ def _placed(value: Any) -> Any:
 def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Iterator[Cell]:
     """Yields the cells of one grid."""
     lists = {key: _list(grid, key, source) for key in LISTS}
+    search = grid.get("search", False)
+    if type(search) is not bool:
+        raise SettingError(f"{source}: search is {search!r}: it must be true or false")
+    if search and (grid["probe"] or lists["transfer"] or grid.get("analysis")):
+        raise SettingError(f"{source}: search = true measures no probe, transfer or analysis: leave them out")
     own = grid["method"]
     for method in own:
         if method not in METHODS:
@@ -336,6 +345,9 @@ def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -
         for settings, seed in itertools.product(_product(given[method], source), lists["seeds"]):
             cell = {"dataset": dataset, "task": task, "method": method, "seed": seed}
             config = _make(PretrainConfig, {**settings, **cell}, overrides, source)
+            if search:
+                yield Cell(config=config, probes=(), analysis=None, search=True)
+                continue
             yield Cell(
                 config=config,
                 probes=tuple(_probes(config, lists, grid["probe"], overrides, source)),

@@ -59,6 +59,21 @@ def _pivot(title: str, names: Sequence[str], lines: Sequence[Line]) -> Table:
     return Table(title=title, columns=columns, rows=rows)
 
 
+def search_table(cells: Sequence[Cell]) -> Table:
+    """Returns the runs of a search, the best on validation first: nothing else was read of them."""
+    rows = []
+    for cell in sorted(cells, key=lambda cell: (cell.dataset, cell.task, -(pretext(cell, "validation") or 0.0))):
+        value, epochs = pretext(cell, "validation"), []
+        if cell.run is not None:
+            epochs = [100 * epoch["validation"]["accuracy"] for epoch in cell.run.metrics]
+        falls = [before - after for before, after in itertools.pairwise(epochs)]
+        word = cell.reason if value is None else f"{100 * value:.1f}"
+        shown = [" ".join(f"{epoch:.1f}" for epoch in epochs), f"{max(0.0, *falls):.1f}" if falls else ""]
+        rows.append([cell.dataset, cell.task, cell.method, cell.varied, str(cell.seed), word, *shown])
+    columns = ("data set", "task", "method", "settings", "seed", "validation", "curve, by epoch", "largest fall")
+    return Table(title="Pretext accuracy on validation in %", columns=columns, rows=rows)
+
+
 def pretext_table(found: Sequence[Group], published: Published) -> Table:
     """Returns the pretext accuracy of every task and method, by data set."""
     lines: list[Line] = []

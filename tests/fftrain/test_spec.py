@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ffmodels.errors import SettingError
+from fftrain.cells import steps
 from fftrain.registry import METHODS, TASKS
 from fftrain.spec import PRESETS, plan, read_preset, step_name
 
@@ -216,3 +217,28 @@ def test_image_folders_are_named_from_the_root(monkeypatch, tmp_path):
 def test_data_sets_that_are_missing_are_said_to_be():
     with pytest.raises(SettingError, match=r"my\.toml: datasets is missing"):
         plan({}, "my.toml")
+
+
+def test_a_search_measures_nothing_but_validation_unless_another_grid_asks():
+    lrs = {"settings": {"lr": [1e-3, 3e-3], "width": 32, "epochs": 2}}
+    cells = made({**SMALL, **lrs, "methods": ["ff"], "search": True})
+    assert all(cell.search and not cell.probes and cell.analysis is None for cell in cells)
+    assert [step.name for step in steps(cells[0])] == ["pretrain"]
+    alike = {"methods": ["ff"], "settings": {"lr": 1e-3}}
+    searched, wanted = made({**SMALL, "grid": [{**alike, "search": True}, {**alike, "settings": {"lr": 3e-3}}]})
+    assert [searched.search, wanted.search, bool(wanted.probes)] == [True, False, True]
+    [both] = made({**SMALL, "grid": [{**alike, "search": True}, alike]})
+    assert [both.search, bool(both.probes), both.analysis is None] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"search": "yes"}, "search is 'yes': it must be true or false"),
+        ({"search": True, "transfer": ["mnist"]}, "search = true measures no probe, transfer or analysis"),
+        ({"search": True, "probe": {"epochs": 3}}, "search = true measures no probe, transfer or analysis"),
+    ],
+)
+def test_a_search_that_asks_for_more_is_refused(more, message):
+    with pytest.raises(SettingError, match=message):
+        made({**SMALL, **more})
