@@ -34,6 +34,11 @@ def layer_normalise(x_BD: Tensor) -> Tensor:
     return rms_normalise(x_BD - x_BD.mean(-1, keepdim=True))
 
 
+def as_it_is(x_BD: Tensor) -> Tensor:
+    """Returns the rows as they are, at least float32: a plain MLP, as BP needs no more."""
+    return x_BD.to(torch.promote_types(x_BD.dtype, torch.float32))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """All that is needed to build a backbone before its weights are loaded.

@@ -62,6 +62,7 @@ NORMALISATIONS = Registry(
     {
         "rms": ("ffmodels.backbone:rms_normalise", "divided by the root of the mean square"),
         "layer": ("ffmodels.backbone:layer_normalise", "LayerNorm without parameters"),
+        "none": ("ffmodels.backbone:as_it_is", "nothing: for BP alone, since FF's goodness can be read off a length"),
     },
 )
 

@@ -61,7 +61,7 @@ def test_loss_matches_its_formula_and_saturates():
     assert ff_loss(torch.tensor([1e6]), torch.tensor([-1e6]), theta).item() == 0.0
 
 
-@pytest.mark.parametrize("normalisation", ["rms", "layer"])
+@pytest.mark.parametrize("normalisation", ["rms", "layer", "none"])
 @pytest.mark.parametrize("name", GOODNESS)
 def test_every_gradient_of_an_ff_step(name, normalisation):
     config = PretrainConfig(goodness=name, threshold=1.7, width=7, depth=3, normalisation=normalisation)
@@ -82,7 +82,8 @@ def test_every_gradient_of_an_ff_step(name, normalisation):
         weight, bias = (p.detach().numpy().astype(np.float64) for p in (layer.linear.weight, layer.linear.bias))
         if normalisation == "layer":
             x = x - x.mean(-1, keepdims=True)
-        x = x / np.maximum(np.sqrt((x**2).mean(-1, keepdims=True)), EPS)
+        if normalisation != "none":
+            x = x / np.maximum(np.sqrt((x**2).mean(-1, keepdims=True)), EPS)
         before = x @ weight.T + bias
         h = np.maximum(before, 0)
         goodness, slope = REFERENCE[name]

@@ -304,7 +304,7 @@ def test_a_batch_holds_the_partners_that_were_drawn():
     assert make_batch(task, images, index, torch.ones(3, dtype=torch.int64), {}).partners is None
 
 
-@pytest.mark.parametrize("normalisation", ["rms", "layer"])
+@pytest.mark.parametrize("normalisation", ["rms", "layer", "none"])
 def test_positives_and_negatives_share_the_first_product_and_nothing_else_changes(monkeypatch, normalisation):
     """Losses and gradients in float64 are those of the two batches side by side."""
     found = []
