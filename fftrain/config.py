@@ -175,6 +175,7 @@ class ProbeConfig(DataConfig):
     target: str = setting(
         "class", "What is told from the features: the image's class, or its pretext label.", legal=("class", "pretext")
     )
+    standardise: bool = setting(True, "Standardise each feature by the training split before the probe.")
     epochs: int = setting(100, "Passes over the cached features.", least=1)
     batch_size: int = setting(256, "Feature rows of a step.", least=1)
     seed: int = setting(0, "Seed of the order of the rows.", least=0, most=2**32 - 1)

@@ -105,7 +105,10 @@ def probe_run(
     def measure(source: str, wanted: Mapping[int, tuple[int, ...]]) -> None:
         network = networks[source]
         with extract(network, data, slot, slot_classes, device, reporter, memory=memory, folder=run) as features:
-            standardisation = features.standardise_()
+            if config.standardise:
+                standardisation = features.standardise_()
+            else:
+                standardisation = Standardisation.none(features.train.shape[1])
             for i, layers in wanted.items():
                 start, stop = 0, features.train.shape[1]
                 if network is not None:
@@ -167,7 +170,7 @@ def fit(
     A step gathers its rows into one small buffer that stays in the processor's cache for both products.
 
     Args:
-        features: standardised features of the three splits.
+        features: of the three splits, standardised where that is wanted.
         data: the class labels.
         config: epochs, batch size and seed.
         device: where the classifiers are trained.

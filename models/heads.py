@@ -36,6 +36,11 @@ class Standardisation:
             count = total
         return cls(mean_F.float(), (squares_F / count).sqrt().float())
 
+    @classmethod
+    def none(cls, features: int) -> Standardisation:
+        """Returns the one that leaves features as they are."""
+        return cls(torch.zeros(features), torch.ones(features))
+
     @property
     def scale_F(self) -> Tensor:
         """1 / deviation; 0 for a feature that never changes, so that a dead unit stays out of the sum."""

@@ -120,6 +120,25 @@ def test_every_row_has_its_baselines_and_every_saved_probe_is_what_was_measured(
         assert about["test"] == rows["ff", name]["test"]
 
 
+def test_features_may_be_left_as_they_are_and_the_saved_probe_still_is_what_was_measured(run_copy):
+    result = probe_run(run_copy, ProbeConfig(**PROBE, standardise=False))
+    data = load_data(ProbeConfig(**PROBE))
+    pixels = fill(data.test.images.float() / 255, 4, "neutral")
+    backbone = load_backbone(run_copy)
+    for row in result["rows"]:
+        if row["source"] != "ff" or row["layers"] != "layer2":
+            continue
+        saved = load_file(run_copy / "probes" / "digits-neutral" / "layer2.safetensors")
+        with torch.no_grad():
+            logits = backbone.features(pixels, [1]) @ saved["linear.weight"].T + saved["linear.bias"]
+        assert row["test"] == pytest.approx((logits.argmax(-1) == data.test.labels).double().mean().item())
+        break
+    else:
+        pytest.fail("layer2 was not probed")
+    standardised = probe_run(run_copy, ProbeConfig(**PROBE))
+    assert [row["test"] for row in result["rows"]] != [row["test"] for row in standardised["rows"]]
+
+
 def test_the_label_slot_is_neutral_for_ff_and_the_image_itself_for_bp(trained, run_copy):
     assert set(RunFolder(trained / "bp").read_results()["probes"]) == {"digits-pixels"}
     probe_run(run_copy, ProbeConfig(dataset="digits", slot="zeros", epochs=1, threads=1))
