@@ -15,9 +15,12 @@ _HOME = {
     "Model": "session",
     "find_model": "session",
     "read_image": "images",
+    "find": "inputs",
+    "DeviceError": "errors",
     "FFServeError": "errors",
     "ImageError": "errors",
     "ModelError": "errors",
+    "UsageError": "errors",
 }
 __all__ = sorted(_HOME)
 

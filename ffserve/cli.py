@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ffserve import console
+from ffserve import compare_cli, console, measure_cli
 from ffserve.console import Debug, Json
+from ffserve.options import (
+    BATCH_SIZE,
+    MAX_PIXELS,
+    BatchSize,
+    Device,
+    DeviceName,
+    ImagesArgument,
+    Invert,
+    InvertName,
+    MaxPixels,
+    ModelArgument,
+    ModelOption,
+    ProviderOption,
+    Threads,
+    provider_options,
+)
 
 app = console.app("Serve exported models with ONNX Runtime: no torch, no GPU needed.")
-
-ModelOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="An .onnx file or a run folder. [env: FFSERVE_MODEL; default: the newest export under runs/]",
-        show_default=False,
-    ),
-]
-Threads = Annotated[
-    int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256, show_default=False)
-]
+_NAMED = 5  # inverted images that are named on standard error
 
 
 @app.callback()
@@ -33,64 +38,87 @@ def _main(version: console.Version = False) -> None:
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    images: ImagesArgument,
     *,
     model: ModelOption = None,
     top_k: Annotated[int, typer.Option(help="Classes to show of each image.", min=1)] = 5,
+    invert: Invert = InvertName.auto,
+    batch_size: BatchSize = BATCH_SIZE,
+    device: Device = DeviceName.auto,
     threads: Threads = None,
+    provider_option: ProviderOption = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     json: Json = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each image, as it is done.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print a row of CSV for each image, as it is done.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Classify image files.
+    """Classify images.
 
-    A file that cannot be read is reported, the others are classified, and the exit code is 1.
+    One that cannot be read is reported, the others are classified, and the exit code is 1. Memory does not grow with
+    the number of images.
 
     \b
     Examples:
       ffserve predict image.png
-      ffserve predict *.jpg --top-k 1 --json
+      ffserve predict photos/ 'scans/**/*.tif' --top-k 1 --csv > classes.csv
+      curl -s https://example.org/digit.png | ffserve predict - --json
       ffserve predict image.png --model runs/ff-rot
     """
     from ffserve.errors import ImageError
+    from ffserve.inputs import find
+    from ffserve.output import writer
     from ffserve.predict import Classifier
+    from ffserve.progress import progress
+    from ffserve.session import Model, find_model
 
-    classifier = Classifier(model, threads=threads)
-    found: list[dict[str, Any]] = []
-    for image in images:
-        try:
-            prediction = classifier.predict([image], top_k=top_k)[0]
-        except ImageError as error:
-            if debug:
-                traceback.print_exc()
-            print(f"ffserve: error: {error}", file=sys.stderr)
-            found.append({"file": str(image), "error": str(error)})
-            continue
-        top = [
-            {"class": name, "probability": round(probability, 6)}
-            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
-        ]
-        found.append({"file": str(image), "top": top})
-    result = {"model": str(classifier.model.path), "predictions": found}
-    rows = [
-        [f["file"] if i == 0 else "", entry["class"], f"{entry['probability']:.4f}"]
-        for f in found
-        for i, entry in enumerate(f.get("top", []))
-    ]
-    title = f"model {result['model']}"
-    console.print_result(result, json, lambda _: console.print_table(title, ["file", "class", "probability"], rows))
-    if any("error" in f for f in found):
+    options = provider_options(provider_option)
+    classifier = Classifier(
+        Model(find_model(model), threads=threads, device=device, provider_options=options, spinning=False)
+    )
+    if classifier.model.notice:
+        print(f"ffserve: note: {classifier.model.notice}", file=sys.stderr)
+    out = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
+    failed, inverted = 0, 0
+    named: list[str] = []
+    batches = classifier.predict_batches(
+        find(images),
+        top_k=top_k,
+        batch_size=batch_size,
+        invert=invert,
+        max_pixels=max_pixels,
+        processes=not debug,  # which lose where an error came from
+    )
+    try:
+        with progress("images", streamed=True) as advance:
+            for batch in batches:
+                for item, found in batch:
+                    if isinstance(found, ImageError):
+                        failed += 1
+                        if debug:
+                            traceback.print_exception(found)
+                        print(f"ffserve: error: {found}", file=sys.stderr)
+                    elif found.inverted:
+                        inverted += 1
+                        named += [repr(item.name)] if len(named) < _NAMED else []
+                out.write(batch)
+                advance(len(batch))
+    finally:
+        out.close()
+    if inverted and invert == InvertName.auto:
+        more = f" and {inverted - len(named):,} more" if inverted > len(named) else ""
+        print(
+            f"ffserve: note: inverted {inverted:,} whose border is unlike the model's images "
+            f"(--invert no keeps them): {', '.join(named)}{more}",
+            file=sys.stderr,
+        )
+    if failed:
         raise typer.Exit(1)
 
 
 @app.command()
 def info(
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            help="An .onnx file or a run folder. [env: FFSERVE_MODEL; default: the newest export under runs/]",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     *,
     json: Json = False,
     debug: Debug = False,
@@ -104,7 +132,7 @@ def info(
     """
     from ffserve.session import Model, find_model
 
-    loaded = Model(find_model(model))
+    loaded = Model(find_model(model), device="cpu")
     shown = {key: value for key, value in loaded.about.values.items() if key != "golden"}
     result = {"model": str(loaded.path), "bytes": loaded.path.stat().st_size, **shown}
     rows = [[key, _words(value)] for key, value in result.items()]
@@ -118,6 +146,10 @@ def _words(value: Any) -> str:
             f"{key} {item:.4f}" if isinstance(item, float) else f"{key} {item}" for key, item in value.items()
         )
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+measure_cli.register(app)
+compare_cli.register(app)
 
 
 def main() -> None:

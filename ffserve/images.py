@@ -5,14 +5,18 @@ Letters: C channels (1 gray, 3 RGB), H W pixels.
 
 from __future__ import annotations
 
+import io
 import os
-from pathlib import Path
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ffserve.errors import ImageError
+from ffserve.errors import ImageError, ImageTooLarge
 
 # Formats that Pillow decodes by itself; others start programs (EPS) or are no pictures.
 FORMATS = {
@@ -29,6 +33,9 @@ FORMATS = {
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 64_000_000
+SMALL = 1_000_000  # pixels of an image of which many may be decoded at once
+# Formats whose decoders hold several copies of an image: half as many pixels are read, so that memory stays under 1 GB.
+HUNGRY = ("WEBP", "JPEG2000")
 
 # How files become pixels, recorded in exported models.
 READING = {
@@ -40,23 +47,34 @@ READING = {
 }
 
 UInt8Array = npt.NDArray[np.uint8]
+Source = str | os.PathLike[str] | bytes
+_OPENED = tuple(FORMATS)
+_ORIENTATION = 0x0112  # the EXIF tag
+_STRIP = 1_000_000  # pixels that are laid over black at once
 
 
 def read_image(
-    path: str | os.PathLike[str], *, height: int, width: int, channels: int, max_pixels: int = MAX_PIXELS
+    source: Source,
+    *,
+    height: int,
+    width: int,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
 ) -> UInt8Array:
-    """Reads an image file of any size and mode.
+    """Reads an image file of any size and mode. Safe in many threads, whose large images share one limit of memory.
 
     EXIF rotation is applied, alpha is laid over black, 16-bit gray is divided by 257 (Pillow reads 16-bit colour as
     its high byte), the shorter side is resized (bilinear) and the centre is cropped. Of an animation the first frame
     is read.
 
     Args:
-        path: the file.
+        source: the file, or the content of one.
         height: of the result, in pixels.
         width: of the result, in pixels.
         channels: 1 (gray, ITU-R 601) or 3 (RGB).
-        max_pixels: larger images are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded; WebP and JPEG 2000 above half of it.
+        name: how errors name it; None means its path.
 
     Returns:
         uint8 [C, H, W], 0 to 255.
@@ -64,41 +82,29 @@ def read_image(
     Raises:
         ImageError: where the file is missing, empty, no image, damaged, or too large.
     """
-    return fit(decode(path, max_pixels=max_pixels), height=height, width=width, channels=channels)
+    name = name or _name(source)
+    with _opened(source, name, max_pixels) as image:
+        if image.width * image.height <= SMALL:
+            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
+        with _room.take(image):
+            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
 
 
-def decode(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Reads a file into an upright image of mode L or RGB. Raises ImageError, as `read_image` does."""
-    name = os.fsdecode(path)
-    try:
-        if Path(path).stat().st_size == 0:
-            raise ImageError(f"{name!r} is empty (0 bytes)")
-        with Image.open(path, formats=list(FORMATS)) as image:
-            _check_size(name, image, max_pixels)
-            image.load()
-            if image.mode == "I" and image.format != "PPM":  # which alone holds 16 bits so
-                raise ImageError(f"{name!r} has 32-bit pixels: save it with 8 or 16 bits a channel")
-            return _flat(name, ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name!r} is no image of a known format ({', '.join(FORMATS)})") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name!r} has too many pixels: at most {max_pixels:,} are read") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ImageError(f"{name!r} cannot be read: {reason[:1].lower() + reason[1:]}") from error
-    except MemoryError as error:
-        raise ImageError(f"{name!r} does not fit into memory") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
-        raise ImageError(f"{name!r} is damaged: {type(error).__name__}: {' '.join(str(error).split())}") from error
+def decode(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
+    """Reads a file, or the content of one, into an upright image of mode L or RGB.
+
+    Raises ImageError, as `read_image` does.
+    """
+    name = name or _name(source)
+    with _opened(source, name, max_pixels) as image:
+        return _upright(image, name, max_pixels)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns an image's upright (height, width) without decoding it. Raises ImageError, as `read_image` does."""
     try:
-        with Image.open(path, formats=list(FORMATS)) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        with Image.open(path, formats=_OPENED) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             if turned and image.format == "TIFF":  # some releases of Pillow have turned its size already
                 width, height = decode(path).size
                 return height, width
@@ -111,11 +117,20 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def fit(image: Image.Image, *, height: int, width: int, channels: int) -> UInt8Array:
     """Resizes the shorter side (bilinear), crops the centre, and returns uint8 [C, H, W]."""
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def border_mean(pixels_CHW: UInt8Array) -> float:
+    """Returns the mean of the outermost ring of pixels over all channels, 0 to 255."""
+    inside = pixels_CHW[:, 1:-1, 1:-1]  # empty where the ring is all there is
+    total = int(pixels_CHW.sum(dtype=np.int64)) - int(inside.sum(dtype=np.int64))
+    return total / (pixels_CHW.size - inside.size)
 
 
 def from_array(pixels_CHW: UInt8Array) -> Image.Image:
@@ -123,18 +138,101 @@ def from_array(pixels_CHW: UInt8Array) -> Image.Image:
     return Image.fromarray(pixels_CHW[0] if pixels_CHW.shape[0] == 1 else pixels_CHW.transpose(1, 2, 0))
 
 
+class _Room:
+    """Lets threads decode at once as many pixels as one image of the largest size has, so that memory has a limit."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, image: Image.Image) -> Iterator[None]:
+        """Waits until there is room for an image, and holds it in the block."""
+        pixels = min(image.width * image.height * (2 if image.format in HUNGRY else 1), self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+_room = _Room(MAX_PIXELS)
+
+
+def _name(source: Source) -> str:
+    return "the image" if isinstance(source, bytes) else os.fsdecode(source)
+
+
+@contextmanager
+def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens a file; whatever is wrong with it, here or in the block, is an ImageError that names it."""
+    try:
+        if isinstance(source, bytes):
+            size = len(source)
+        else:
+            status = os.stat(source)
+            size = status.st_size
+            if stat.S_ISFIFO(status.st_mode):  # opening it would wait for a writer
+                raise ImageError(f"{name!r} is a pipe: hand its content over on standard input, as -")
+        if size == 0:
+            raise ImageError(f"{name!r} is empty (0 bytes)")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_OPENED) as image:
+            _check_size(name, image, max_pixels)
+            yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name!r} is no image of a known format ({', '.join(FORMATS)})") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ImageTooLarge(f"{name!r} has too many pixels: at most {limit:,} are read") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ImageError(f"{name!r} cannot be read: {reason[:1].lower() + reason[1:]}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name!r} does not fit into memory") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
+        raise ImageError(f"{name!r} is damaged: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
 def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(f"{name!r} has {width}x{height} pixels: at most {max_pixels:,} are read")
+    most, of = (max_pixels // 2, f" of {image.format}") if image.format in HUNGRY else (max_pixels, "")
+    if width * height > most:
+        raise ImageTooLarge(f"{name!r} has {width}x{height} pixels: at most {most:,} are read{of} (max_pixels)")
 
 
-def _flat(name: str, image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    """Decodes an opened image: mode L or RGB, EXIF rotation applied. It copies no more than it must."""
+    image.load()
+    _check_size(name, image, max_pixels)  # again, for an ICO may hold a larger image than it says
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # which alone holds 16 bits so
+        kind = "float" if image.mode == "F" else "32-bit"
+        raise ImageError(f"{name!r} has {kind} pixels: save it with 8 or 16 bits a channel")
+    if image.info and image.getexif().get(_ORIENTATION, 1) != 1:  # EXIF data leave something in `info`
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return image
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return _flat(image)
+    flat = None
+    for top in range(0, image.height, rows):
+        part = _flat(image.crop((0, top, image.width, min(top + rows, image.height))))
+        flat = flat or Image.new(part.mode, image.size)
+        flat.paste(part, (0, top))
+    assert flat is not None
+    return flat
+
+
+def _flat(image: Image.Image) -> Image.Image:
     """Returns the image as mode L or RGB: 8 bits a channel, alpha over black."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _scaled(np.asarray(image).astype(np.uint32))
-    if image.mode == "F":
-        raise ImageError(f"{name!r} has float pixels: save it with 8 or 16 bits a channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")

@@ -1,20 +1,21 @@
-"""Classes of images, by an exported model with a probe."""
+"""Classes of images, by an exported model with a head."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.errors import ModelError, UsageError
-from ffserve.images import read_image
+from ffserve.errors import ImageError, ModelError, UsageError
+from ffserve.images import MAX_PIXELS
+from ffserve.inputs import Item
 from ffserve.session import Model, find_model
+from ffserve.stream import BATCH_SIZE, Batch, stream
 
-Image = str | os.PathLike[str] | npt.NDArray[np.uint8]
-BATCH = 64
+Image = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class Prediction:
 
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    inverted: bool = False
+    """Whether the image was turned into its negative first."""
 
     @property
     def label(self) -> str:
@@ -34,51 +37,114 @@ class Classifier:
     """Classifies images with an exported model. Safe to share between threads.
 
     Args:
-        model: an .onnx file, a run folder, a loaded `Model`, or None for FFSERVE_MODEL or the newest export.
+        model: an .onnx file, a folder with one, a loaded `Model`, or None for FFSERVE_MODEL or the bundled model.
         threads: CPU threads of a run; None means all cores.
+        device: `auto`, `cpu` or `cuda`, as `Model` takes it; not for a loaded one.
+        provider_options: of the CUDA provider.
 
     Raises:
-        ModelError: where the model is missing, damaged, or has no probe.
+        ModelError: where the model is missing, damaged, or has no head.
+        DeviceError: where `cuda` was asked for and does not work.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | Model | None = None, *, threads: int | None = None) -> None:
-        self.model = model if isinstance(model, Model) else Model(find_model(model), threads=threads)
-        if self.model.about.class_names is None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Model | None = None,
+        *,
+        threads: int | None = None,
+        device: str = "auto",
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(model, Model):
+            model = Model(find_model(model), threads=threads, device=device, provider_options=provider_options)
+        self.model = model
+        if model.about.class_names is None:
             raise ModelError(
-                f"{self.model.path} has no probe, it gives features alone: "
+                f"{model.path} has no probe, it gives features alone: "
                 "`fftrain probe RUN` and `ffexport RUN` make one with classes, or name another with --model"
             )
-        self.class_names = self.model.about.class_names
+        self.class_names = model.about.class_names
 
-    def predict(self, images: Sequence[Image], *, top_k: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        images: Sequence[Image],
+        *,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+        invert: str = "auto",
+        max_pixels: int = MAX_PIXELS,
+    ) -> list[Prediction]:
         """Returns a prediction for each image, in order.
 
         Args:
-            images: paths of image files, or uint8 arrays [C, H, W] of the model's size.
+            images: paths of image files, contents of such as bytes, or uint8 arrays [C, H, W] of the model's size.
             top_k: how many classes of each image, at least 1.
+            batch_size: images of one run.
+            invert: `auto` (see `ffserve.stream.inverts`), `yes` or `no`.
+            max_pixels: larger images are refused.
 
         Raises:
-            ImageError: where a file cannot be read.
-            UsageError: where `top_k` is below 1.
+            ImageError: where an image cannot be read.
+            ModelError: where an array has another type or shape.
+            UsageError: where an argument is not legal.
+        """
+        for image in images:
+            if isinstance(image, np.ndarray):
+                self.model.check(image[None])
+        items = (Item(_name(image), image) for image in images)
+        predictions = []
+        for batch in self.predict_batches(
+            items, top_k=top_k, batch_size=batch_size, invert=invert, max_pixels=max_pixels
+        ):
+            for _, found in batch:
+                if isinstance(found, ImageError):
+                    raise found
+                predictions.append(found)
+        return predictions
+
+    def predict_batches(
+        self,
+        items: Iterable[Item],
+        *,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+        invert: str = "auto",
+        max_pixels: int = MAX_PIXELS,
+        processes: bool = False,
+    ) -> Iterator[list[tuple[Item, Prediction | ImageError]]]:
+        """Yields up to `batch_size` items at a time, each with its prediction or with why it could not be read.
+
+        In order, and in constant memory. `ffserve.inputs.find` makes items of files, folders and patterns;
+        `processes` is that of `ffserve.stream.stream`; the other arguments are those of `predict`.
+
+        Raises:
+            ModelError: where the model cannot be run, or an array is not of its size.
+            UsageError: where an argument is not legal.
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}: it must be at least 1")
-        predictions: list[Prediction] = []
-        for start in range(0, len(images), BATCH):
-            batch = np.stack([self._pixels(image) for image in images[start : start + BATCH]])
-            for probabilities_K in self.model.run(batch)["probabilities"]:
-                best = np.argsort(-probabilities_K, kind="stable")[:top_k]
-                predictions.append(
-                    Prediction(
-                        classes=tuple(self.class_names[k] for k in best),
-                        probabilities=tuple(float(probabilities_K[k]) for k in best),
-                    )
-                )
-        return predictions
+        batches = stream(
+            self.model, items, batch_size=batch_size, invert=invert, max_pixels=max_pixels, processes=processes
+        )
+        return (self._predictions(batch, top_k) for batch in batches)
 
-    def _pixels(self, image: Image) -> npt.NDArray[np.uint8]:
-        if isinstance(image, np.ndarray):
-            self.model.check(image[None])
-            return image
-        about = self.model.about
-        return read_image(image, height=about.height, width=about.width, channels=about.channels)
+    def _predictions(self, batch: Batch, top_k: int) -> list[tuple[Item, Prediction | ImageError]]:
+        probabilities_BK = batch.outputs["probabilities"]
+        order_BK = np.argsort(-probabilities_BK, axis=1, kind="stable")[:, :top_k]
+        top_BK = np.take_along_axis(probabilities_BK, order_BK, axis=1).tolist()
+        rows = zip(order_BK.tolist(), top_BK, strict=True)
+        found: list[tuple[Item, Prediction | ImageError]] = []
+        for item, error, inverted in zip(batch.items, batch.errors, batch.inverted, strict=True):
+            if error is not None:
+                found.append((item, error))
+                continue
+            order, top = next(rows)
+            classes = tuple(self.class_names[k] for k in order)
+            found.append((item, Prediction(classes=classes, probabilities=tuple(top), inverted=inverted)))
+        return found
+
+
+def _name(image: Image) -> str:
+    if isinstance(image, bytes):
+        return "the image"
+    return "the array" if isinstance(image, np.ndarray) else os.fsdecode(image)

@@ -5,10 +5,10 @@ Letters: B batch, C channels, H W pixels, F features, K classes.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-from dataclasses import dataclass
+import stat
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +16,37 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from ffserve.errors import ModelError, ModelNotFound
+from ffserve.about import About, check_digest, golden_of, is_close, read_about
+from ffserve.errors import FFServeError, ModelError, ModelNotFound
+from ffserve.providers import devices, first_line, open_session
 
-FORMAT = 1
-KEY = "ffstudy."
+BUNDLED = Path(__file__).parent / "model" / "mnist.onnx"
 GOLDEN_TOLERANCE = 1e-2
+_GOLDEN_SECONDS = 30.0
+_MOST_BYTES = 2**31  # what ONNX's own format can hold
 
 
 def find_model(given: str | os.PathLike[str] | None = None, *, root: Path = Path("runs")) -> Path:
-    """Returns the model file to use.
+    """Returns the model file to use: the one given, else FFSERVE_MODEL, else the bundled one.
 
     Args:
-        given: an .onnx file, or a run folder with an export; None looks at FFSERVE_MODEL, then takes the newest
-            export below `root`.
-        root: where runs lie.
+        given: an .onnx file, or a folder: a run with an export, or one with a single .onnx file or model.onnx in it.
+        root: where the newest export is taken from in an installation without a bundled model.
 
     Raises:
-        ModelNotFound: where there is none.
+        ModelNotFound: where there is none, or a folder has several and none is called model.onnx.
     """
     named = given or os.environ.get("FFSERVE_MODEL")
     if named:
         path = Path(os.path.expanduser(named))  # which leaves ~unknown as it is
         source = "--model" if given else "FFSERVE_MODEL"
         if path.is_dir():
-            inside = [p for p in (path / "export" / "model.onnx", path / "model.onnx") if p.is_file()]
-            if not inside:
-                raise ModelNotFound(
-                    f"{source} {path} is a folder without export/model.onnx: `ffexport {path}` makes it"
-                )
-            return inside[0]
+            return _in_folder(path, source)
         if not path.exists():
             raise ModelNotFound(f"{source} {path} does not exist: name an .onnx file or a run folder")
         return path
+    if BUNDLED.is_file():
+        return BUNDLED
     found = list(root.glob("**/export/model.onnx"))
     if not found:
         raise ModelNotFound(
@@ -57,64 +56,67 @@ def find_model(given: str | os.PathLike[str] | None = None, *, root: Path = Path
     return max(found, key=lambda p: p.stat().st_mtime)
 
 
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """What an exported file says of itself."""
-
-    channels: int
-    height: int
-    width: int
-    class_names: tuple[str, ...] | None
-    """None where the file has no probe and gives features alone."""
-    values: dict[str, Any]
-    """All metadata, decoded."""
+def _in_folder(folder: Path, source: str) -> Path:
+    for inside in (folder / "export", folder):
+        files = sorted(path for path in inside.glob("*.onnx") if path.is_file())
+        if inside / "model.onnx" in files:
+            return inside / "model.onnx"
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(path.name for path in files)
+            raise ModelNotFound(f"{source} {folder} has several models: name one of {inside}/ ({names})")
+    raise ModelNotFound(f"{source} {folder} is a folder without export/model.onnx: `ffexport {folder}` makes it")
 
 
 class Model:
     """An exported model, checked when it is loaded. Safe to share between threads.
 
+    Attributes:
+        path: the file.
+        about: what it says of itself.
+        device: where it runs, `cpu` or `cuda`.
+        notice: one line where `auto` did not take a GPU that seems to be there or was meant, else None.
+
     Args:
         path: an .onnx file that `ffexport` wrote.
         threads: CPU threads of a run; None means all cores.
+        device: `cpu`, `cuda` (an error where it does not work), or `auto`: CUDA where it works, else the CPU.
+        provider_options: of the CUDA provider, such as {"device_id": "1"}.
+        spinning: whether threads wait busily inside a run; where other work needs the cores, no is faster.
 
     Raises:
         ModelNotFound: where the file is not there.
-        ModelError: where it is damaged, of another program, contradicts its metadata, or computes other values for
-            its golden image than it did when it was exported.
+        ModelError: where it is damaged, of another program, contradicts its metadata or the manifest.json beside it,
+            or computes other values for its golden image than it did when it was exported.
+        DeviceError: where `cuda` was asked for and does not work.
+        UsageError: where `device` or `provider_options` are not legal.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
+    about: About
+    device: str
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        device: str = "auto",
+        provider_options: Mapping[str, str] | None = None,
+        spinning: bool = True,
+    ) -> None:
         self.path = Path(path)
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError as error:
-            raise ModelNotFound(f"{self.path} does not exist: name an .onnx file or a run folder") from error
-        except OSError as error:
-            raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from error
-        if not content:
-            raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
-        options = onnxruntime.SessionOptions()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        options.intra_op_num_threads = threads or cores
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
-            # A file that points to data outside itself is refused, not followed into the working folder.
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-            # Without the fallback, which announces itself on standard output.
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-        except Exception as error:  # ONNX Runtime raises many kinds, and shares no base with them
-            raise ModelError(
-                f"{self.path} is no ONNX model that can be loaded ({_first_line(error)}): export it with `ffexport`"
-            ) from error
-        try:
-            self.about = self._read_about()
-            self._check_graph()
-        except UnicodeDecodeError as error:  # of ONNX Runtime, which decodes names when they are asked for
-            raise ModelError(f"{self.path} is damaged ({_first_line(error)}): export it again") from error
-        self._check_golden()
+        attempts, self.notice = devices(device, provider_options)
+        content = self._read()
+        check_digest(self.path, content)
+        for attempt in attempts:
+            try:
+                self._load(content, attempt, threads=threads, provider_options=provider_options, spinning=spinning)
+                return
+            except FFServeError as error:
+                if attempt == attempts[-1]:
+                    raise
+                self.notice = f"runs on the CPU: {str(error).removeprefix('--device cuda: ')}"
 
     @property
     def providers(self) -> list[str]:
@@ -122,20 +124,18 @@ class Model:
         return list(self._session.get_providers())
 
     def run(self, images_BCHW: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        """Computes every output: `features` float32 [B, F], and with a probe `logits` and `probabilities` [B, K].
+        """Computes every output: `features` float32 [B, F], and with a head `logits` and `probabilities` [B, K].
 
         Args:
             images_BCHW: raw pixels, uint8, of the size in `about`.
 
         Raises:
-            ModelError: where the images have another type or shape.
+            ModelError: where the images have another type or shape, or the model fails on them.
         """
         self.check(images_BCHW)
-        try:
-            values = self._session.run(None, {"images": images_BCHW})
-        except Exception as error:  # as above
-            raise ModelError(f"{self.path} cannot be run: {_first_line(error)}") from error
-        return dict(zip((o.name for o in self._session.get_outputs()), values, strict=True))
+        if len(images_BCHW) == 0:
+            return {name: np.empty((0, width), dtype=np.float32) for name, width in self._widths.items()}
+        return self._run(images_BCHW)
 
     def check(self, images_BCHW: npt.NDArray[np.uint8]) -> None:
         """Raises ModelError unless the images are uint8 [B, C, H, W] of the size in `about`."""
@@ -146,28 +146,34 @@ class Model:
                 f"not {images_BCHW.dtype} {list(images_BCHW.shape)}"
             )
 
-    def _read_about(self) -> About:
-        found = self._session.get_modelmeta().custom_metadata_map
-        if f"{KEY}format" not in found:
-            raise ModelError(
-                f"{self.path} is an ONNX model of another program (it lacks {KEY}* metadata): use one of `ffexport`"
-            )
+    def _read(self) -> bytes:
         try:
-            values = {key.removeprefix(KEY): json.loads(text) for key, text in found.items() if key.startswith(KEY)}
-            if values["format"] != FORMAT:
-                raise ModelError(
-                    f"{self.path} has format {values['format']}, ffserve reads {FORMAT}: export it again, or update"
-                )
-            image, names = values["image"], values.get("class_names")
-            return About(
-                channels=int(image["channels"]),
-                height=int(image["height"]),
-                width=int(image["width"]),
-                class_names=None if names is None else tuple(str(name) for name in names),
-                values=values,
-            )
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise ModelError(f"{self.path} has damaged metadata ({_first_line(error)}): export it again") from error
+            status = os.stat(self.path)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # which may never end
+                raise ModelError(f"{self.path} is a pipe or a device: name an .onnx file")
+            if status.st_size > _MOST_BYTES:
+                raise ModelError(f"{self.path} has {status.st_size:,} bytes: a model has at most {_MOST_BYTES:,}")
+            content = self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise ModelNotFound(f"{self.path} does not exist: name an .onnx file or a run folder") from error
+        except OSError as error:
+            raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if not content:
+            raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
+        return content
+
+    def _load(self, content: bytes, device: str, **settings: Any) -> None:
+        try:
+            self._session = open_session(content, device, **settings)
+        except ModelError as error:
+            raise ModelError(f"{self.path} {error}: export it with `ffexport`") from error.__cause__
+        self.device = device
+        try:
+            self.about = read_about(self.path, self._session.get_modelmeta().custom_metadata_map)
+            self._check_graph()
+        except UnicodeDecodeError as error:  # of ONNX Runtime, which decodes names when they are asked for
+            raise ModelError(f"{self.path} is damaged ({first_line(error)}): export it again") from error
+        self._check_golden()
 
     def _check_graph(self) -> None:
         """Holds the graph's inputs and outputs against the metadata."""
@@ -189,26 +195,42 @@ class Model:
 
     def _check_golden(self) -> None:
         """Runs the golden image and compares with what was computed at the export."""
-        about = self.about
+        image, expected = golden_of(self.path, self.about)
+        options = onnxruntime.RunOptions()
+        watch = threading.Timer(_GOLDEN_SECONDS, setattr, (options, "terminate", True))
+        watch.daemon = True
+        watch.start()
         try:
-            golden = about.values["golden"]
-            image = np.frombuffer(base64.b64decode(golden["image"], validate=True), dtype=np.uint8)
-            image = image.reshape(1, about.channels, about.height, about.width)
-            names = ["features"] if about.class_names is None else ["features", "probabilities"]
-            expected = {name: np.asarray(golden[name], dtype=np.float64) for name in names}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{self.path} has a damaged golden image ({_first_line(error)}): export it again"
-            ) from error
-        found = self.run(image)
+            found = self._run(image, options)
+        finally:
+            watch.cancel()
+        self._widths = {name: values.shape[1] for name, values in found.items()}
         for name, want in expected.items():
-            got = found[name][0, : want.size]
-            if got.shape != want.shape or not np.allclose(got, want, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+            if not is_close(found[name][0], want, GOLDEN_TOLERANCE):
                 raise ModelError(
                     f"{self.path} computes other {name} for its golden image than when it was exported: "
                     "the file or this ONNX Runtime is damaged; export it again"
                 )
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    def _run(self, images_BCHW: npt.NDArray[np.uint8], options: Any = None) -> dict[str, npt.NDArray[np.float32]]:
+        count = len(images_BCHW)
+        try:
+            values = self._session.run(None, {"images": images_BCHW}, options)
+        except Exception as error:  # ONNX Runtime raises many kinds, and shares no base with them
+            text = str(error)
+            if "BFCArena" in text:
+                raise ModelError(
+                    f"{self.path} needs more memory for {count} images than ffserve gives it: lower --batch-size"
+                    if count > 1
+                    else f"{self.path} needs more memory for an image than ffserve gives it"
+                ) from error
+            if options is not None and options.terminate:
+                raise ModelError(f"{self.path} took more than {_GOLDEN_SECONDS:g} s for an image") from error
+            raise ModelError(f"{self.path} cannot be run: {first_line(error)}") from error
+        found = dict(zip((o.name for o in self._session.get_outputs()), values, strict=True))
+        for name, value in found.items():
+            if value.dtype != np.float32 or value.ndim != 2 or len(value) != count:
+                raise ModelError(
+                    f"{self.path} is damaged: {name} is {value.dtype} {list(value.shape)} for {count} images"
+                )
+        return found

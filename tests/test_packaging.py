@@ -23,7 +23,7 @@ ALLOWED = {
     "ffexport": ("ffmodels", "ffserve.images", "ffserve.console"),
     "fftrain": ("ffmodels", "ffserve.images", "ffserve.errors", "ffserve.console"),
 }
-HEAVY = ("torch", "torchvision", "accelerate", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib")
+HEAVY = ("torch", "torchvision", "accelerate", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "pyarrow")
 PUBLIC = {
     "ffmodels": [
         "BACKBONES",
@@ -40,11 +40,14 @@ PUBLIC = {
     ],
     "ffserve": [
         "Classifier",
+        "DeviceError",
         "FFServeError",
         "ImageError",
         "Model",
         "ModelError",
         "Prediction",
+        "UsageError",
+        "find",
         "find_model",
         "read_image",
     ],
@@ -82,6 +85,10 @@ COMMANDS = [
     "ffserve",
     "ffserve predict",
     "ffserve info",
+    "ffserve features",
+    "ffserve evaluate",
+    "ffserve compare",
+    "ffserve doctor",
 ]
 HIDE_TORCH = """
 import runpy, sys
@@ -214,7 +221,7 @@ def test_serving_installs_no_torch(wheel):
     metadata = message_from_bytes(next(content for name, content in wheel.items() if name.endswith("/METADATA")))
     required = metadata.get_all("Requires-Dist")
     base = {line.split(">=")[0] for line in required if "extra ==" not in line}
-    assert base == {"numpy", "pillow", "typer", "rich", "onnxruntime-gpu", "onnxruntime"}
+    assert base == {"numpy", "pillow", "typer", "rich", "packaging", "onnxruntime-gpu", "onnxruntime"}
     assert any(line.startswith("torch>=") and 'extra == "train"' in line for line in required)
     assert {"train", "track", "eval", "gpu", "dev"} == set(metadata.get_all("Provides-Extra"))
 

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from ffserve import predict as predict_module
+from ffserve import reading
+from ffserve import session as session_module
 from ffserve.session import Model
 
 
@@ -31,6 +33,7 @@ def elsewhere(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.delenv("FFSERVE_MODEL", raising=False)
+    monkeypatch.setattr(session_module, "BUNDLED", tmp_path / "none.onnx")
 
 
 def failed(ended, code, *words):
@@ -144,7 +147,7 @@ def test_what_the_user_can_mend_is_one_line(cli, make_model, images, tmp_path, j
     failed(predict(), 1, "no exported model under runs/", "--model", "FFSERVE_MODEL")
     failed(predict("--model", "no.onnx"), 1, "--model no.onnx does not exist")
     failed(predict("--model", "no\nsuch\nmodel.onnx"), 1, "--model no such model.onnx does not exist")
-    failed(predict("--model", tmp_path), 1, str(tmp_path), "ffexport")
+    failed(predict("--model", "."), 1, "--model . is a folder without", "ffexport")
     failed(predict("--model", images[3]), 1, images[3], "no ONNX model")
     failed(predict("--model", damaged), 1, str(damaged), "format 2")
     failed(cli("ffserve", "info", "no.onnx", *json_option), 1, "no.onnx does not exist")
@@ -189,7 +192,7 @@ def test_an_unexpected_error_is_one_line_that_says_where_to_look(cli, make_model
     def broken(*_, **__):
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr(predict_module, "read_image", broken)
+    monkeypatch.setattr(reading, "read_image", broken)
     ended = cli("ffserve", "predict", "--model", make_model().path, images[0])
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == "ffserve: error: internal error, ZeroDivisionError: two lines (--debug shows where)\n"
@@ -199,7 +202,7 @@ def test_ctrl_c_ends_with_code_130_and_no_traceback(cli, make_model, images, mon
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict_module, "read_image", interrupted)
+    monkeypatch.setattr(reading, "read_image", interrupted)
     ended = cli("ffserve", "predict", "--model", make_model().path, images[0])
     assert (ended.code, ended.out) == (130, "")
     assert "Traceback" not in ended.err

@@ -8,12 +8,12 @@ from PIL import Image
 
 from ffserve import Classifier, Model
 from ffserve.errors import FFServeError, ImageError, ModelError, UsageError
-from ffserve.predict import BATCH
+from ffserve.stream import BATCH_SIZE
 
 
 def test_files_and_arrays_are_predicted_alike_in_order(make_model, tmp_path):
     made = make_model(shape=(3, 6, 5))
-    images = made.images(BATCH + 3)
+    images = made.images(BATCH_SIZE + 3)
     paths = [tmp_path / f"{i}.png" for i in range(len(images))]
     for path, pixels in zip(paths, images, strict=True):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(path)

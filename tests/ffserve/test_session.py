@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from ffserve import session
 from ffserve.errors import FFServeError, ModelError, ModelNotFound
 from ffserve.session import Model, find_model
 
@@ -263,6 +264,7 @@ def test_data_outside_the_file_are_refused(make_model, tmp_path, monkeypatch, lo
 
 def test_find_model_takes_the_one_that_is_named_then_the_environment_then_the_newest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "BUNDLED", tmp_path / "none.onnx")
     monkeypatch.delenv("FFSERVE_MODEL", raising=False)
     files = {}
     for age, name in enumerate(["runs/new", "runs/deep/er/old", "elsewhere", "from-environment"]):
@@ -299,6 +301,7 @@ def test_find_model_takes_the_one_that_is_named_then_the_environment_then_the_ne
 )
 def test_find_model_says_what_is_missing(tmp_path, monkeypatch, given, variable, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "BUNDLED", tmp_path / "none.onnx")
     monkeypatch.delenv("FFSERVE_MODEL", raising=False)
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.onnx").touch()

@@ -1,0 +1,128 @@
+"""What an exported file says of itself: its metadata, and the manifest that lies beside it.
+
+Letters: C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ffserve.errors import ModelError
+from ffserve.providers import first_line
+
+FORMAT = 1
+KEY = "ffstudy."
+HEADS = ("probe", "goodness", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What an exported file says of itself."""
+
+    channels: int
+    height: int
+    width: int
+    class_names: tuple[str, ...] | None
+    """None where the file has no head and gives features alone."""
+    head: str
+    """`probe`, `goodness` (FF's own classifier) or `none`."""
+    precision: str
+    """`fp32`, `fp16` or `int8`."""
+    border: tuple[float, float] | None
+    """Mean and deviation of the border pixels of the model's own images, 0 to 255; None where they are not recorded."""
+    values: dict[str, Any]
+    """All metadata, decoded."""
+
+
+def read_about(path: Path, metadata: Mapping[str, str]) -> About:
+    """Decodes the metadata of a file.
+
+    Raises:
+        ModelError: where they are of another program, damaged, or contradict each other.
+    """
+    if f"{KEY}format" not in metadata:
+        raise ModelError(
+            f"{path} is an ONNX model of another program (it lacks {KEY}* metadata): use one of `ffexport`"
+        )
+    try:
+        values = {key.removeprefix(KEY): json.loads(text) for key, text in metadata.items() if key.startswith(KEY)}
+        if values["format"] != FORMAT:
+            raise ModelError(
+                f"{path} has format {values['format']}, ffserve reads {FORMAT}: export it again, or update"
+            )
+        image, names, border = values["image"], values.get("class_names"), values.get("border")
+        about = About(
+            channels=int(image["channels"]),
+            height=int(image["height"]),
+            width=int(image["width"]),
+            class_names=None if names is None else tuple(str(name) for name in names),
+            head=str(values.get("head", "none" if names is None else "probe")),
+            precision=str(values.get("precision", "fp32")),
+            border=None if border is None else (float(border["mean"]), float(border["deviation"])),
+            values=values,
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelError(f"{path} has damaged metadata ({first_line(error)}): export it again") from error
+    if about.border is not None and not all(0 <= value <= 255 for value in about.border):
+        raise ModelError(f"{path} has damaged metadata (border {about.border}): export it again")
+    if about.head not in HEADS or (about.head == "none") != (about.class_names is None):
+        count = "no" if about.class_names is None else len(about.class_names)
+        raise ModelError(f"{path} contradicts itself: head {about.head!r} with {count} class names: export it again")
+    return about
+
+
+def golden_of(path: Path, about: About) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[np.float64]]]:
+    """Returns the golden image, uint8 [1, C, H, W], and the first values of its outputs by name, float64.
+
+    Raises:
+        ModelError: where they are missing or damaged.
+    """
+    try:
+        golden = about.values["golden"]
+        image = np.frombuffer(base64.b64decode(golden["image"], validate=True), dtype=np.uint8)
+        image = image.reshape(1, about.channels, about.height, about.width)
+        names = ["features"] if about.class_names is None else ["features", "probabilities"]
+        return image, {name: np.asarray(golden[name], dtype=np.float64) for name in names}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} has a damaged golden image ({first_line(error)}): export it again") from error
+
+
+def check_digest(path: Path, content: bytes) -> None:
+    """Holds a file against the manifest.json beside it, where there is one that lists the file.
+
+    Raises:
+        ModelError: where the manifest is damaged, or records another SHA-256.
+    """
+    manifest = path.parent / "manifest.json"
+    try:
+        listed = json.loads(manifest.read_bytes())
+    except OSError:
+        return
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{manifest} is damaged, so {path.name} cannot be checked: export it again") from error
+    files = listed.get("files") if isinstance(listed, dict) else None
+    entry = files.get(path.name) if isinstance(files, dict) else None
+    wanted = entry.get("sha256") if isinstance(entry, dict) else None
+    if wanted is None:
+        return
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise ModelError(
+            f"{path} has SHA-256 {found[:12]}..., {manifest.name} beside it says {str(wanted)[:12]}...: "
+            "the file was changed or copied in part; copy or export it again"
+        )
+
+
+def is_close(got: npt.NDArray[np.float32], want: npt.NDArray[np.float64], tolerance: float) -> bool:
+    """Returns whether values equal the recorded ones, as far as those go, absolutely or relatively."""
+    got = got[: want.size]
+    return want.size > 0 and got.shape == want.shape and np.allclose(got, want, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,139 @@
+"""Which models `ffserve compare` measures: files, and folders through their manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffserve.errors import ModelError, ModelNotFound, UsageError
+
+KINDS = {".onnx": "onnx", ".ts": "torchscript", ".pt2": "pt2"}
+HEADS = ("goodness", "features")  # in file names, where it is not the probe
+PRECISIONS = ("fp16", "int8")
+# -P: a numpy.py in the working folder is none of ours.
+PYTHON = (sys.executable, "-P", "-m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A model to be measured: a file, or a run folder for the eager model in it."""
+
+    name: str
+    path: Path
+    kind: str
+    """onnx, torchscript, pt2 or eager."""
+    options: tuple[str, ...] = ()
+    """What `ffexport bench` gets beside the path."""
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether it runs in `python -m ffexport bench` alone."""
+        return self.kind != "onnx"
+
+    @property
+    def precision(self) -> str:
+        """As the file's name has it: fp32, fp16 or int8."""
+        return next((part for part in self.path.name.split(".") if part in PRECISIONS), "fp32")
+
+    @property
+    def head(self) -> str:
+        """As the file's name has it: probe, goodness, or none (features alone)."""
+        found = next((part for part in self.path.name.split(".") if part in HEADS), "probe")
+        return "none" if found == "features" else found
+
+    def command(self, threads: int) -> list[str]:
+        """Returns the child process that measures it."""
+        if self.needs_torch:
+            command = ["ffexport", "bench", str(self.path), "--kind", self.kind, *self.options]
+        else:
+            command = ["ffserve.compare_worker", str(self.path)]
+        return [*PYTHON, *command, "--threads", str(threads)]
+
+
+def find_candidates(given: Sequence[Path], run: Path | None) -> list[Candidate]:
+    """Returns the models to measure, the eager one of `run` first; each file once.
+
+    Args:
+        given: .onnx, .ts and .pt2 files, run and export folders; empty takes what `run` has exported.
+        run: a run folder, or None.
+
+    Raises:
+        UsageError: where nothing is given, or a file is of another kind.
+        ModelError: where a folder has no exports, or a damaged manifest; ModelNotFound where something is not there.
+    """
+    if not given and run is None:
+        raise UsageError("there is nothing to compare: name models (.onnx, .ts, .pt2, run or export folders) or --run")
+    files: list[Path] = []
+    for path in map(Path, given or [run or Path()]):
+        if path.is_dir():
+            files += _in_manifest(path)
+        elif path.suffix not in KINDS:
+            raise UsageError(f"{path} is no model: compare takes .onnx, .ts and .pt2 files, run and export folders")
+        elif not path.exists():
+            raise ModelNotFound(f"{path} does not exist: name a model file or a run folder")
+        else:
+            files.append(path)
+    files = list({path.resolve(): path for path in files}.values())
+    found = [
+        Candidate(name=name, path=path, kind=KINDS[path.suffix])
+        for name, path in zip(_names(files), files, strict=True)
+    ]
+    return found if run is None else [_eager(run, {c.head for c in found}), *found]
+
+
+def _eager(run: Path, heads: set[str]) -> Candidate:
+    """Returns the run's own model, with the head and the probe of what it is compared with."""
+    if not (run / "config.json").is_file():
+        raise ModelNotFound(f"--run {run} is no run folder: it has no config.json")
+    options: tuple[str, ...] = ()
+    if len(heads) == 1 and heads != {"probe"}:
+        options = ("--head", *heads)
+    elif (run / "export" / "manifest.json").is_file():
+        probe = _manifest(run / "export" / "manifest.json").get("probe")
+        options = ("--probe", str(probe)) if probe else ()
+    return Candidate(name="eager", path=run, kind="eager", options=options)
+
+
+def _in_manifest(folder: Path) -> list[Path]:
+    """Returns the files of a folder's manifest, fp32 before what is smaller, ONNX before what needs torch."""
+    places = [path for path in (folder / "export", folder) if (path / "manifest.json").is_file()]
+    if not places:
+        raise ModelError(
+            f"{folder} is a folder without export/manifest.json: `ffexport {folder} --format all` makes one"
+        )
+    place = places[0] / "manifest.json"
+    names = _manifest(place).get("files")
+    if not isinstance(names, dict) or not all(Path(n).name == n and Path(n).suffix in KINDS for n in names):
+        raise ModelError(f"{place} is damaged: export again with `ffexport`")
+    if not names:
+        raise ModelError(f"{place} names no files: export again with `ffexport`")
+    order = [*KINDS]
+
+    def place_of(name: str) -> tuple[Any, ...]:
+        parts = name.split(".")
+        head, precision = (next((i for i, p in enumerate(k, 1) if p in parts), 0) for k in (HEADS, PRECISIONS))
+        return head, order.index(Path(name).suffix), precision, name
+
+    return [place.parent / name for name in sorted(names, key=place_of)]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: export again with `ffexport`") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """Returns the files' paths without the folders that all share."""
+    if not files:
+        return []
+    whole = [os.path.abspath(path) for path in files]
+    shared = os.path.commonpath([os.path.dirname(path) for path in whole])
+    return [os.path.relpath(path, shared) for path in whole]

@@ -1,0 +1,193 @@
+"""Features of any number of images -> one .npz or .parquet file, written as they are computed.
+
+Letters: B batch, F features, N images.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any, NamedTuple
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from ffserve.errors import FFServeError, ImageError, UsageError
+from ffserve.files import replacing
+from ffserve.inputs import Item
+from ffserve.stream import Batch
+
+Float32Array = npt.NDArray[np.float32]
+Report = Callable[[ImageError], None]
+Write = Callable[[list[str], Float32Array], None]
+# Values that a row group of Parquet gathers: 16 MiB.
+GROUP_VALUES = 4 * 2**20
+
+
+class Failed(NamedTuple):
+    """An image that could not be read, by its name, and why."""
+
+    file: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file of features holds, and what was left out of it."""
+
+    images: int
+    features: int
+    inverted: int
+    failed: list[Failed]
+
+
+def read_items(batch: Batch, failed: list[Failed], report: Report) -> list[Item]:
+    """Returns the items of a batch that were read; the others are reported, and added to `failed`."""
+    for item, error in zip(batch.items, batch.errors, strict=True):
+        if error is not None:
+            report(error)
+            failed.append(Failed(item.name, str(error)))
+    return [item for item, error in zip(batch.items, batch.errors, strict=True) if error is None]
+
+
+def write_features(batches: Iterable[Batch], out: Path, *, report: Report = lambda _: None) -> Written:
+    """Writes names and features of a stream of images in constant memory.
+
+    The file holds, in the order of the images and without those that cannot be read:
+
+    - `names`: as the images were named; `folders`: the name of the folder that holds each, its class in a tree of
+      class folders, "" for none. In .npz both are arrays of strings that keep every byte of a file's name
+      (`os.fsencode` gives it back); in .parquet, which is UTF-8, bytes that are not are written as `\\xNN`.
+    - `features`: float32 [N, F]; in .parquet a list of fixed size for each row.
+
+    The rows lie in unnamed files in the same folder until an .npz is put together: it takes twice its size on disk
+    for a moment.
+
+    Args:
+        batches: what `ffserve.stream.stream` gives.
+        out: the file, .npz or .parquet; one that is there is replaced when the new one is whole.
+        report: called with each image that is left out, as it comes.
+
+    Raises:
+        UsageError: where the name of `out` ends in neither.
+        FFServeError: where it cannot be written, or no image could be read; `out` is as it was before then.
+    """
+    check_out(out)
+    images = width = inverted = 0
+    failed: list[Failed] = []
+    with replacing(out) as partial, WRITERS[out.suffix.lower()](partial) as write:
+        for batch in batches:
+            names = [item.name for item in read_items(batch, failed, report)]
+            if names:
+                write(names, batch.outputs["features"])
+                width = batch.outputs["features"].shape[1]
+            images += len(names)
+            inverted += sum(batch.inverted)
+        if not images:
+            raise FFServeError(f"no image could be read: {out} is not written")
+    return Written(images, width, inverted, failed)
+
+
+def check_out(out: Path) -> None:
+    """Raises UsageError unless features can be written under this name."""
+    if out.suffix.lower() not in WRITERS:
+        raise UsageError(f"--out is {str(out)!r}: its name must end in {' or '.join(WRITERS)}")
+    if out.is_dir():
+        raise UsageError(f"--out is {str(out)!r}, which is a folder: name a file")
+
+
+@contextmanager
+def _npz(path: Path) -> Iterator[Write]:
+    """Gives what appends rows; the archive is put together at the end, when their number is known."""
+    count, width, longest = 0, 0, {"names": 1, "folders": 1}
+    with TemporaryFile(dir=path.parent) as rows, TemporaryFile(dir=path.parent) as listed:
+
+        def write(names: list[str], features_BF: Float32Array) -> None:
+            nonlocal count, width
+            count, width = count + len(names), features_BF.shape[1]
+            for key, of in COLUMNS.items():
+                longest[key] = max(longest[key], *(len(of(name)) for name in names))
+            listed.write(b"".join(os.fsencode(name) + b"\0" for name in names))
+            rows.write(np.ascontiguousarray(features_BF, dtype="<f4").data)
+
+        yield write
+        with ZipFile(path, "w") as archive:
+            for key, of in COLUMNS.items():
+                dtype = np.dtype(f"<U{longest[key]}")
+                with _member(archive, key, dtype, (count,), ZIP_DEFLATED) as member:
+                    for names in _read_names(listed):
+                        member.write(np.array([of(name) for name in names], dtype=dtype).tobytes())
+            # Features hardly shrink, and deflating them costs more than computing them.
+            with _member(archive, "features", np.dtype("<f4"), (count, width), ZIP_STORED) as member:
+                rows.seek(0)
+                shutil.copyfileobj(rows, member, 2**20)
+
+
+def _member(archive: ZipFile, key: str, dtype: np.dtype[Any], shape: tuple[int, ...], method: int) -> IO[bytes]:
+    """Opens an array of an .npz for its values, its header written."""
+    info = ZipInfo(f"{key}.npy")  # dated 1980: two files of the same features are identical
+    info.compress_type = method
+    member = archive.open(info, "w", force_zip64=True)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(member, header)
+    return member
+
+
+def _read_names(listed: IO[bytes]) -> Iterator[list[str]]:
+    """Yields the names of a file in which each ends in a zero byte, some at once."""
+    listed.seek(0)
+    rest = b""
+    while block := listed.read(2**16):
+        *names, rest = (rest + block).split(b"\0")
+        yield [os.fsdecode(name) for name in names]
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Write]:
+    """Gives what appends rows, in row groups of about 16 MiB."""
+    try:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+    except ImportError as error:
+        raise FFServeError("pyarrow is not installed: run pip install 'ffstudy[eval]', or name an .npz file") from error
+    writer = None
+    waiting: list[tuple[list[str], Float32Array]] = []
+
+    def write(names: list[str], features_BF: Float32Array) -> None:
+        waiting.append((names, features_BF))
+        if sum(features.size for _, features in waiting) >= GROUP_VALUES:
+            flush()
+
+    def flush() -> None:
+        nonlocal writer
+        names = [name for part, _ in waiting for name in part]
+        values_BF = np.concatenate([features_BF for _, features_BF in waiting])
+        waiting.clear()
+        columns = {key: pa.array([_utf8(of(name)) for name in names], pa.string()) for key, of in COLUMNS.items()}
+        features = pa.FixedSizeListArray.from_arrays(pa.array(values_BF.reshape(-1)), values_BF.shape[1])
+        table = pa.table({**columns, "features": features})
+        writer = writer or stack.enter_context(ParquetWriter(path, table.schema, use_dictionary=["folders"]))
+        writer.write_table(table)
+
+    with ExitStack() as stack:
+        yield write
+        if waiting:
+            flush()
+
+
+def _utf8(name: str) -> str:
+    """Returns a name as UTF-8 can hold it: bytes of a file's name that are none as `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+COLUMNS: Mapping[str, Callable[[str], str]] = {
+    "names": str,
+    "folders": lambda name: os.path.basename(os.path.dirname(name)),
+}
+WRITERS: Mapping[str, Callable[[Path], AbstractContextManager[Write]]] = {".npz": _npz, ".parquet": _parquet}

@@ -1,0 +1,249 @@
+"""The commands `ffserve features` and `ffserve evaluate`. Nothing heavy is imported before one runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ffserve import console, doctor_cli
+from ffserve.console import Debug, Json
+from ffserve.options import (
+    BATCH_SIZE,
+    MAX_PIXELS,
+    BatchSize,
+    Device,
+    DeviceName,
+    ImagesArgument,
+    Invert,
+    InvertName,
+    MaxPixels,
+    ModelOption,
+    ProviderOption,
+    Threads,
+    provider_options,
+)
+
+if TYPE_CHECKING:
+    from ffserve.errors import ImageError
+    from ffserve.evaluate import Evaluation
+    from ffserve.features import Failed
+    from ffserve.session import Model
+    from ffserve.stream import Batch
+    from ffserve.transfer import Transfer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to an app, and `doctor`."""
+    app.command()(features)
+    app.command()(evaluate)
+    doctor_cli.register(app)
+
+
+def features(
+    images: ImagesArgument,
+    *,
+    out: Annotated[Path, typer.Option(help="The file to write: .npz, or .parquet.", show_default=False)],
+    model: ModelOption = None,
+    invert: Invert = InvertName.auto,
+    batch_size: BatchSize = BATCH_SIZE,
+    threads: Threads = None,
+    device: Device = DeviceName.auto,
+    provider_option: ProviderOption = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the features of images to a file.
+
+    It holds `names`, `folders` (the folder of each file, its class in a tree of class folders) and `features`, float32,
+    in the order of the images. Memory does not grow with their number. The file appears when it is whole, in place of
+    one of that name. An image that cannot be read is reported and left out, and the exit code is 1.
+
+    Names that are not UTF-8 are kept in .npz (os.fsencode gives their bytes) and escaped as \\xNN in .parquet.
+
+    \b
+    Examples:
+      ffserve features photos/ --out photos.npz
+      ffserve features 'scans/**/*.tif' --out scans.parquet --model runs/ff-rot --batch-size 256
+    """
+    from ffserve.features import check_out, write_features
+    from ffserve.inputs import find
+    from ffserve.stream import stream
+
+    check_out(out)
+    loaded = _load(model, threads, device, provider_option)
+    batches = stream(
+        loaded,
+        find(images),
+        batch_size=batch_size,
+        invert=invert,
+        max_pixels=max_pixels,
+        processes=not debug,  # which lose where an error came from
+    )
+    written = write_features(_track(batches), out, report=_reporter(debug))
+    _note_inverted(written.inverted, invert)
+    result = {
+        "model": str(loaded.path),
+        "device": loaded.device,
+        "out": str(out),
+        "images": written.images,
+        "features": written.features,
+        "inverted": written.inverted,
+        "errors": _errors(written.failed),
+    }
+    row = [str(out), f"{written.images:,}", f"{written.features:,}"]
+    console.print_result(
+        result, json, lambda _: console.print_table(f"model {loaded.path}", ["file", "images", "features"], [row])
+    )
+    if written.failed:
+        raise typer.Exit(1)
+
+
+def evaluate(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder with a folder of images for each class.", show_default=False)
+    ] = None,
+    *,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Such a folder: fit a linear classifier on its features, with --test.", show_default=False),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Such a folder: what the classifier is tested on.", show_default=False)
+    ] = None,
+    model: ModelOption = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the confusion matrix: .png, .svg or .pdf.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="With --train: draws the images that are held out.", min=0)] = 0,
+    invert: Annotated[
+        InvertName | None,
+        typer.Option(
+            help="Turn images into their negatives, as predict does. [default: auto; with --train: no]",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: BatchSize = BATCH_SIZE,
+    threads: Threads = None,
+    device: Device = DeviceName.auto,
+    provider_option: ProviderOption = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on folders of classes: accuracy, each class, confusion matrix.
+
+    With --train and --test, what its features are worth for any classes: logistic regression on the features of one
+    tree, tested on the other, beside the same on raw pixels. A tenth of --train (at most 5000 images) is held out and
+    chooses its settings; both trees' features are held in memory. A model without classes will do.
+
+    `fftrain dump-images DATASET DIR` makes such folders. Those that are no class of the model are passed over, which
+    is said, as are classes without a folder. An image that cannot be read is reported and in no figure, and the exit
+    code is 1. The interval is Wilson's, 95%.
+
+    \b
+    Examples:
+      ffserve evaluate mnist/test --model runs/ff-rot --picture confusion.png
+      ffserve evaluate --train cifar/train --test cifar/test --model backbone.onnx --json
+    """
+    from ffserve import measured
+    from ffserve.confusion import check_picture
+    from ffserve.errors import UsageError
+
+    if folder is not None and (train or test):
+        raise UsageError("DIR and --train, --test exclude each other: DIR asks for the model's own classes")
+    if folder is None and not (train and test):
+        raise UsageError("name a folder of class folders, or both --train DIR and --test DIR")
+    if picture is not None:
+        check_picture(picture)
+    wanted = invert or (InvertName.auto if folder else InvertName.no)
+    loaded = _load(model, threads, device, provider_option)
+    how: dict[str, Any] = {
+        "report": _reporter(debug),
+        "track": _track,
+        "batch_size": batch_size,
+        "invert": wanted,
+        "max_pixels": max_pixels,
+        "processes": not debug,
+    }
+    found: Evaluation | Transfer
+    if folder is not None:
+        from ffserve.evaluate import evaluate as measure
+
+        found = measure(loaded, folder, **how)
+        confusion = found.confusion
+        result = measured.evaluation(found, folder)
+        for note in measured.notes(found, loaded.path):
+            _note(note)
+    else:
+        from ffserve.transfer import transfer
+
+        assert train is not None
+        assert test is not None
+        found = transfer(loaded, train, test, seed=seed, threads=threads, say=_say, **how)
+        confusion = found.rows[0].test
+        result = measured.transfer(found, train, test, seed)
+    _note_inverted(found.inverted, wanted)
+    if picture is not None:
+        confusion.draw(picture, measured.title(confusion, folder or test))
+    result = {
+        "model": str(loaded.path),
+        "device": loaded.device,
+        **result,
+        "inverted": found.inverted,
+        "errors": _errors(found.failed),
+    }
+    console.print_result(result, json, lambda _: measured.draw(result, confusion))
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _load(model: Path | None, threads: int | None, device: DeviceName, given: list[str] | None) -> Model:
+    from ffserve.session import Model, find_model
+
+    loaded = Model(
+        find_model(model), threads=threads, device=device, provider_options=provider_options(given), spinning=False
+    )
+    if loaded.notice:
+        _note(loaded.notice)
+    return loaded
+
+
+def _note(text: str) -> None:
+    _say(f"note: {text}")
+
+
+def _say(text: str) -> None:
+    print(f"ffserve: {text}", file=sys.stderr)
+
+
+def _reporter(debug: bool) -> Callable[[ImageError], None]:
+    def report(error: ImageError) -> None:
+        if debug:
+            traceback.print_exception(error)
+        print(f"ffserve: error: {error}", file=sys.stderr)
+
+    return report
+
+
+def _errors(failed: Iterable[Failed]) -> list[dict[str, str]]:
+    return [{"file": file, "error": error} for file, error in failed]
+
+
+def _track(batches: Iterable[Batch]) -> Iterator[Batch]:
+    from ffserve.progress import progress
+
+    with progress("images") as advance:
+        for batch in batches:
+            yield batch
+            advance(len(batch.items))
+
+
+def _note_inverted(inverted: int, asked: InvertName) -> None:
+    if inverted and asked == InvertName.auto:
+        _note(f"inverted {inverted:,} whose border is unlike the model's images (--invert no keeps them)")

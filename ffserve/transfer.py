@@ -1,0 +1,235 @@
+"""What the features of an exported backbone are worth: a linear classifier on them beside one on raw pixels, no torch.
+
+Letters: N images, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ffserve.confusion import Confusion
+from ffserve.errors import FFServeError
+from ffserve.evaluate import Int64Array, Labelled, Track, class_folders, labelled, labels_of
+from ffserve.features import Failed, Float32Array, Report, read_items
+from ffserve.files import wanting_eval
+from ffserve.images import UInt8Array
+from ffserve.session import Model
+from ffserve.stream import stream
+from ffserve.timing import cores
+
+Say = Callable[[str], None]
+# What validation chooses from: scikit-learn's C, the inverse of the weight decay, on standardised features.
+GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+ITERATIONS = 200
+VALIDATION_SHARE, VALIDATION_IMAGES = 0.1, 5000
+ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A linear classifier: what it saw, what validation chose, and what it takes for what on the test tree."""
+
+    source: str
+    """`features` or `raw`."""
+    width: int
+    C: float
+    validation: float
+    """Accuracy of the chosen C, 0 to 1."""
+    grid: tuple[tuple[float, float], ...]
+    """Each C with its accuracy on validation."""
+    converged: bool
+    """Whether the chosen one reached its optimum within the iterations allowed."""
+    test: Confusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Both classifiers, features first, and how many images each part had."""
+
+    rows: tuple[Fitted, Fitted]
+    class_names: tuple[str, ...]
+    train: int
+    validation: int
+    inverted: int
+    failed: list[Failed]
+
+
+@dataclass
+class _Part:
+    """Images that were read: features float32 [N, F], pixels uint8 [N, C*H*W], labels int64 [N]."""
+
+    features: Float32Array
+    pixels: UInt8Array
+    labels: Int64Array
+    inverted: int
+
+
+def transfer(
+    model: Model,
+    train: Path,
+    test: Path,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    report: Report = lambda _: None,
+    track: Track = iter,
+    say: Say = lambda _: None,
+    **reading: Any,
+) -> Transfer:
+    """Fits logistic regression on the features of one tree of class folders and tests it on another, and so on pixels.
+
+    A tenth of the training tree, at most 5000 images and the same share of every class, is held out and chooses C from
+    `GRID` (of equals the smallest); what was fitted with it on the rest is tested, once. Features and pixels are
+    standardised by the mean and deviation of what is fitted. Everything is the same for the same trees, model and
+    seed, whatever the threads: each fit runs on one, several at a time.
+
+    Memory: both trees' features, 4 bytes each, and pixels, 5 bytes each (scikit-learn before 1.8 takes 8 bytes more of
+    what is fitted); 60,000 training and 10,000 test images with 2000 features take about 0.9 GB.
+
+    Args:
+        model: any exported model: its features are used, never its classes.
+        train: DIR, with DIR/CLASS/...: at least two classes of at least two images each.
+        test: alike, with no class that `train` lacks.
+        seed: draws the images held out.
+        threads: how many fits run at once; None means as many as there are cores.
+        report: called with each image that cannot be read, as it comes.
+        track: given the batches, and gives them on: counts them.
+        say: told of each classifier when it is fitted.
+        reading: of `ffserve.stream.stream`: `batch_size`, `invert`, `max_pixels`, `workers`, `processes`.
+
+    Raises:
+        FFServeError: where a tree is not as above, no image of it can be read, or scikit-learn is not installed.
+    """
+    with wanting_eval():
+        from sklearn.model_selection import train_test_split
+    folders = class_folders(train)
+    names = tuple(folders)
+    test_folders = class_folders(test)
+    if unknown := [name for name in test_folders if name not in folders]:
+        raise FFServeError(f"{test} has the class {unknown[0]!r}, which {train} lacks")
+    items = [*labelled(zip(folders.values(), range(len(names)), strict=True))]
+    labels = labels_of(items)
+    counts = np.bincount(labels, minlength=len(names))
+    if len(names) < 2:
+        raise FFServeError(f"{train} holds one class folder, {names[0]!r}: at least 2 are needed")
+    if counts.min() < 2:
+        raise FFServeError(
+            f"{train / names[counts.argmin()]} holds fewer than 2 images: one is held out for validation"
+        )
+    held_out = max(len(names), min(int(len(items) * VALIDATION_SHARE), VALIDATION_IMAGES))
+    fit_index, validation_index = train_test_split(
+        np.arange(len(items)), test_size=held_out, stratify=labels, random_state=seed
+    )
+    failed: list[Failed] = []
+
+    def read(part: Sequence[Labelled], what: Path) -> _Part:
+        return _read(model, part, failed, report, track, **reading) or _none(what)
+
+    known = {name: k for k, name in enumerate(names)}
+    parts = [
+        read([items[i] for i in np.sort(fit_index)], train),
+        read([items[i] for i in np.sort(validation_index)], train),
+        read([*labelled((path, known[name]) for name, path in test_folders.items())], test),
+    ]
+    if len(np.unique(parts[0].labels)) < 2:
+        raise FFServeError(f"{train} has images of one class alone that can be read: at least 2 classes are needed")
+    labels_of_parts = [part.labels for part in parts]
+    on_features = _fit("features", [part.features for part in parts], labels_of_parts, names, threads, say)
+    for part in parts:
+        part.features = part.features[:0].copy()  # lets the memory go
+    on_pixels = _fit("raw", [part.pixels.astype(np.float32) for part in parts], labels_of_parts, names, threads, say)
+    return Transfer(
+        rows=(on_features, on_pixels),
+        class_names=names,
+        train=len(parts[0].labels),
+        validation=len(parts[1].labels),
+        inverted=sum(part.inverted for part in parts),
+        failed=failed,
+    )
+
+
+def _read(
+    model: Model, items: Sequence[Labelled], failed: list[Failed], report: Report, track: Track, **reading: Any
+) -> _Part | None:
+    """Returns what can be read of some images, None where nothing can."""
+    found: _Part | None = None
+    count = inverted = 0
+    for batch in track(stream(model, items, **reading)):
+        good = read_items(batch, failed, report)
+        inverted += sum(batch.inverted)
+        if good:
+            features_BF, pixels_BD = batch.outputs["features"], batch.images_BCHW.reshape(len(good), -1)
+            if found is None:  # whole at once: growing it would take twice the memory
+                found = _Part(
+                    np.empty((len(items), features_BF.shape[1]), dtype=np.float32),
+                    np.empty((len(items), pixels_BD.shape[1]), dtype=np.uint8),
+                    np.empty(len(items), dtype=np.int64),
+                    0,
+                )
+            rows = slice(count, count + len(good))
+            found.features[rows], found.pixels[rows], found.labels[rows] = features_BF, pixels_BD, labels_of(good)
+            count += len(good)
+    return found and _Part(found.features[:count], found.pixels[:count], found.labels[:count], inverted)
+
+
+def _none(folder: Path) -> NoReturn:
+    raise FFServeError(f"no image below {folder} could be read")
+
+
+def _fit(
+    source: str,
+    values: Sequence[Float32Array],
+    labels: Sequence[Int64Array],
+    names: tuple[str, ...],
+    threads: int | None,
+    say: Say,
+) -> Fitted:
+    """Fits a classifier for each C on the first of three parts, chooses on the second, tests on the third.
+
+    The values, float32 [N, F] of each part, are standardised in place.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    scaler = StandardScaler(copy=False)
+    for start in range(0, len(values[0]), ROWS):  # as it makes temporary copies
+        scaler.partial_fit(values[0][start : start + ROWS])
+    fit_NF, validation_NF, test_NF = (scaler.transform(part) for part in values)
+
+    def fit(C: float) -> tuple[Any, float]:
+        classifier = LogisticRegression(C=C, max_iter=ITERATIONS)
+        classifier.fit(fit_NF, labels[0])
+        validation = float(classifier.score(validation_NF, labels[1]))
+        say(f"classifier on {source}, C {C:g}: validation {validation:.4f}")
+        return classifier, validation
+
+    # On several threads a fit waits for the slowest at each of thousands of small products: on a busy machine for long.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(threads or cores()) as pool,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # told by `converged`
+        found = [*pool.map(fit, GRID)]
+        accuracies = [accuracy for _, accuracy in found]
+        best = int(np.argmax(accuracies))
+        classifier, validation = found[best]
+        confusion = Confusion.empty(names)
+        confusion.add(labels[2], classifier.predict(test_NF))
+    return Fitted(
+        source=source,
+        width=fit_NF.shape[1],
+        C=GRID[best],
+        validation=validation,
+        grid=tuple(zip(GRID, accuracies, strict=True)),
+        converged=bool(classifier.n_iter_.max() < ITERATIONS),
+        test=confusion,
+    )

@@ -1,0 +1,142 @@
+"""What the arguments of a command stand for."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+
+from ffserve import inputs
+from ffserve.errors import ImageError
+from ffserve.inputs import find
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path, monkeypatch):
+    """A working folder with images in folders, and what is none."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b/2.png", "b/1.JPG", "b/deep/er/3.tif", "a.png", "b/.hidden.png", "b/.cache/4.png", "b/notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def names(*given):
+    return [item.name for item in find(given)]
+
+
+def refused(*given):
+    """Returns the message of the one item that has no source."""
+    (item,) = find(given)
+    assert isinstance(item.source, ImageError)
+    assert len(str(item.source).splitlines()) == 1
+    return str(item.source)
+
+
+def test_files_are_taken_in_the_order_given_whatever_they_are(tree):
+    given = ["b/2.png", tree / "a.png", "no such file", "b/notes.txt", "b/2.png"]
+    found = list(find(given))
+    assert [item.name for item in found] == list(map(str, given))
+    assert [os.fspath(item.source) for item in found] == list(map(str, given))
+
+
+def test_folders_are_searched_sorted_with_all_below(tree):
+    assert names("b") == ["b/1.JPG", "b/2.png", "b/deep/er/3.tif"]
+    assert names("b/") == ["b/1.JPG", "b/2.png", "b/deep/er/3.tif"]
+    assert names(".") == ["./a.png", "./b/1.JPG", "./b/2.png", "./b/deep/er/3.tif"]
+    assert names("b/.cache") == ["b/.cache/4.png"]  # named, so it is meant
+
+
+def test_links_are_followed_but_not_in_a_circle(tree):
+    (tree / "b" / "deep" / "up").symlink_to(tree / "b")
+    (tree / "b" / "deep" / "self").symlink_to(".")
+    (tree / "b" / "other").symlink_to(tree / "elsewhere")
+    (tree / "elsewhere").mkdir()
+    (tree / "elsewhere" / "5.png").touch()
+    (tree / "b" / "gone.png").symlink_to("nowhere.png")
+    assert names("b") == ["b/1.JPG", "b/2.png", "b/gone.png", "b/deep/er/3.tif", "b/other/5.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("b/*.png", ["b/2.png"]),
+        ("b/?.*", ["b/1.JPG", "b/2.png"]),
+        ("b/[13].*", ["b/1.JPG"]),
+        ("b/**/*.tif", ["b/deep/er/3.tif"]),
+        ("**/*.png", ["a.png", "b/2.png"]),
+        ("b/*", ["b/1.JPG", "b/2.png", "b/deep/er/3.tif", "b/notes.txt"]),
+        ("b/d*", ["b/deep/er/3.tif"]),
+        ("b/**", ["b/1.JPG", "b/2.png", "b/deep/er/3.tif", "b/notes.txt"]),
+    ],
+)
+def test_patterns(pattern, found):
+    assert names(pattern) == found
+
+
+def test_a_file_of_a_patterns_name_is_that_file(tree):
+    (tree / "b" / "[12].png").touch()
+    (tree / "b" / "*.png").symlink_to("nowhere")
+    assert names("b/[12].png") == ["b/[12].png"]
+    assert names("b/*.png") == ["b/*.png"]
+
+
+def test_what_has_no_images_is_reported_and_the_rest_is_done(tree):
+    (tree / "empty" / "er").mkdir(parents=True)
+    assert refused("b/*.gif") == "'b/*.gif' matches no file"
+    assert refused("empty").startswith("'empty' has no images: files ending in .bmp, .gif, .ico")
+    assert names("empty", "a.png") == ["empty", "a.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(tree, monkeypatch):
+    listed = os.scandir
+
+    def scandir(folder):
+        if os.fspath(folder) == "b/deep":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(inputs.os, "scandir", scandir)
+    *found, denied = find(["b"])
+    assert [item.name for item in found] == ["b/1.JPG", "b/2.png"]
+    assert (denied.name, str(denied.source)) == ("b/deep", "'b/deep' cannot be listed: permission denied")
+
+
+def test_any_name(tree):
+    odd = [os.fsdecode(b"b/\xff\n [*].png"), "b/a b.png", "b/dé.png", "b/-.png"]
+    for name in odd:
+        (tree / name).touch()
+        assert names(name) == [name]
+    assert set(odd) < set(names("b"))
+
+
+def test_standard_input_is_one_image(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"content")))
+    first, second = find(["-", "-"])
+    assert (first.name, first.source) == ("-", b"content")
+    assert second.source == b""
+
+
+def test_standard_input_has_a_limit(monkeypatch):
+    monkeypatch.setattr(inputs, "MAX_STDIN_BYTES", 10)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(10))))
+    assert next(find(["-"])).source == bytes(10)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(11))))
+    assert refused("-") == "standard input holds more than 10 bytes: name a file"
+
+
+def test_folders_are_listed_as_they_are_come_to(tree, monkeypatch):
+    seen = []
+    listed = os.scandir
+    monkeypatch.setattr(inputs.os, "scandir", lambda folder: seen.append(folder) or listed(folder))
+    found = find(["b", "elsewhere"])
+    assert seen == []
+    list(islice(found, 2))
+    assert seen == ["b"]
+    next(found)
+    assert seen == ["b", "b/deep", "b/deep/er"]

@@ -1,0 +1,253 @@
+"""What `ffserve predict` takes and prints, beside what test_cli.py holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ffserve import Classifier
+from ffserve import stream as stream_module
+from ffserve.output import shown
+from tests.helpers import one_line
+
+
+@pytest.fixture
+def made(make_model, tmp_path, monkeypatch):
+    """A model whose images have a dark border, in a folder with a tree of images."""
+    made = make_model(about=lambda texts: texts.update(border='{"mean": 2, "deviation": 1}'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FFSERVE_MODEL", str(made.path))
+    for number, name in enumerate(["in/a.png", "in/b.png", "in/deeper/c.png", "light.png"]):
+        pixels = made.images(1, seed=number)[0, 0] // 4
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - pixels if name == "light.png" else pixels).save(tmp_path / name)
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    return made
+
+
+def predicted(made, *paths):
+    """What the API says of files, as the command rounds it."""
+    return [
+        [[name, round(value, 6)] for name, value in zip(p.classes, p.probabilities, strict=True)]
+        for p in Classifier(made.path).predict(paths)
+    ]
+
+
+def tops(records):
+    return [[[entry["class"], entry["probability"]] for entry in record["top"]] for record in records]
+
+
+def test_folders_patterns_and_files_together(cli, made):
+    ended = cli("ffserve", "predict", "in/deeper", "in/[ab]*.png", "light.png", "--json")
+    assert ended.code == 1  # for in/bad.png
+    found = ended.json["predictions"]
+    files = ["in/deeper/c.png", "in/a.png", "in/b.png", "in/bad.png", "light.png"]
+    assert [record["file"] for record in found] == files
+    good = [record for record in found if "top" in record]
+    assert tops(good) == predicted(made, *(record["file"] for record in good))
+    assert [record["inverted"] for record in good] == [False, False, False, True]
+    errors, notes = ended.err.splitlines()
+    assert errors.startswith("ffserve: error: 'in/bad.png' is no image")
+    assert notes == (
+        "ffserve: note: inverted 1 whose border is unlike the model's images (--invert no keeps them): 'light.png'"
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_json_lines_and_csv_say_what_json_says(cli, made, batch_size):
+    how = ["predict", "in", "light.png", "--batch-size", batch_size, "--top-k", 2]
+    whole = cli("ffserve", *how, "--json")
+    records = whole.json["predictions"]
+    assert whole.json["model"] == str(made.path)
+    assert whole.json["device"] == "cpu"
+    assert len(records) == 5
+    lines = cli("ffserve", *how, "--jsonl")
+    assert (lines.code, lines.err) == (whole.code, whole.err) == (1, lines.err)
+    assert [json.loads(line) for line in lines.out.splitlines()] == [
+        {**record, "model": str(made.path)} for record in records
+    ]
+    rows = list(csv.DictReader(io.StringIO(cli("ffserve", *how, "--csv").out)))
+    for row, record in zip(rows, records, strict=True):
+        assert (row["file"], row["model"], row["error"]) == (record["file"], str(made.path), record.get("error", ""))
+        assert row["inverted"] == str(record.get("inverted", "")).lower()
+        for k in range(2):
+            entry = record.get("top", [{"class": "", "probability": ""}] * 2)[k]
+            assert row[f"class_{k + 1}"] == entry["class"]
+            assert row[f"probability_{k + 1}"] == (f"{entry['probability']:.6f}" if "top" in record else "")
+
+
+def test_the_table_grows_with_its_batches(cli, made):
+    ended = cli("ffserve", "predict", "in", "light.png", "--batch-size", 1, "--top-k", 1)
+    lines = ended.out.splitlines()
+    assert lines[:2] == [f"model {made.path}", ""]
+    assert lines[2].split() == ["file", "class", "probability"]
+    assert [line.split()[0] for line in lines[4:]] == ["in/a.png", "in/b.png", "in/deeper/c.png", "light.png"]
+    assert len([line for line in lines if "probability" in line]) == 1
+
+
+@pytest.mark.parametrize(("invert", "expected"), [("auto", False), ("no", False), ("yes", True)])
+def test_invert(cli, made, invert, expected):
+    ended = cli("ffserve", "predict", "in/a.png", "--invert", invert, "--json")
+    assert ended.err == ""
+    assert ended.json["predictions"][0]["inverted"] is expected
+    light = cli("ffserve", "predict", "light.png", "--invert", invert, "--json").json["predictions"][0]
+    assert light["inverted"] is (invert != "no")
+    pixels = np.asarray(Image.open("light.png"))[None]
+    (prediction,) = Classifier(made.path).predict([255 - pixels if invert != "no" else pixels], invert="no")
+    assert light["top"][0]["class"] == prediction.label
+
+
+def test_many_inverted_are_counted_and_the_first_named(cli, made, tmp_path):
+    for number in range(8):
+        os.link(tmp_path / "light.png", tmp_path / "in" / f"light-{number}.png")
+    ended = cli("ffserve", "predict", "in/light*", "--json")
+    assert ended.code == 0
+    assert ended.err.startswith("ffserve: note: inverted 8 ")
+    assert ended.err.endswith("'in/light-4.png' and 3 more\n")
+
+
+def test_nothing_to_classify(cli, made, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for given in (["empty"], ["no/*.png"], ["empty", "no.png"]):
+        ended = cli("ffserve", "predict", *given)
+        assert (ended.code, ended.out) == (1, "")
+        assert len(ended.err.splitlines()) == len(given)
+        ended = cli("ffserve", "predict", *given, "--json")
+        assert [set(record) for record in ended.json["predictions"]] == [{"file", "error"}] * len(given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--json", "--csv"], ["--json and --csv exclude each other"]),
+        (["--json", "--jsonl", "--csv"], ["--json and --jsonl and --csv"]),
+        (["--provider-option", "nonsense"], ["'nonsense' is not KEY=VALUE"]),
+        (["--provider-option", "=1"], ["'=1' is not KEY=VALUE"]),
+        (["--provider-option", "a=1", "--provider-option", "a=2"], ["a is given twice"]),
+        (["--device", "cpu", "--provider-option", "a=1"], ["a is for CUDA"]),
+        (["--device", "tpu"], ["tpu"]),
+        (["--invert", "maybe"], ["maybe"]),
+        (["--batch-size", "0"], ["0"]),
+        (["--max-pixels", "0"], ["0"]),
+        (["--threads", "0"], ["0"]),
+    ],
+)
+def test_wrong_usage(cli, made, arguments, words):
+    ended = cli("ffserve", "predict", "in/a.png", *arguments)
+    one_line(ended, 2, *words)
+    assert ended.out == ""
+
+
+def test_max_pixels(cli, made):
+    ended = cli("ffserve", "predict", "in/a.png", "--max-pixels", 15)
+    one_line(ended, 1, "'in/a.png' has 4x4 pixels: at most 15 are read")
+    assert cli("ffserve", "predict", "in/a.png", "--max-pixels", 16).code == 0
+    assert cli("ffserve", "predict", "in/a.png", "--max-pixels", 10**12).code == 0
+
+
+def test_json_is_whole_where_the_model_fails_on_the_way(cli, made, monkeypatch):
+    from ffserve.errors import ModelError
+    from ffserve.session import Model
+
+    run, calls = Model.run, []
+
+    def fails(self, images):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise ModelError("it broke")
+        return run(self, images)
+
+    monkeypatch.setattr(Model, "run", fails)
+    ended = cli("ffserve", "predict", "in/a.png", "in/b.png", "--batch-size", 1, "--json")
+    one_line(ended, 1, "it broke")
+    assert [record["file"] for record in ended.json["predictions"]] == ["in/a.png"]
+
+
+def serve(*arguments, **how):
+    return subprocess.Popen(
+        [sys.executable, "-m", "ffserve", "predict", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how
+    )
+
+
+def test_standard_input(made):
+    with serve("-", "-", "--json", stdin=subprocess.PIPE) as process:
+        out, err = process.communicate(Path("in/a.png").read_bytes(), timeout=60)
+    assert process.returncode == 1
+    assert err.decode() == "ffserve: error: '-' is empty (0 bytes)\n"
+    first, second = json.loads(out)["predictions"]
+    assert tops([first]) == predicted(made, "in/a.png")
+    assert (first["file"], second["file"]) == ("-", "-")
+
+
+def test_a_folder_in_processes_prints_lines_as_they_are_done(made, tmp_path):
+    """Bad images among many, and a reader that sees the first lines while others are not there yet."""
+    (tmp_path / "many").mkdir()
+    for number in range(stream_module.FEW + 200):
+        os.link(tmp_path / "in" / ("bad.png" if number % 50 == 7 else "a.png"), tmp_path / "many" / f"{number:04d}.png")
+    os.mkfifo(tmp_path / "pipe")
+    given = ["in/a.png", "many"]
+    with serve(*given, "--jsonl", "--top-k", "1", "--batch-size", "16") as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["file"] for record in records] == [
+        "in/a.png",
+        *(f"many/{n:04d}.png" for n in range(stream_module.FEW + 200)),
+    ]
+    bad = [record["file"] for record in records if "error" in record]
+    assert bad == [f"many/{n:04d}.png" for n in range(7, stream_module.FEW + 200, 50)]
+    assert len(err.splitlines()) == len(bad)
+    assert all(record["top"] == records[0]["top"] for record in records if "top" in record)
+
+
+def test_a_reader_that_leaves_ends_it_quietly(made, tmp_path):
+    (tmp_path / "many").mkdir()
+    for number in range(2000):
+        os.link(tmp_path / "in" / "a.png", tmp_path / "many" / f"{number}.png")
+    with serve("many", "--jsonl") as process:
+        assert process.stdout.readline().startswith(b"{")
+        process.stdout.close()
+        process.wait(60)
+        assert process.returncode == 1
+        assert process.stderr.read() == b""
+
+
+def test_ctrl_c_ends_it_and_its_processes(made, tmp_path):
+    import signal
+
+    (tmp_path / "many").mkdir()
+    for number in range(4000):
+        os.link(tmp_path / "in" / "a.png", tmp_path / "many" / f"{number}.png")
+    with serve("many", "--jsonl", start_new_session=True) as process:
+        for _ in range(stream_module.FEW + 200):
+            process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode() == "ffserve: error: interrupted; nothing half-written is left\n"
+    assert out.endswith(b"}\n")
+    for _ in range(50):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("processes are left")
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [("a b.png", "a b.png"), ("é一", "é一"), ("two\nlines", "two\\nlines"), ("\udcff\x1b[0m", "\\udcff\\x1b[0m")],
+)
+def test_names_in_a_table_are_one_line(text, seen):
+    assert shown(text) == seen

@@ -1,0 +1,216 @@
+"""A folder of everything that can be wrong with an image, through the command, in 1 GiB."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ffserve.errors import ImageError
+from ffserve.images import HUNGRY, MAX_PIXELS, decode, read_image
+from tests.helpers import ROOT
+
+GIB = 2**30
+SIDE = 8000  # of the largest square that is read
+
+
+def png(width, height, depth, kind, rows, *chunks):
+    """Returns a PNG by hand; `rows` is one row, its filter byte first, of which it has `height`."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    packer = zlib.compressobj(1)
+    data = b"".join(packer.compress(rows) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def saved(image, format, **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def good_images():
+    """Returns contents that are read, by file name: every kind of pixel, container and name."""
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    frames = [Image.new("L", (5, 5), level) for level in (10, 200)]
+    as_png = {mode: saved(colour.convert(mode), "PNG") for mode in ("1", "L", "LA", "P", "RGB", "RGBA")}
+    return {
+        **{f"{mode}.png": content for mode, content in as_png.items()},
+        "sixteen.png": saved(Image.new("I;16", (9, 9), 40_000), "PNG"),
+        "one-by-one.png": saved(Image.new("L", (1, 1), 77), "PNG"),
+        "long.png": saved(Image.new("L", (3000, 1), 77), "PNG"),
+        "cmyk.jpg": saved(colour.convert("CMYK"), "JPEG"),
+        "rotated.jpg": saved(colour, "JPEG", exif=turned),
+        "animated.gif": saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "animated.webp": saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
+        "really-a-jpeg.png": saved(colour, "JPEG"),
+        "a name with spaces.png": as_png["L"],
+        "two\nlines.png": as_png["L"],
+        os.fsdecode(b"\xff\xfe.png"): as_png["L"],
+        "日本.PNG": as_png["L"],
+    }
+
+
+def bad_images():
+    """Returns contents that are refused, and words of the reason."""
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    whole = {format: saved(colour, format) for format in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP")}
+    suffixes = {"PNG": "png", "JPEG": "jpg", "GIF": "gif", "TIFF": "tif", "BMP": "bmp", "WEBP": "webp"}
+    icon = png(3000, 3000, 8, 6, bytes(1 + 4 * 3000))
+    return {
+        **{f"half.{suffixes[format]}": (content[: len(content) // 2], "") for format, content in whole.items()},
+        "empty.png": (b"", "is empty (0 bytes)"),
+        "text.png": (b"this is no image\n" * 50, "is no image of a known format"),
+        "zeros.jpg": (bytes(5000), "is no image of a known format"),
+        "header.png": (whole["PNG"][:40], ""),
+        "float.tif": (saved(Image.new("F", (5, 5)), "TIFF"), "has float pixels"),
+        "int32.tif": (saved(Image.new("I", (5, 5)), "TIFF"), "has 32-bit pixels"),
+        "bomb.png": (png(50_000, 50_000, 1, 0, b"\0"), "too many pixels"),
+        "large.png": (png(SIDE + 1, SIDE, 8, 0, b"\0"), f"has {SIDE + 1}x{SIDE} pixels: at most 64,000,000 are read"),
+        "text-bomb.png": (
+            png(9, 9, 8, 0, bytes(10), (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))),
+            "",
+        ),
+        "icon.ico": (struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(icon), 22) + icon, ""),
+    }
+
+
+def limited(*arguments, limit=GIB):
+    """Runs `ffserve` where it may hold so much data; returns how it ended and its peak memory in bytes."""
+    program = (
+        "import resource, sys; "
+        f"resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit})); "
+        "sys.argv[0] = 'ffserve'; from ffserve.cli import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, cwd=ROOT, check=False
+    )
+    return ended, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def test_every_bad_image_among_good_ones_is_one_line(make_model, tmp_path):
+    made, folder = make_model(), tmp_path / "images"
+    folder.mkdir()
+    good, bad = good_images(), bad_images()
+    for name, content in {**good, **{name: content for name, (content, _) in bad.items()}}.items():
+        (folder / name).write_bytes(content)
+    (folder / "vanished.png").symlink_to("nowhere.png")
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    bad |= {"vanished.png": (b"", "no such file"), "pipe.png": (b"", "is a pipe")}
+    ended, peak = limited("predict", folder, "--model", made.path, "--json")
+    assert ended.returncode == 1
+    assert peak < GIB
+    found = {os.path.basename(record["file"]): record for record in json.loads(ended.stdout)["predictions"]}
+    assert set(found) == {*good, *bad}
+    assert {name for name, record in found.items() if "top" in record} - set(good) <= {"icon.ico", "half.tif"}
+    assert {name for name, record in found.items() if "error" in record} <= set(bad)
+    for name in set(bad) - {"icon.ico"}:
+        assert bad[name][1] in found[name]["error"], name
+    lines = ended.stderr.decode().splitlines()
+    assert len(lines) == sum("error" in record for record in found.values())
+    assert all(line.startswith("ffserve: error: '") for line in lines)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(saved(Image.new("L", (4, 4)), "PNG"))
+    (tmp_path / "a.png").chmod(0)
+    with pytest.raises(ImageError, match="cannot be read: permission denied"):
+        decode(tmp_path / "a.png")
+
+
+def test_an_error_of_the_system_is_the_reason(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").write_bytes(saved(Image.new("L", (4, 4)), "PNG"))
+    monkeypatch.setattr(Image, "open", denied)
+    with pytest.raises(ImageError, match=r"a\.png' cannot be read: permission denied"):
+        decode(tmp_path / "a.png")
+
+
+def test_content_is_read_as_a_file_is(tmp_path):
+    for name, content in good_images().items():
+        path = os.path.join(tmp_path, name)
+        with open(path, "wb") as file:
+            file.write(content)
+        of_file = read_image(path, height=6, width=7, channels=3)
+        np.testing.assert_array_equal(read_image(content, height=6, width=7, channels=3), of_file)
+    with pytest.raises(ImageError, match="'the image' is empty"):
+        decode(b"")
+    with pytest.raises(ImageError, match="'mine' is no image"):
+        decode(b"no image", name="mine")
+
+
+@pytest.mark.parametrize("format", HUNGRY)
+def test_formats_that_take_much_memory_are_read_to_half_the_size(format):
+    content = saved(Image.new("L", (100, 60), 9), format)
+    assert decode(content, max_pixels=12_000).size == (100, 60)
+    with pytest.raises(ImageError, match=f"100x60 pixels: at most 5,999 are read of {format}"):
+        decode(content, max_pixels=11_999)
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "RGBA", "CMYK", "1"])
+def test_large_images_are_flattened_in_strips_as_small_ones_are(mode, monkeypatch):
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 4), dtype=np.uint8), "RGBA")
+    image = colour.convert("RGB").convert(mode) if mode in ("P", "CMYK", "1") else colour.convert(mode)
+    options = {"transparency": bytes(range(200))} if mode == "P" else {}
+    content = saved(image, "TIFF" if mode == "CMYK" else "PNG", **options)
+    whole = np.asarray(decode(content))
+    monkeypatch.setattr("ffserve.images._STRIP", 3 * 40 + 5)
+    np.testing.assert_array_equal(np.asarray(decode(content)), whole)
+
+
+def test_sixteen_bits_in_strips(monkeypatch):
+    content = saved(Image.fromarray(np.arange(6000, dtype=np.uint16).reshape(60, 100) * 10), "PNG")
+    whole = np.asarray(decode(content))
+    monkeypatch.setattr("ffserve.images._STRIP", 700)
+    np.testing.assert_array_equal(np.asarray(decode(content)), whole)
+
+
+def test_the_largest_image_takes_less_than_a_gib(make_model, tmp_path):
+    made = make_model()
+    (tmp_path / "a.png").write_bytes(png(SIDE, SIDE, 8, 0, bytes(1 + SIDE)))
+    ended, peak = limited("predict", tmp_path / "a.png", "--model", made.path)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert peak < GIB
+
+
+@pytest.mark.slow
+def test_every_kind_of_largest_image_takes_less_than_a_gib_several_at_once(make_model, tmp_path):
+    made, folder = make_model(), tmp_path / "large"
+    folder.mkdir()
+    gray = Image.fromarray(np.broadcast_to(np.linspace(0, 255, SIDE).astype(np.uint8), (SIDE, SIDE)).copy())
+    colour, turned = Image.merge("RGB", [gray] * 3), Image.Exif()
+    turned[0x0112] = 6
+    colour.save(folder / "colour.png", compress_level=1, exif=turned)
+    Image.merge("RGBA", [gray] * 4).save(folder / "alpha.png", compress_level=1, exif=turned)
+    Image.merge("LA", [gray] * 2).save(folder / "gray-alpha.png", compress_level=1)
+    Image.merge("CMYK", [gray] * 4).save(folder / "progressive.jpg", progressive=True, subsampling=0, exif=turned)
+    colour.quantize(16).save(folder / "palette.png", transparency=bytes(range(16)))
+    Image.fromarray(np.asarray(gray).astype(np.uint16) * 257).save(folder / "sixteen.png", compress_level=1)
+    half = Image.merge("RGBA", [gray] * 4).crop((0, 0, SIDE, SIDE // 2))
+    half.save(folder / "half.webp", quality=10, method=0)
+    half.save(folder / "half.jp2", irreversible=True, quality_mode="rates", quality_layers=[200])
+    assert SIDE**2 == MAX_PIXELS
+    # What is freed may still count as data, so that resident memory is looked at.
+    ended, peak = limited("predict", folder, "--model", made.path, "--jsonl", limit=4 * GIB)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert len(ended.stdout.splitlines()) == 8
+    assert peak < GIB
