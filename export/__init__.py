@@ -1,4 +1,4 @@
-"""A run folder -> deployable files: ONNX and TorchScript, checked against the eager model."""
+"""A run folder -> deployable files: ONNX, TorchScript and pt2, checked against the eager model."""
 
 from __future__ import annotations
 

@@ -1,68 +1,129 @@
-"""The model card: what an exported model is, in words."""
+"""The model card: what the exported files are, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-CARD = """# {title}
+CARD = """# {method} {task} on {dataset}
 
-{method} backbone, pretrained on {dataset} with the pretext task {task} (arXiv 2309.11955){probe}.
+{method} backbone, pretrained on {dataset} with the pretext task {task} (arXiv 2309.11955).
 
 ## Input and outputs
-- `images`: uint8 [batch, {channels}, {height}, {width}], raw pixels 0 to 255. Scaling and the label slot ({slot}) are
-  inside the model.
+- `images`: uint8 [batch, {channels}, {height}, {width}], raw pixels 0 to 255. Scaling and the label slot are inside the
+  model.
 - Files are read so: {reading}.
 {outputs}
 
-## Accuracy
-{accuracy}
-
 ## Files
-| file | bytes | largest difference from the eager model | SHA-256 |
-| --- | --- | --- | --- |
 {files}
+
+Differences are the largest from the eager model over real, random, black and white images and a dead layer, in batches
+of 1, 7 and 256. `fp32` computes the same numbers; `fp16` and `int8` come near, and are measured on validation images:
+
+{lossy}
 
 ## Settings
 {settings}
 
-Made by ffstudy {version}. Use it with `ffserve predict --model model.onnx image.png`.
+Made by ffstudy {version}. Use a file with `ffserve predict --model model.onnx image.png`.
 """
+HEADS = {
+    "probe": "a linear probe, {probe}",
+    "goodness": "FF's own classifier, which scores every label in one call: `logits` are the goodness of each label, "
+    "`probabilities` softmax(logits / temperature), the temperature set so that they are as sure as they are right",
+    "none": "features alone",
+}
 
 
-def card(about: Mapping[str, Any], config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     """Returns the card as Markdown.
 
     Args:
-        about: the file's own metadata, decoded.
         config: the run's config.json.
         manifest: what manifest.json holds.
     """
-    probe, classes = about.get("probe"), about.get("class_names")
-    outputs = [f"- `{o['name']}`: {o['dtype']} {o['shape']}" for o in manifest["outputs"]]
-    if classes:
-        outputs.append(f"- Classes: {', '.join(classes)}.")
-    accuracy = "No probe: the model gives features alone."
-    if probe:
-        accuracy = (
-            f"Linear probe on {probe['dataset']}: {probe['validation']:.4f} on validation, {probe['test']:.4f} on test."
-        )
-    settings = ", ".join(f"{k} {v}" for k, v in config["config"].items() if k not in ("data_dir", "dataset", "threads"))
+    from ffserve.images import READING
+
+    channels, height, width = config["data"]["shape"]
+    files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    settings = config["config"]
     return CARD.format(
-        title=f"{about['method']} {about['task']} on {about['dataset']}",
-        method=about["method"],
-        dataset=about["dataset"],
-        task=about["task"],
-        probe=f", and a linear probe of {about['layers']} on {probe['dataset']}" if probe else "",
-        slot=about["slot"],
-        reading=", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about["reading"].items()),
-        outputs="\n".join(outputs),
-        accuracy=accuracy,
-        files="\n".join(
-            f"| {name} | {f['bytes']} | {f['largest_difference']:.2g} | {f['sha256']} |"
-            for name, f in manifest["files"].items()
+        method=settings["method"],
+        task=config["task"]["name"],
+        dataset=config["data"]["name"],
+        channels=channels,
+        height=height,
+        width=width,
+        reading=", ".join(f"{key.replace('_', ' ')} {value}" for key, value in READING.items()),
+        outputs="\n".join(_heads(files)),
+        files=_table(
+            ["file", "bytes", "largest difference", "of its size", "same class", "SHA-256"],
+            [
+                [
+                    name,
+                    f"{about['bytes']:,}",
+                    f"{about['largest_difference']:.2g}",
+                    f"{about['relative_error']:.2g}",
+                    _share(about["same_class"]),
+                    about["sha256"],
+                ]
+                for name, about in files.items()
+            ],
         ),
-        settings=settings,
-        version=about["version"],
-        **about["image"],
+        lossy=_lossy(files),
+        settings=", ".join(f"{k} {v}" for k, v in settings.items() if k not in ("data_dir", "dataset", "threads")),
+        version=manifest["version"],
     )
+
+
+def _heads(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns a line for each head: what its files answer, and how well."""
+    lines = []
+    for head in dict.fromkeys(about["head"] for about in files.values()):
+        about = next(about for about in files.values() if about["head"] == head)
+        named = ", ".join(f"`{name}`" for name, other in files.items() if other["head"] == head)
+        outputs = "; ".join(f"`{o['name']}` {o['dtype']} [batch, {o['shape'][1]}]" for o in about["outputs"])
+        accuracy = ", ".join(f"{value:.4f} on {split}" for split, value in (about["accuracy"] or {}).items())
+        lines.append(f"- {named}: {HEADS[head].format(probe=about['probe'])}. {outputs}.")
+        if about["class_names"]:
+            lines.append(f"  Classes: {', '.join(about['class_names'])}. Accuracy as trained: {accuracy}.")
+    return lines
+
+
+def _lossy(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns what files of lower precision answer on validation images."""
+    measured = {name: about for name, about in files.items() if about["validation"]}
+    if not measured:
+        return "No such file was exported."
+    rows = []
+    for name, about in measured.items():
+        figures, int8 = about["validation"], about.get("int8")
+        rows.append(
+            [
+                name,
+                f"{figures['images']:,} ({figures['source']})",
+                _share(figures.get("same_class")),
+                _share(figures.get("accuracy")),
+                _share(figures.get("accuracy_fp32")),
+                "" if int8 is None else f"{int8['scheme']}, on {int8['cpu']['model']} {_vnni(int8['cpu'])}",
+            ]
+        )
+    return _table(["file", "images", "same class", "accuracy", "accuracy of fp32", "quantised"], rows)
+
+
+def _vnni(cpu: Mapping[str, Any]) -> str:
+    """Returns whether a CPU has the instructions that INT8's speed and rounding depend on, in words."""
+    flags = {name: cpu[name] for name in ("avx512_vnni", "avx_vnni")}
+    if None in flags.values():
+        return "(VNNI unknown)"
+    return f"({', '.join(name for name, there in flags.items() if there) or 'no VNNI'})"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}%"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

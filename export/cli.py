@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ffexport.registry import ATOL, FORMATS
+from ffexport.registry import FORMATS, HEADS, OPSET, PRECISIONS, SCHEMES
 from ffserve import console
 from ffserve.console import Debug, Json
 
 app = console.app("Export a run to deployable files.")
+
+TOLERANCES = ", ".join(f"{name} {entry.facts['atol']:g}" for name, entry in PRECISIONS.items())
 
 
 @app.command()
@@ -25,54 +29,105 @@ def export(
     format: Annotated[
         list[str] | None, typer.Option(help=f"[{'|'.join(FORMATS)}|all]; may be given twice. [default: onnx]")
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"[{'|'.join(PRECISIONS)}]; int8 for onnx alone.")] = "fp32",
+    head: Annotated[
+        str | None,
+        typer.Option(help=f"[{'|'.join(HEADS)}] [default: probe, or none where the run has no probe]"),
+    ] = None,
     probe: Annotated[
         str | None,
-        typer.Option(help="DATASET-SLOT/LAYERS, or none for the bare backbone. [default: the best on validation]"),
+        typer.Option(help="DATASET-SLOT/LAYERS. [default: the best on validation]"),
+    ] = None,
+    int8: Annotated[
+        str,
+        typer.Option(help=f"[auto|{'|'.join(SCHEMES)}]: how int8 scales; auto measures on validation images."),
+    ] = "auto",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Class folders of validation images, for fp16 and int8. [default: the run's 64]", show_default=False
+        ),
+    ] = None,
+    opset: Annotated[int, typer.Option(help="Of ONNX.")] = OPSET,
+    atol: Annotated[
+        float | None,
+        typer.Option(
+            help="fp32: largest difference from the eager model, plus as much of an output's largest value. fp16, "
+            f"int8: largest error as a share of an output's size. [default: {TOLERANCES}]",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the files. [default: RUN/export]")] = None,
-    atol: Annotated[
-        float,
-        typer.Option(help="Largest difference from the eager model, plus as much of an output's largest value."),
-    ] = ATOL,
     json: Json = False,
     version: console.Version = False,
     debug: Debug = False,
 ) -> None:
-    """Export a run's frozen backbone and probe to ONNX or TorchScript.
+    """Export a run's frozen backbone with a head: to ONNX, TorchScript, or torch.export's pt2.
 
     Raw uint8 pixels go in, features, logits and probabilities come out; a file is put in place only when it computes
     what the eager model does. Beside it: manifest.json (digests, parity figures) and card.md.
+
+    The head is a linear probe, FF's own classifier (goodness: every label scored in one call), or none. fp16 and int8
+    come near the eager model, and are measured on validation images: more of them say more (--images).
+
+    `ffexport bench` times a file or a run folder: `ffexport bench --help`.
 
     \b
     Examples:
       ffexport runs/ff-rot --format onnx
       ffexport runs/ff-rot --format all --probe mnist-neutral/layer2
-      ffexport --format torchscript
+      ffexport runs/ff-rot --precision int8 --images mnist-validation
+      ffexport runs/ff-supervised --head goodness
     """
     from ffexport.export import export_run, newest_run
 
     if run is None:
         run = newest_run()
         print(f"exporting {run}, the newest run under runs/", file=sys.stderr)
-    formats = format or ["onnx"]
-    result = export_run(run, list(FORMATS) if "all" in formats else formats, probe=probe, out=out, atol=atol)
-    if result["probe"] is None:
+    result = export_run(
+        run,
+        format or ["onnx"],
+        precision=precision,
+        head=head,
+        probe=probe,
+        int8=int8,
+        images=images,
+        opset=opset,
+        atol=atol,
+        out=out,
+    )
+    files = {name: result["files"][name] for name in result["written"]}
+    if head is None and next(iter(files.values()))["head"] == "none":
         print(f"{run} is exported without a probe: features alone, no classes", file=sys.stderr)
-    rows = [
-        [
-            name,
-            f"{f['bytes']:,}",
-            f"{f['largest_difference']:.1e}",
-            "" if f["same_class"] is None else f"{f['same_class']:.0%}",
-            f["sha256"][:12],
-        ]
-        for name, f in result["files"].items()
-    ]
-    title = f"{result['out']}: {result['probe'] or 'no probe'}"
-    columns = ["file", "bytes", "largest difference from eager", "same class", "sha256"]
+    title = f"{result['out']}: {next(iter(files.values()))['probe'] or 'no probe'}"
+    columns = ["file", "bytes", "largest difference from eager", "same class", "accuracy", "(fp32)", "sha256"]
+    rows = [[name, *_row(about)] for name, about in files.items()]
     console.print_result(result, json, lambda _: console.print_table(title, columns, rows))
 
 
+def _row(about: dict[str, Any]) -> list[str]:
+    """Returns what is shown of a file."""
+    figures = about["validation"] or {}
+    same = figures.get("same_class", about["same_class"])
+    return [
+        f"{about['bytes']:,}",
+        f"{about['largest_difference']:.1e}",
+        "" if same is None else f"{same:.2%}",
+        *("" if name not in figures else f"{figures[name]:.2%}" for name in ("accuracy", "accuracy_fp32")),
+        about["sha256"][:12],
+    ]
+
+
 def main() -> None:
-    """Runs the program."""
+    """Runs the program. A run folder called `bench` is named `./bench`."""
+    # A process that is asked to end clears up what it has half written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if sys.argv[1:2] == ["bench"]:
+        from ffexport.bench import app as bench
+
+        del sys.argv[1]
+        console.run(bench, "ffexport bench", extra="train")
+    # As `fftrain` does: spinning threads stop each other on a machine that does other work too.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     console.run(app, "ffexport", extra="train")

@@ -1,21 +1,21 @@
-"""From a run folder to runs/NAME/export/: the file, its manifest, its card."""
+"""From a run folder to runs/NAME/export/: the files, their manifest, their card."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ffexport.card import card
-from ffexport.graph import choose_probe, describe, load_deployed, with_dead_layer
-from ffexport.parity import cases, check_parity
-from ffexport.registry import ATOL, FORMATS
-from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, read_samples
+from ffexport.making import Maker
+from ffexport.manifest import make_manifest
+from ffexport.registry import OPSET, PRECISIONS, SCHEMES, choose_formats, file_name
+from ffexport.subject import load_subject
+from ffmodels.checkpoint import CONFIG_FILE, read_config
 from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json, replacing, sha256, write_json, write_text
+from ffmodels.files import replacing, write_json, write_text
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -36,85 +36,66 @@ def export_run(
     run: Path,
     formats: Sequence[str] = ("onnx",),
     *,
+    precision: str = "fp32",
+    head: str | None = None,
     probe: str | None = None,
+    int8: str = "auto",
+    images: Path | None = None,
+    opset: int = OPSET,
+    atol: float | None = None,
     out: Path | None = None,
-    atol: float = ATOL,
 ) -> dict[str, Any]:
-    """Exports a run's frozen backbone with a probe, each file checked against the eager model before it is in place.
+    """Exports a run's frozen backbone with a head, each file checked against the eager model before any is in place.
 
     Args:
         run: a run folder.
-        formats: names in `FORMATS`.
+        formats: names in `FORMATS`, or `all` for every one that comes in this precision.
+        precision: a name in `PRECISIONS`.
+        head: a name in `HEADS`; None means the probe, or none where the run has no probe.
         probe: `DATASET-SLOT/LAYERS`; None takes the best on validation, `none` the bare backbone.
+        int8: how activations are quantised: a name in `SCHEMES`, or `auto` for what does better on validation images.
+        images: a folder of class folders with validation images; None means the 64 that lie in the run folder.
+        opset: of ONNX.
+        atol: the tolerance, as `check_parity` takes it; None means the precision's own.
         out: where the files go; None means `run/export`.
-        atol: the largest difference from the eager model, plus as much relative to an output's largest value.
 
     Returns:
-        The manifest: files with SHA-256, bytes and parity figures, inputs, outputs.
+        The manifest (`make_manifest`), and "run", "out" and "written": the names of the files that are new.
 
     Raises:
-        RunError, SettingError: where the run, the probe or the format is not there or is damaged.
-        ExportError: where a file would not compute what was trained; nothing of it is left.
+        RunError, DataError, ImageError, SettingError: where the run, the probe, the images or a setting is not there,
+            not legal, or damaged.
+        ExportError: where a file would not compute what was trained; nothing is written then.
     """
-    if not atol > 0:
+    formats = choose_formats(formats, precision)
+    if int8 != "auto":
+        SCHEMES.check(int8)
+    atol = PRECISIONS[precision].facts["atol"] if atol is None else atol
+    if not 0 < atol < math.inf:
         raise SettingError(f"--atol is {atol}: it must be above 0")
-    for name in formats:
-        FORMATS.check(name)
+    subject = load_subject(run, head, probe)
     out = out or run / "export"
-    config = read_config(run)
-    chosen = choose_probe(run, probe)
-    model = load_deployed(run, chosen)
-    samples, _ = read_samples(run)
-    metadata = describe(run, model, chosen, torch.from_numpy(samples))
-    batches = cases(model.backbone.config.shape, samples)
-    about = {key.removeprefix("ffstudy."): json.loads(value) for key, value in metadata.items()}
-    weights = {"backbone": sha256(run / BACKBONE_FILE), "probe": sha256(chosen.path) if chosen else None}
-    head = {
-        "probe": chosen.name if chosen else None,
-        "weights_sha256": weights,
-        "inputs": _inputs(model),
-        "outputs": _outputs(model),
-    }
-    manifest: dict[str, Any] = {**head, "files": {}}
-    if (out / "manifest.json").exists():
-        before = read_json(out / "manifest.json")
-        # Files of other weights or another probe are not described by this manifest.
-        if isinstance(before, dict) and {k: before.get(k) for k in head} == head:
-            manifest["files"] = {n: f for n, f in before["files"].items() if (out / n).is_file()}
-    for name in formats:
-        form = FORMATS.load(name)
-        with replacing(out / form.file_name) as partial:
-            form.write(model, partial, metadata)
-            parity = check_parity(model, form.load(partial), batches, atol)
-            dead, dead_path = with_dead_layer(model), partial.with_suffix(".dead")
-            try:
-                form.write(dead, dead_path, metadata)
-                case = {"samples": batches["samples"][:2]}
-                parity["dead layer"] = check_parity(dead, form.load(dead_path), case, atol)["samples"]
-            finally:
-                dead_path.unlink(missing_ok=True)
-            manifest["files"][form.file_name] = {
-                "bytes": partial.stat().st_size,
-                "sha256": sha256(partial),
-                "atol": atol,
-                "largest_difference": max(figures["largest_difference"] for figures in parity.values()),
-                "same_class": parity["samples"].get("same_class"),
-                "parity": parity,
-            }
-    write_json(out / "manifest.json", manifest)
-    write_text(out / "card.md", card(about, config, manifest))
-    return {"run": str(run), "out": str(out), **manifest}
-
-
-def _inputs(model: Any) -> list[dict[str, Any]]:
-    return [{"name": "images", "dtype": "uint8", "shape": ["batch", *model.backbone.config.shape]}]
-
-
-def _outputs(model: Any) -> list[dict[str, Any]]:
-    widths = [len(model.layers) * model.backbone.config.width]
-    if model.head is not None:
-        widths += [model.head.linear.out_features] * 2
-    return [
-        {"name": name, "dtype": "float32", "shape": ["batch", width]}
-        for name, width in zip(model.output_names, widths, strict=True)
-    ]
+    made = out.exists()
+    maker = Maker.begin(
+        subject,
+        precision=precision,
+        schemes=SCHEMES if int8 == "auto" else [int8],
+        images=images,
+        opset=opset,
+        atol=atol,
+    )
+    try:
+        with ExitStack() as staged:
+            written = {}
+            for name in formats:
+                path = out / file_name(name, subject.head, precision)
+                written[path.name] = maker.make(name, staged.enter_context(replacing(path)))
+            manifest = make_manifest(out, subject, written)
+            write_json(staged.enter_context(replacing(out / "manifest.json")), manifest)
+            write_text(staged.enter_context(replacing(out / "card.md")), card(read_config(run), manifest))
+    except BaseException:
+        if not made:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+    return {"run": str(run), "out": str(out), "written": list(written), **manifest}

@@ -1,53 +1,62 @@
-"""Preprocessing, backbone and probe as one module: raw pixels in, features and probabilities out.
+"""Preprocessing, backbone and head as one module: raw pixels in, features and probabilities out.
 
-Letters: B batch, C channels, H W pixels, F features, K classes.
+Letters: B batch, C channels, H W pixels, D features of a layer, F features given, K classes.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ffmodels.backbone import MLP, last_layers, layers_name
-from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, load_head, read_config
-from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json, sha256
+from ffmodels.backbone import MLP
+from ffmodels.goodness import Goodness
 from ffmodels.heads import LinearHead
-from ffmodels.labels import fill
-
-# What a probe's JSON must say of it.
-KEYS = {"dataset", "slot", "slot_classes", "layers", "class_names", "validation", "test", "backbone_sha256"}
+from ffmodels.labels import embed_label, fill
 
 
 class DeployedModel(nn.Module):
     """What an exported file computes.
 
     Input: `images` uint8 [B, C, H, W], raw pixels 0 to 255: scaling and the label slot are inside.
-    Outputs: `features` float32 [B, F]; with a probe also `logits` and `probabilities` float32 [B, K].
+    Outputs: `features` float32 [B, F]; with a head also `logits` and `probabilities` float32 [B, K].
+
+    Args:
+        backbone: of which what no output reads is dropped.
+        head: a linear probe, or None for features alone.
+        layers: whose normalised activations are the features, indices from 0.
+        slot: what the label pixels hold, a name in `ffmodels.registry.SLOTS`.
+        slot_classes: how many pixels that is.
     """
 
     def __init__(
-        self, backbone: MLP, head: LinearHead | None, *, layers: list[int], slot: str, slot_classes: int
+        self, backbone: MLP, head: LinearHead | None, *, layers: Sequence[int], slot: str, slot_classes: int
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.layers = layers
+        self.layers = list(layers)
         self.slot = slot
         self.slot_classes = slot_classes
+        del backbone.layers[max(self.layers) + 1 :]
 
     @property
-    def output_names(self) -> list[str]:
-        """Names of the outputs, in order."""
-        return ["features"] if self.head is None else ["features", "logits", "probabilities"]
+    def classes(self) -> int | None:
+        """How many classes there are; None without a head."""
+        return None if self.head is None else self.head.linear.out_features
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Names and widths of the outputs, in order."""
+        features = {"features": len(self.layers) * self.backbone.config.width}
+        return features if self.classes is None else {**features, "logits": self.classes, "probabilities": self.classes}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Returns the outputs in the order of `output_names`."""
+        """Returns the outputs in the order of `outputs`."""
         pixels = fill(images.float() / 255, self.slot_classes, self.slot)
         features = self.backbone.features(pixels, self.layers)
         if self.head is None:
@@ -55,126 +64,79 @@ class DeployedModel(nn.Module):
         logits = self.head(features)
         return features, logits, logits.softmax(-1)
 
+    def silence(self) -> None:
+        """Sets the weights so that no unit of the first layer is ever active."""
+        first: Any = self.backbone.layers[0]
+        with torch.no_grad():
+            first.linear.weight.zero_()
+            first.linear.bias.fill_(-1.0)
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A probe's place in a run folder and what is recorded of it."""
 
-    path: Path
-    about: dict[str, Any]
+class GoodnessModel(DeployedModel):
+    """FF's own classifier: the goodness of every label, all of them in one call (Hinton 2022, section 3.3).
+
+    `features` are those of a neutral label slot. `logits` are the goodness of each label, averaged over `layers`;
+    `probabilities` are softmax(logits / temperature), in the same order: sums of squares lie hundreds apart, and
+    their softmax would be 0 and 1 alone.
+
+    Every one-hot label has the same norm, so the images under their K labels have the same scale after normalising,
+    and share the first layer's product: they differ by K columns of its weights.
+    """
+
+    columns: Tensor
+    temperature: Tensor
+
+    def __init__(self, backbone: MLP, goodness: Goodness, *, layers: Sequence[int], classes: int) -> None:
+        super().__init__(backbone, None, layers=layers, slot="neutral", slot_classes=classes)
+        self.goodness = goodness
+        first: Any = backbone.layers[0]
+        columns_KD = first.linear.weight[:, :classes].T
+        self.register_buffer("columns", (columns_KD - columns_KD[:1]).contiguous())
+        self.register_buffer("temperature", torch.ones(()))
 
     @property
-    def name(self) -> str:
-        """How --probe names it: DATASET-SLOT/LAYERS."""
-        return f"{self.path.parent.name}/{self.path.stem}"
+    def classes(self) -> int:
+        """How many labels there are."""
+        return self.slot_classes
 
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns the outputs in the order of `outputs`."""
+        K = self.classes
+        first: Any = self.backbone.layers[0]
+        pixels = images.float() / 255
+        zero = torch.zeros_like(images[:, 0, 0, 0], dtype=torch.int64)
+        # Two rows for each image: a neutral slot, and label 0.
+        rows = torch.stack([fill(pixels, K, "neutral"), embed_label(pixels, zero, K)], dim=1).flatten(0, 1)
+        x = first.normalise(self.backbone.stem(rows))
+        z_B2D = first.linear(x).unflatten(0, (-1, 2))
+        one_B1 = (x[:, :1] - x[:, 1:2]).unflatten(0, (-1, 2))[:, 1]  # what a 1 lies above a 0 after normalising
+        moved_BKD = one_B1[:, :, None] * self.columns
+        # And then 1 + K of them.
+        h = functional.relu(torch.cat([z_B2D[:, :1], z_B2D[:, 1:] + moved_BKD], dim=1).flatten(0, 1))
+        activations = [h, *self._above(h)]
+        chosen = [activations[i] for i in self.layers]
+        normalised = [self.backbone.normalise(h).view(-1, 1 + K, h.shape[-1])[:, 0] for h in chosen]
+        features = torch.cat(normalised, dim=-1)
+        goodness = torch.stack([self.goodness.of(h).view(-1, 1 + K) for h in chosen]).mean(0)
+        logits = goodness[:, 1:]
+        return features, logits, (logits / self.temperature).softmax(-1)
 
-def probes_of(run: Path) -> list[Probe]:
-    """Returns a run's probes, the best on validation first."""
-    found = []
-    for path in sorted((run / "probes").glob("*/*.safetensors")):
-        about = read_json(path.with_suffix(".json"))
-        if not isinstance(about, dict) or not about.keys() >= KEYS:
-            raise RunError(f"{path.with_suffix('.json')} is damaged: run `fftrain probe {run}` again")
-        found.append(Probe(path=path, about=about))
-    return sorted(found, key=lambda probe: -probe.about["validation"])
+    def _above(self, h: Tensor) -> list[Tensor]:
+        """Returns the activations of the layers above the first."""
+        activations = []
+        for layer in list(self.backbone.layers)[1:]:
+            h = layer(h)
+            activations.append(h)
+        return activations
 
-
-def choose_probe(run: Path, wanted: str | None) -> Probe | None:
-    """Returns the probe to export: the one named, else the best on validation on the classes of the run's own data set.
-
-    Args:
-        run: a run folder.
-        wanted: `DATASET-SLOT/LAYERS`, `none` for the bare backbone, or None.
-
-    Raises:
-        SettingError: for a probe that the run does not have, or where only probes on several other data sets exist.
-    """
-    probes = probes_of(run)
-    names = ", ".join(sorted(probe.name for probe in probes)) or "none: `fftrain probe` makes some"
-    if wanted == "none":
-        return None
-    if wanted is not None:
-        for probe in probes:
-            if probe.name == wanted:
-                return probe
-        raise SettingError(f"--probe {wanted!r} is not in {run}, which has {names}")
-    probes = [probe for probe in probes if probe.about.get("target", "class") == "class"]
-    own = [probe for probe in probes if probe.about["dataset"] == read_config(run)["data"]["name"]]
-    if not own and len({probe.about["dataset"] for probe in probes}) > 1:
-        raise SettingError(f"{run} has probes on several data sets: choose one with --probe ({names})")
-    return next(iter(own or probes), None)
-
-
-def load_deployed(run: Path, probe: Probe | None) -> DeployedModel:
-    """Builds the module that a run and a probe stand for, in evaluation mode.
-
-    Without a probe the features of the last three layers are given; the label slot is `neutral` where the backbone
-    was trained with labels in the pixels, else the image is left as it is.
-    """
-    config = read_config(run)
-    backbone = load_backbone(run)
-    if probe is None:
-        layers, head = list(last_layers(len(backbone.layers))), None
-        slot, slot_classes = config["task"]["slot"], len(config["task"]["class_names"])
-    else:
-        if probe.about["backbone_sha256"] != sha256(run / BACKBONE_FILE):
-            raise RunError(f"{probe.path} was trained on other weights: run `fftrain probe {run}` again")
-        layers, slot, slot_classes = (probe.about[key] for key in ("layers", "slot", "slot_classes"))
-        features = len(layers) * backbone.config.width
-        head = load_head(probe.path, features, len(probe.about["class_names"]))
-    del backbone.layers[max(layers) + 1 :]  # what no output reads is neither computed nor shipped
-    return DeployedModel(backbone, head, layers=layers, slot=slot, slot_classes=slot_classes).eval()
+    def silence(self) -> None:
+        """Sets the weights so that no unit of the first layer is ever active."""
+        super().silence()
+        self.columns.zero_()
 
 
 def with_dead_layer(model: DeployedModel) -> DeployedModel:
     """Returns a copy whose first layer has no active unit: what makes a careless export give NaN."""
-    import copy
-
     dead = copy.deepcopy(model)
-    first: Any = dead.backbone.layers[0]
-    with torch.no_grad():
-        first.linear.weight.zero_()
-        first.linear.bias.fill_(-1.0)
+    dead.silence()
     return dead
-
-
-def describe(run: Path, model: DeployedModel, probe: Probe | None, images: Tensor) -> dict[str, str]:
-    """Returns what an exported file says of itself: `ffstudy.` keys, JSON values.
-
-    Args:
-        run: the run folder.
-        model: what is exported.
-        probe: the probe in it.
-        images: uint8 [N, C, H, W], N at least 1; the first is the golden image.
-    """
-    import base64
-    from importlib.metadata import version
-
-    from ffserve.images import READING
-
-    config = read_config(run)
-    channels, height, width = config["data"]["shape"]
-    golden = images[:1]
-    with torch.no_grad():
-        outputs = dict(zip(model.output_names, model(golden), strict=True))
-    about: dict[str, Any] = {
-        "format": 1,
-        "version": version("ffstudy"),
-        "image": {"channels": channels, "height": height, "width": width},
-        "reading": READING,
-        "dataset": config["data"]["name"],
-        "task": config["task"]["name"],
-        "method": config["config"]["method"],
-        "layers": layers_name(model.layers),
-        "slot": model.slot,
-        "golden": {
-            "image": base64.b64encode(golden.numpy().tobytes()).decode(),
-            "features": [round(v, 6) for v in outputs["features"][0, :16].tolist()],
-        },
-    }
-    if probe is not None:
-        about["class_names"] = probe.about["class_names"]
-        about["probe"] = {key: probe.about[key] for key in ("dataset", "validation", "test")}
-        about["golden"]["probabilities"] = [round(v, 6) for v in outputs["probabilities"][0].tolist()]
-    return {f"ffstudy.{key}": json.dumps(value, ensure_ascii=False) for key, value in about.items()}

@@ -6,75 +6,179 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from ffexport.formats import Images, Outputs, Run, Settings, example
 from ffexport.graph import DeployedModel
+from ffexport.registry import SCHEMES
+from ffmodels.errors import RunError, SettingError
 
-OPSET = 20
+if TYPE_CHECKING:
+    import onnx
+
+LOWEST_OPSET = 18
 
 
 class OnnxFormat:
-    """Writes and runs `model.onnx`."""
+    """`model.onnx`. The metadata lie in `metadata_props`.
 
-    file_name = "model.onnx"
+    A model is traced once; what an object writes after it must be the same but for its weights.
+    """
 
-    @staticmethod
-    def write(model: DeployedModel, path: Path, metadata: Mapping[str, str]) -> None:
-        """Exports through torch.export, opset 20, with the metadata in `metadata_props`."""
+    def __init__(self) -> None:
+        self._traced: tuple[int, onnx.ModelProto] | None = None
+
+    def write(self, model: DeployedModel, path: Path, settings: Settings) -> None:
+        """Exports through torch.export, and quantises where the settings say so.
+
+        Raises:
+            SettingError: for an opset that is not supported.
+        """
         import onnx
 
-        channels, height, width = model.backbone.config.shape
-        example = torch.zeros(2, channels, height, width, dtype=torch.uint8)
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of the exporter's own libraries
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                external_data=False,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=model.output_names,
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-                verbose=False,
-            )
-        assert program is not None
-        proto = program.model_proto
-        # Nodes carry the source paths of the machine that exported them.
-        for node in proto.graph.node:
-            del node.metadata_props[:]
-            node.doc_string = ""
-        for value in (
-            *proto.graph.value_info,
-            *proto.graph.input,
-            *proto.graph.output,
-            *proto.graph.initializer,
-        ):
-            del value.metadata_props[:]
-        del proto.graph.metadata_props[:]
-        del proto.metadata_props[:]
-        for key, text in metadata.items():
-            proto.metadata_props.add(key=key, value=text)
+        if self._traced is None or self._traced[0] != settings.opset:
+            check_opset(settings.opset)
+            self._traced = settings.opset, _trace(model, settings.opset)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._traced[1])
+        if not _set_weights(proto, model):
+            proto = _trace(model, settings.opset)
+        if settings.scheme is not None:
+            with _quiet():
+                proto = SCHEMES.load(settings.scheme)(proto, settings.calibration)
+        _strip(proto)
         onnx.checker.check_model(proto, full_check=True)
         path.write_bytes(proto.SerializeToString(deterministic=True))
 
     @staticmethod
-    def load(path: Path) -> Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]:
-        """Returns a function that runs the file on the CPU in ONNX Runtime: images -> outputs, in order."""
+    def annotate(path: Path, metadata: Mapping[str, str]) -> None:
+        """Sets the metadata."""
+        import onnx
+
+        proto = onnx.load(path)
+        del proto.metadata_props[:]
+        for key, text in metadata.items():
+            proto.metadata_props.add(key=key, value=text)
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+
+    @staticmethod
+    def metadata(path: Path) -> dict[str, str]:
+        """Reads the metadata. Raises RunError where the file is damaged."""
+        import onnx
+
+        try:
+            return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        except Exception as error:  # of protobuf, which has no types
+            raise RunError(f"{path} is damaged, or of another program: export it again with `ffexport`") from error
+
+    @staticmethod
+    def load(path: Path, *, threads: int | None = None) -> Run:
+        """Returns a function that runs the file on the CPU in ONNX Runtime."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-        def run(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-            outputs: list[npt.NDArray[np.float32]] = session.run(None, {"images": images})
+        def run(images: Images) -> Outputs:
+            outputs: Outputs = session.run(None, {"images": images})
             return outputs
 
         return run
+
+
+def check_opset(opset: int) -> None:
+    """Raises SettingError unless torch writes an opset and the installed ONNX Runtime reads it."""
+    import onnx
+    import onnxruntime
+
+    newest = int(onnx.defs.onnx_opset_version())
+    if LOWEST_OPSET <= opset <= newest and _reads(opset):
+        return
+    highest = next(n for n in range(newest, 0, -1) if _reads(n))
+    raise SettingError(
+        f"--opset is {opset}: choose one of {LOWEST_OPSET} (the lowest that torch writes) to {highest} "
+        f"(the highest that ONNX Runtime {onnxruntime.__version__} reads)"
+    )
+
+
+def _reads(opset: int) -> bool:
+    """Whether the installed ONNX Runtime loads a model of an opset."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "graph", values[:1], values[1:])
+    proto = helper.make_model_gen_version(graph, opset_imports=[helper.make_opsetid("", opset)])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # ONNX Runtime raises many kinds, and shares no base with them
+        return False
+    return True
+
+
+def _trace(model: DeployedModel, opset: int) -> onnx.ModelProto:
+    """Returns the graph of a model."""
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            (example(model),),
+            dynamo=True,
+            external_data=False,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=list(model.outputs),
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    written = {entry.domain: entry.version for entry in proto.opset_import}[""]
+    if written != opset:
+        raise SettingError(f"--opset is {opset}: torch {torch.__version__} writes {written} instead; choose that")
+    return proto
+
+
+def _set_weights(proto: onnx.ModelProto, model: DeployedModel) -> bool:
+    """Gives a graph the weights of a model. Returns whether it could: the exporter folds small ones into others."""
+    from onnx import numpy_helper
+
+    weights = model.state_dict()
+    found = {initializer.name: initializer for initializer in proto.graph.initializer}
+    if any(name not in found or list(found[name].dims) != list(value.shape) for name, value in weights.items()):
+        return False
+    for name, value in weights.items():
+        found[name].CopyFrom(numpy_helper.from_array(value.numpy(), name))
+    return True
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Takes out what the exporter notes of itself: nodes carry the source paths of its machine."""
+    graph = proto.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, proto):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    used = {node.domain for node in graph.node} | {""}
+    kept = [entry for entry in proto.opset_import if entry.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's libraries warn, log and print about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -2,67 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from ffexport.archive import Annotated, rewrite
+from ffexport.formats import Run, Settings, as_run, example
 from ffexport.graph import DeployedModel
 
-METADATA = "ffstudy.json"
+
+class TorchScriptFormat(Annotated):
+    """`model.ts`. The metadata lie in the extra file `ffstudy.json`."""
+
+    def write(self, model: DeployedModel, path: Path, settings: Settings) -> None:
+        """Traces the model."""
+        with _quiet(), _own_names(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            traced = torch.jit.trace(model, (example(model),), check_trace=False)  # type: ignore[no-untyped-call]
+            saved = Path(folder) / "model.ts"
+            traced.save(str(saved))
+            rewrite(saved, path)
+
+    @staticmethod
+    def load(path: Path, *, threads: int | None = None) -> Run:
+        """Returns a function that runs the file on the CPU, on as many threads as torch is set to."""
+        with _quiet():
+            return as_run(torch.jit.load(str(path), map_location="cpu"))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _without_deprecation() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """TorchScript works, and warns at every call that torch.export follows it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is (deprecated|not supported)")
         yield
 
 
-class TorchScriptFormat:
-    """Writes and runs `model.ts`."""
-
-    file_name = "model.ts"
-
-    @staticmethod
-    def write(model: DeployedModel, path: Path, metadata: Mapping[str, str]) -> None:
-        """Traces the model; the metadata lie in the extra file `ffstudy.json`."""
-        channels, height, width = model.backbone.config.shape
-        example = torch.zeros(2, channels, height, width, dtype=torch.uint8)
-        with _without_deprecation(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-            traced = torch.jit.trace(model, (example,), check_trace=False)  # type: ignore[no-untyped-call]
-            saved = Path(folder) / "model.ts"
-            traced.save(str(saved), _extra_files={METADATA: json.dumps(dict(metadata), ensure_ascii=False)})
-            _write_without_traces(saved, path)
-
-    @staticmethod
-    def load(path: Path) -> Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]:
-        """Returns a function that runs the file on the CPU: images -> outputs, in order."""
-        with _without_deprecation():
-            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-
-        def run(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-            with torch.no_grad():
-                return [output.numpy() for output in module(torch.from_numpy(images))]
-
-        return run
-
-
-def _write_without_traces(saved: Path, path: Path) -> None:
-    """Writes a saved archive again without what differs from machine to machine.
-
-    That is source positions (paths of the exporting machine) and the digest over them. The archive also embeds the
-    name that it was saved under, so that name is always the same.
-    """
-    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
-        for entry in source.infolist():
-            if not entry.filename.endswith((".debug_pkl", "/.data/serialization_id")):
-                target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """Gives the types that are traced names as in a new process, where torch numbers them on through a process."""
+    state: Any = import_module("torch.jit._state")
+    recursive: Any = import_module("torch.jit._recursive")
+    kept = state._python_cu, recursive._python_cu, recursive.concrete_type_store
+    state._python_cu = recursive._python_cu = torch._C.CompilationUnit()
+    recursive.concrete_type_store = recursive.ConcreteTypeStore()
+    try:
+        yield
+    finally:
+        state._python_cu, recursive._python_cu, recursive.concrete_type_store = kept

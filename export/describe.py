@@ -1,0 +1,75 @@
+"""What an exported file says of itself: `ffstudy.` keys, JSON values."""
+
+from __future__ import annotations
+
+import base64
+import json
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from ffexport.formats import Images, Run
+from ffexport.subject import Subject
+from ffmodels.backbone import layers_name
+from ffmodels.checkpoint import read_config
+
+
+def describe(subject: Subject, precision: str, scheme: str | None, samples: Images) -> dict[str, Any]:
+    """Returns what is known of a file before it is written: key -> value.
+
+    Args:
+        subject: what is exported.
+        precision: a name in `ffexport.registry.PRECISIONS`.
+        scheme: how it is quantised, or None.
+        samples: the run's, uint8 [N, C, H, W]; N at least 1.
+    """
+    from ffserve.images import READING, border_mean
+
+    config = read_config(subject.run)
+    channels, height, width = config["data"]["shape"]
+    borders = [border_mean(image) for image in samples]
+    about: dict[str, Any] = {
+        "format": 1,
+        "version": version("ffstudy"),
+        "image": {"channels": channels, "height": height, "width": width},
+        "reading": READING,
+        "dataset": config["data"]["name"],
+        "task": config["task"]["name"],
+        "method": config["config"]["method"],
+        "layers": layers_name(subject.model.layers),
+        "slot": subject.model.slot,
+        "precision": precision,
+        "head": subject.head,
+        # Of each image's outermost pixels: dark digits on white paper are told by it.
+        "border": {"mean": round(float(np.mean(borders)), 3), "deviation": round(float(np.std(borders)), 3)},
+        **subject.about,
+    }
+    if scheme is not None:
+        about["int8"] = scheme
+    if subject.class_names is not None:
+        about["class_names"] = list(subject.class_names)
+    return about
+
+
+def golden(names: list[str], run: Run, samples: Images) -> dict[str, Any]:
+    """Returns the golden image and what a file gives for it, so that a reader can tell whether it still does.
+
+    Args:
+        names: of the outputs, in order.
+        run: the file as a function.
+        samples: uint8 [N, C, H, W], of which the first is the golden image.
+    """
+    outputs = dict(zip(names, run(samples[:1]), strict=True))
+    kept = {"features": outputs["features"][0, :16]}
+    if "probabilities" in outputs:
+        kept["probabilities"] = outputs["probabilities"][0]
+    return {
+        "image": base64.b64encode(samples[0].tobytes()).decode(),
+        **{name: [round(v, 6) for v in values.tolist()] for name, values in kept.items()},
+    }
+
+
+def encode(about: dict[str, Any]) -> dict[str, str]:
+    """Returns the metadata as a file holds them: `ffstudy.` keys, JSON values."""
+    return {f"ffstudy.{key}": json.dumps(value, ensure_ascii=False) for key, value in about.items()}

@@ -1,0 +1,145 @@
+"""What a file of lower precision answers on validation images, beside the eager model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ffexport.formats import Images, Outputs, Run
+from ffexport.parity import relative_error, run_eager
+from ffexport.subject import Subject
+from ffmodels.checkpoint import read_config, read_samples
+from ffmodels.errors import DataError, ExportError, SettingError
+
+BATCH = 64
+CALIBRATION = 256
+# Shares of the images: what a file of lower precision may lose, where that is not less than a few images. The 64 of a
+# run folder cannot tell less.
+LOST_ACCURACY = 0.003
+OTHER_CLASSES = 0.02
+FEW = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Images that no weight was trained on, and what the eager model gives for them.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], indices of the model's classes; None where they name other classes, or there are none.
+        expected: the eager model's outputs.
+        source: where the images are from, in words.
+    """
+
+    images: Images
+    labels: npt.NDArray[np.int64] | None
+    expected: Outputs
+    source: str
+
+    @property
+    def calibration(self) -> Images:
+        """Returns the images that ranges are measured on: a half of all, 256 at most, drawn with a seed of its own."""
+        order = np.random.default_rng(0).permutation(len(self.images))
+        return self.images[np.sort(order[: min(CALIBRATION, -(-len(order) // 2))])]
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """Returns what a file gives for the images.
+
+        Returns:
+            {"source", "images": N, "relative_error": of the features, norms over all images; with classes also
+            "same_class", the share of images where it predicts what the eager model does; with labels "accuracy" and
+            "accuracy_fp32", 0 to 1}.
+        """
+        batches = (self.images[i : i + BATCH] for i in range(0, len(self.images), BATCH))
+        outputs = [np.concatenate(parts) for parts in zip(*map(run, batches), strict=True)]
+        figures: dict[str, Any] = {
+            "source": self.source,
+            "images": len(self.images),
+            "relative_error": relative_error(outputs[0], self.expected[0]),
+        }
+        if len(outputs) > 1:
+            got, want = outputs[1].argmax(-1), self.expected[1].argmax(-1)
+            figures["same_class"] = float((got == want).mean())
+            if self.labels is not None:
+                figures["accuracy"] = float((got == self.labels).mean())
+                figures["accuracy_fp32"] = float((want == self.labels).mean())
+        return figures
+
+
+def check_validation(figures: dict[str, Any]) -> None:
+    """Raises ExportError where a file answers otherwise than the eager model on more images than may be."""
+    few = FEW / figures["images"]
+    other = 1 - figures.get("same_class", 1.0)
+    lost = figures.get("accuracy_fp32", 0.0) - figures.get("accuracy", 0.0)
+    if other > max(OTHER_CLASSES, few) + 1e-9:
+        raise ExportError(
+            f"{other:.1%} of {figures['images']} validation images get another class than from the eager model, "
+            f"more than {OTHER_CLASSES:.0%}: nothing was written; use --precision fp32"
+        )
+    if lost > max(LOST_ACCURACY, few) + 1e-9:
+        raise ExportError(
+            f"the accuracy on {figures['images']} validation images falls by {100 * lost:.2f} points, "
+            f"more than {100 * LOST_ACCURACY:g}: nothing was written; use --precision fp32"
+        )
+
+
+def read_validation(subject: Subject, folder: Path | None) -> Validation:
+    """Returns the run's 64 validation images, or those of a folder.
+
+    Args:
+        subject: what is exported.
+        folder: of class folders, as `fftrain dump-images DATASET DIR --split validation` makes; None means the
+            run's samples.
+
+    Raises:
+        RunError, DataError, ImageError, SettingError: where the images are missing or damaged, or are no class's.
+    """
+    known = subject.predicts_the_samples
+    if folder is None:
+        images, labels = read_samples(subject.run)
+        source = "the run's validation samples"
+    else:
+        images, names = _read_folder(folder, tuple(read_config(subject.run)["data"]["shape"]))
+        source, labels = "images given", np.zeros(len(names), dtype=np.int64)
+        if known:
+            classes = subject.class_names or ()
+            foreign = sorted({*names} - {*classes})
+            if foreign:
+                raise SettingError(f"--images {folder} has a folder {foreign[0]!r}, which is no class of the model")
+            labels = np.array([classes.index(name) for name in names])
+    parts = [run_eager(subject.model, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    expected = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return Validation(images=images, labels=labels if known else None, expected=expected, source=source)
+
+
+def _read_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[Images, list[str]]:
+    """Returns the images of class folders, uint8 [N, C, H, W], and the name of each one's folder."""
+    from ffserve.images import read_image
+
+    channels, height, width = shape
+    if not folder.is_dir():
+        raise DataError(f"--images {folder} is no folder: `fftrain dump-images DATASET DIR` makes one")
+    files = _files(folder)
+    if not files:
+        raise DataError(
+            f"--images {folder} has no images in class folders: `fftrain dump-images DATASET DIR` makes some"
+        )
+    images = [read_image(path, channels=channels, height=height, width=width) for path in files]
+    return np.stack(images), [path.parent.name for path in files]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Returns the image files in the folders of a folder, sorted by name."""
+    from ffserve.images import SUFFIXES
+
+    return [
+        path
+        for inside in sorted(folder.iterdir())
+        if inside.is_dir() and not inside.name.startswith(".")
+        for path in sorted(inside.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]

@@ -1,0 +1,189 @@
+"""What is not exported, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from ffexport import registry
+from ffexport.export import export_run
+from ffexport.graph import with_dead_layer
+from ffexport.manifest import make_manifest
+from ffexport.onnx_format import check_opset
+from ffexport.parity import check_parity, eager
+from ffexport.probes import probes_of
+from ffexport.subject import load_subject
+from ffexport.torchscript import TorchScriptFormat
+from ffmodels.errors import ExportError, RunError, SettingError
+from ffmodels.files import write_json
+from tests.ffexport.checks import content
+
+
+def broken(how):
+    """A format that writes a file which computes something else."""
+
+    class Broken(TorchScriptFormat):
+        @staticmethod
+        def load(path, *, threads=None):
+            run = TorchScriptFormat.load(path)
+
+            def wrong(images):
+                outputs = [output.copy() for output in run(images)]
+                if how == "off" and len(images) == 7:
+                    outputs[1][-1, 0] += 0.5
+                elif how == "nan" and not images.any():
+                    outputs[0][:] = np.nan
+                elif how == "shape":
+                    outputs[0] = outputs[0][:, :1]
+                elif how == "dead" and path.stem == "dead":
+                    outputs[0][0] += 1
+                return outputs
+
+            return wrong
+
+    return Broken
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("off", "logits differs by 0.5 from the eager model on 7 real images, more than --atol 0.0001 allows"),
+        ("nan", "differs by nan from the eager model on 1 black images"),
+        ("shape", r"output features is float32 \(1, 1\) on 1 real images, eager gives float32"),
+        ("dead", "output features differs by 1 from the eager model on 1 dead layer images"),
+    ],
+)
+def test_a_file_that_computes_something_else_is_not_put_in_place(trained, tmp_path, monkeypatch, how, message):
+    export_run(trained / "ff", ["torchscript"], out=tmp_path / "there")
+    before = content(tmp_path / "there")
+    monkeypatch.setattr("ffexport.pt2.Pt2Format", broken(how))
+    for out in (tmp_path / "there", tmp_path / "new"):
+        with pytest.raises(ExportError, match=message):  # though the first of the two is right
+            export_run(trained / "ff", ["torchscript", "pt2"], out=out)
+    assert content(tmp_path / "there") == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_parity_sees_a_dead_layer_that_is_exported_carelessly(trained):
+    dead = with_dead_layer(load_subject(trained / "ff").model)
+    compared = eager(dead, {"black": np.zeros((1, 1, 28, 28), dtype=np.uint8)})
+    assert all(np.isfinite(output).all() for _, outputs in compared[0].batches for output in outputs)
+
+    def careless(batch):
+        with torch.no_grad(), np.errstate(invalid="ignore"):
+            features, *others = dead(torch.from_numpy(batch))
+            return [features.numpy() * 0 / 0.0, *(other.numpy() for other in others)]
+
+    with pytest.raises(ExportError, match="output features differs by nan"):
+        check_parity([*dead.outputs], careless, compared, 1e-4, exact=True)
+
+
+@pytest.mark.parametrize(("case", "refused"), [("real", True), ("random", False)])
+def test_a_lossy_file_is_held_to_its_logits_on_real_images_alone(trained, case, refused):
+    model = load_subject(trained / "ff").model
+    compared = eager(model, {case: np.random.default_rng(0).integers(0, 256, (7, 1, 28, 28), dtype=np.uint8)})
+
+    def run(images):
+        features, logits, probabilities = (output.numpy() for output in model(torch.from_numpy(images)))
+        return [features, 1.5 * logits, probabilities]
+
+    if refused:
+        with pytest.raises(ExportError, match=r"output logits differs by 0.5 of its size"):
+            check_parity([*model.outputs], run, compared, 0.1, exact=False)
+    else:
+        figures = check_parity([*model.outputs], run, compared, 0.1, exact=False)
+        assert figures[case]["7"]["relative_error"] == pytest.approx(0.5, rel=1e-3)
+        assert figures[case]["256"]["same_class"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "damage", ["samples missing", "samples cut", "samples of another shape", "probe json", "probe cut"]
+)
+def test_a_damaged_run_is_named_and_nothing_is_written(run_copy, damage):
+    probe = next((run_copy / "probes").glob("*/layer1.json"))
+    if damage == "samples missing":
+        (run_copy / "samples.npz").unlink()
+    elif damage == "samples cut":
+        (run_copy / "samples.npz").write_bytes((run_copy / "samples.npz").read_bytes()[:200])
+    elif damage == "samples of another shape":
+        np.savez(run_copy / "samples.npz", images=np.zeros((2, 3, 28, 28), dtype=np.uint8), labels=[0, 1])
+    elif damage == "probe json":
+        probe.write_text("{}")
+    else:
+        probe.with_suffix(".safetensors").write_bytes(b"cut")
+    with pytest.raises(RunError, match="samples" if "samples" in damage else "layer1"):
+        export_run(run_copy, probe="digits-neutral/layer1")
+    assert not (run_copy / "export").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"formats": ["tflite"]}, "--format 'tflite' is unknown: choose one of onnx, torchscript, pt2"),
+        ({"precision": "int4"}, "--precision 'int4' is unknown: choose one of fp32, fp16, int8"),
+        ({"precision": "int8", "int8": "mixed"}, "--int8 'mixed' is unknown: choose one of static, dynamic"),
+        ({"head": "mlp"}, "--head 'mlp' is unknown: choose one of probe, goodness, none"),
+        ({"atol": 0.0}, "--atol is 0.0: it must be above 0"),
+        ({"atol": float("nan")}, "--atol is nan"),
+        ({"opset": 17}, "--opset is 17: choose one of 18 .* to [0-9]+ "),
+        ({"opset": 1000}, "--opset is 1000: choose one of 18"),
+    ],
+)
+def test_settings_that_are_not_legal_are_named(trained, tmp_path, settings, message):
+    with pytest.raises(SettingError, match=message):
+        export_run(trained / "ff", out=tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_is_asked_for_where_there_is_none(run_copy):
+    import shutil
+
+    shutil.rmtree(run_copy / "probes")
+    with pytest.raises(SettingError, match=r"--head probe needs a probe, and .* has none: run `fftrain probe"):
+        load_subject(run_copy, "probe")
+    assert load_subject(run_copy).head == "none"
+    assert load_subject(run_copy, None, "none").head == "none"
+
+
+def test_opsets_that_torch_writes_and_the_runtime_reads_are_taken():
+    for opset in (18, registry.OPSET, 23):
+        check_opset(opset)
+
+
+def test_the_manifest_keeps_files_of_the_same_weights_and_drops_others(trained, run_copy, tmp_path):
+    def written(subject, name):
+        manifest = make_manifest(tmp_path, subject, {name: {"head": subject.head}})
+        (tmp_path / name).write_bytes(b"")
+        write_json(tmp_path / "manifest.json", manifest)
+        return manifest["probe"], [*manifest["files"]]
+
+    best, other = (load_subject(run_copy, "probe", probe.name) for probe in probes_of(run_copy)[:2])
+    bare = load_subject(run_copy, "none")
+    assert written(best, "model.onnx") == (best.probe.name, ["model.onnx"])
+    both = ["model.features.onnx", "model.onnx"]
+    assert written(bare, "model.features.onnx") == (best.probe.name, both)
+    assert written(best, "model.ts") == (best.probe.name, [*both, "model.ts"])
+    assert written(other, "model.pt2") == (other.probe.name, ["model.features.onnx", "model.pt2"])
+    (tmp_path / "model.pt2").unlink()
+    assert written(bare, "model.features.onnx") == (None, ["model.features.onnx"])
+    another = load_subject(trained / "bp", "none")
+    assert written(another, "model.features.ts") == (None, ["model.features.ts"])
+
+
+def test_a_kill_leaves_nothing(cli, run_copy, monkeypatch):
+    def killed(self, form, path):
+        path.write_bytes(b"half a file")
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("ffexport.making.Maker.make", killed)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli("ffexport", run_copy).code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (run_copy / "export").exists()
