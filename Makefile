@@ -12,7 +12,7 @@ help:
 	@echo "make test       the test suite"
 	@echo "make test-slow  the checks that take minutes"
 	@echo "make lint       ruff and mypy"
-	@echo "make bench      measure the step, the epoch, the probe and memory: about 15 minutes"
+	@echo "make bench      measure training, serving and exports: about 30 minutes"
 
 # The stamp is written last, so that an install that broke off is done again.
 $(VENV)/.installed: pyproject.toml
@@ -33,10 +33,12 @@ demo: $(VENV)/.installed
 	$(BIN)/fftrain probe $(DEMO)/ff --epochs 50
 	$(BIN)/fftrain probe $(DEMO)/bp --epochs 50
 	$(BIN)/ffexport $(DEMO)/ff --format all
-	$(BIN)/ffexport $(DEMO)/bp --format all
+	$(BIN)/ffexport $(DEMO)/ff --precision int8
+	$(BIN)/ffexport $(DEMO)/bp
 	$(BIN)/fftrain dump-images digits $(DEMO)/images
 	$(BIN)/ffserve predict --model $(DEMO)/ff "$$(ls $(DEMO)/images/3/*.png | head -n 1)"
 	@$(BIN)/ffserve predict --model $(DEMO)/ff --json "$$(ls $(DEMO)/images/3/*.png | head -n 1)" > $(DEMO)/prediction.json
+	$(BIN)/ffserve compare --run $(DEMO)/ff --rounds 3 --chart $(DEMO)/compare.svg
 	@$(BIN)/fftrain report $(DEMO)
 
 test: $(VENV)/.installed
@@ -56,7 +58,7 @@ format: $(VENV)/.installed
 
 # Each says what it asks for; one that misses it does not keep the others from running.
 bench: $(VENV)/.installed
-	@missed=; for program in step_speed epoch_speed probe_speed memory_depth; do \
+	@missed=; for program in step_speed epoch_speed probe_speed memory_depth serve_speed deploy_speed; do \
 	  echo "== benchmarks/$$program.py"; $(BIN)/python benchmarks/$$program.py || missed="$$missed $$program"; done; \
 	  test -z "$$missed" || { echo "missed what it asks for:$$missed" >&2; exit 1; }
 

@@ -72,10 +72,10 @@ def find_candidates(given: Sequence[Path], run: Path | None) -> list[Candidate]:
     for path in map(Path, given or [run or Path()]):
         if path.is_dir():
             files += _in_manifest(path)
-        elif path.suffix not in KINDS:
-            raise UsageError(f"{path} is no model: compare takes .onnx, .ts and .pt2 files, run and export folders")
         elif not path.exists():
             raise ModelNotFound(f"{path} does not exist: name a model file or a run folder")
+        elif path.suffix not in KINDS:
+            raise UsageError(f"{path} is no model: compare takes .onnx, .ts and .pt2 files, run and export folders")
         else:
             files.append(path)
     files = list({path.resolve(): path for path in files}.values())
@@ -100,7 +100,7 @@ def _eager(run: Path, heads: set[str]) -> Candidate:
 
 
 def _in_manifest(folder: Path) -> list[Path]:
-    """Returns the files of a folder's manifest, fp32 before what is smaller, ONNX before what needs torch."""
+    """Returns the files of a folder's manifest that are there, fp32 before what is smaller, ONNX before torch's."""
     places = [path for path in (folder / "export", folder) if (path / "manifest.json").is_file()]
     if not places:
         raise ModelError(
@@ -119,7 +119,10 @@ def _in_manifest(folder: Path) -> list[Path]:
         head, precision = (next((i for i, p in enumerate(k, 1) if p in parts), 0) for k in (HEADS, PRECISIONS))
         return head, order.index(Path(name).suffix), precision, name
 
-    return [place.parent / name for name in sorted(names, key=place_of)]
+    found = [path for name in sorted(names, key=place_of) if (path := place.parent / name).exists()]
+    if not found:
+        raise ModelNotFound(f"{place} names files that are not there: export again with `ffexport`")
+    return found
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ffserve.errors import UsageError
 
 MAX_PIXELS = 64_000_000  # as in images.py, which imports Pillow
 BATCH_SIZE = 64
-_MODEL = "An .onnx file or a run folder. [env: FFSERVE_MODEL; default: the newest export under runs/]"
+_MODEL = "An .onnx file or a run folder. [env: FFSERVE_MODEL; default: the MNIST model that ships]"
 
 
 class DeviceName(StrEnum):

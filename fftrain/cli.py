@@ -226,7 +226,9 @@ def dump_images(
     *,
     dataset: Annotated[str, typer.Argument(help=f"[{'|'.join(DATASETS)}], or imagefolder:PATH.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The folder, new or empty.", show_default=False)],
-    split: Annotated[str, typer.Option(help="[train|validation|test|all]")] = "test",
+    split: Annotated[
+        str, typer.Option(help="[train|validation|test|all]; all: train/ with validation, and test/.")
+    ] = "test",
     debug: Debug = False,
     **options: Any,
 ) -> None:
