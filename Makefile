@@ -42,7 +42,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/fftrain report $(DEMO)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -238,7 +238,7 @@ def test_the_command_as_a_program(make_model, images):
     assert len(ended.stderr.splitlines()) == 1
     ended = shell("info", FFSERVE_MODEL=str(made.path))
     assert (ended.returncode, ended.stderr) == (0, b"")
-    ended = shell("predict", images[0])
+    ended = shell("predict", images[0], FFSERVE_MODEL="nowhere.onnx")
     assert (ended.returncode, ended.stdout) == (1, b"")
     assert len(ended.stderr.splitlines()) == 1
 

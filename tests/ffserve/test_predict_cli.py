@@ -235,7 +235,7 @@ def test_ctrl_c_ends_it_and_its_processes(made, tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.decode() == "ffserve: error: interrupted; nothing half-written is left\n"
-    assert out.endswith(b"}\n")
+    assert not out or out.endswith(b"}\n")
     for _ in range(50):
         try:
             os.killpg(process.pid, 0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 
 import numpy as np
@@ -90,17 +90,26 @@ def bad_images():
     }
 
 
+LIMITED = """
+import atexit, resource, sys
+limit, told = int(sys.argv[1]), sys.argv[2]
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def tell():
+    own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), file=open(told, "w"))
+atexit.register(tell)
+sys.argv[:3] = ["ffserve"]
+from ffserve.cli import main
+main()
+"""
+
+
 def limited(*arguments, limit=GIB):
-    """Runs `ffserve` where it may hold so much data; returns how it ended and its peak memory in bytes."""
-    program = (
-        "import resource, sys; "
-        f"resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit})); "
-        "sys.argv[0] = 'ffserve'; from ffserve.cli import main; main()"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, cwd=ROOT, check=False
-    )
-    return ended, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    """Runs `ffserve` where it may hold so much data; returns how it ended and its own peak memory in bytes."""
+    with tempfile.NamedTemporaryFile() as told:
+        command = [sys.executable, "-c", LIMITED, str(limit), told.name, *map(str, arguments)]
+        ended = subprocess.run(command, capture_output=True, cwd=ROOT, check=False)
+        return ended, int(told.read()) * 1024
 
 
 def test_every_bad_image_among_good_ones_is_one_line(make_model, tmp_path):
