@@ -87,9 +87,13 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
     code = code if isinstance(code, int) else 0
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
         _fail(name, "interrupted; nothing half-written is left", INTERRUPTED)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the results has left; nothing is to be flushed when the process ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # gloo's threads may outlive the interpreter and abort a process that has done its work (pytorch #190489).
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -6,9 +6,6 @@ import io
 import json
 import os
 import struct
-import subprocess
-import sys
-import tempfile
 import zlib
 
 import numpy as np
@@ -17,9 +14,8 @@ from PIL import Image
 
 from ffserve.errors import ImageError
 from ffserve.images import HUNGRY, MAX_PIXELS, decode, read_image
-from tests.helpers import ROOT
+from tests.ffserve.limited import GIB, limited
 
-GIB = 2**30
 SIDE = 8000  # of the largest square that is read
 
 
@@ -88,28 +84,6 @@ def bad_images():
         ),
         "icon.ico": (struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(icon), 22) + icon, ""),
     }
-
-
-LIMITED = """
-import atexit, resource, sys
-limit, told = int(sys.argv[1]), sys.argv[2]
-resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-def tell():
-    own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    print(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), file=open(told, "w"))
-atexit.register(tell)
-sys.argv[:3] = ["ffserve"]
-from ffserve.cli import main
-main()
-"""
-
-
-def limited(*arguments, limit=GIB):
-    """Runs `ffserve` where it may hold so much data; returns how it ended and its own peak memory in bytes."""
-    with tempfile.NamedTemporaryFile() as told:
-        command = [sys.executable, "-c", LIMITED, str(limit), told.name, *map(str, arguments)]
-        ended = subprocess.run(command, capture_output=True, cwd=ROOT, check=False)
-        return ended, int(told.read()) * 1024
 
 
 def test_every_bad_image_among_good_ones_is_one_line(make_model, tmp_path):

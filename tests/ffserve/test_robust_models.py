@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -18,9 +15,7 @@ from PIL import Image
 from ffserve import providers, session
 from ffserve.errors import DeviceError, ModelError, ModelNotFound, UsageError
 from ffserve.session import Model, find_model
-from tests.helpers import ROOT
-
-GIB = 2**30
+from tests.ffserve.limited import GIB, limited
 
 
 def refused(path, *words, kind=ModelError, **how):
@@ -39,20 +34,6 @@ def manifest(path, **files):
 
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def limited(*arguments):
-    """Runs `ffserve` where it may hold 1 GiB of data; returns it and its peak memory in bytes."""
-    program = (
-        "import resource, sys; "
-        f"resource.setrlimit(resource.RLIMIT_DATA, ({GIB}, {GIB})); "
-        "sys.argv[0] = 'ffserve'; from ffserve.cli import main; main()"
-    )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
-    return ended, max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
 
 
 def bomb(kind, side):
@@ -183,7 +164,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, monkeypatch):
 def test_a_small_file_that_asks_for_much_memory_is_refused(make_model, kind):
     path = make_model(graph=bomb(kind, 24_000)).path
     assert path.stat().st_size < 10_000
-    ended, peak = limited("info", path)
+    ended, peak = limited("info", path, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == f"ffserve: error: {path} needs more memory for an image than ffserve gives it\n"
     assert peak < GIB
