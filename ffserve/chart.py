@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ffserve.errors import UsageError
-from ffserve.files import replacing, wanting_eval
+from ffserve.picture import check_picture, drawn
 
-PICTURES = (".svg", ".png", ".pdf")
 # Okabe and Ito's palette, safe for colour-blind readers; the kind also stands in every name's second line.
 COLOURS = {"eager": "#999999", "torchscript": "#E69F00", "pt2": "#CC79A7", "onnx": "#0072B2"}
 ACROSS = 3
 LONGEST = 30
-
-
-def check_chart(path: Path) -> None:
-    """Raises UsageError unless a chart can be written under this name, FFServeError where matplotlib is missing."""
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(f"--chart is {str(path)!r}: its name must end in {', '.join(PICTURES)}")
-    with wanting_eval():
-        import matplotlib  # noqa: F401
 
 
 def draw_chart(result: Mapping[str, Any], path: Path) -> None:
@@ -31,20 +20,16 @@ def draw_chart(result: Mapping[str, Any], path: Path) -> None:
 
     Raises:
         UsageError: where the name ends otherwise.
-        FFServeError: where matplotlib is not installed, or the file cannot be written.
+        ModuleNotFoundError: where matplotlib is not installed.
+        FFServeError: where the file cannot be written.
     """
-    check_chart(path)
-    import matplotlib
-    from matplotlib.figure import Figure
-
+    check_picture("--chart", path)
     models = result["models"]
     panels = _panels(models)
     rows = -(-len(panels) // ACROSS)
     across = -(-len(panels) // rows)
-    settings: dict[Any, Any] = {"font.size": 8.0, "text.parse_math": False, "svg.hashsalt": "ffstudy"}
-    with matplotlib.rc_context(settings), replacing(path) as partial:
-        height = rows * (0.75 + 0.36 * len(models)) + 0.7
-        figure = Figure(figsize=(1.6 + 2.5 * across, height), dpi=200, layout="constrained")
+    height = rows * (0.75 + 0.36 * len(models)) + 0.7
+    with drawn(path, 8.0, figsize=(1.6 + 2.5 * across, height), layout="constrained") as figure:
         axes = figure.subplots(rows, across, squeeze=False, sharey=True)
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
@@ -53,11 +38,6 @@ def draw_chart(result: Mapping[str, Any], path: Path) -> None:
         axes[0, 0].set_yticks(range(len(models)), [_label(model) for model in models])
         axes[0, 0].set_ylim(len(models) - 0.4, -0.6)
         figure.suptitle(_title(result), fontsize=8.0, x=0.01, ha="left")
-        form = path.suffix.lower().removeprefix(".")
-        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
-        with warnings.catch_warnings():  # letters that matplotlib's font lacks are drawn as boxes
-            warnings.filterwarnings("ignore", r"Glyph \d+|Matplotlib currently does not support", UserWarning)
-            figure.savefig(partial, format=form, metadata=undated)
 
 
 def _panels(models: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:

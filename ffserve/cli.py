@@ -154,4 +154,4 @@ compare_cli.register(app)
 
 def main() -> None:
     """Runs the program."""
-    console.run(app, "ffserve", bare=("--help",))
+    console.run(app, "ffserve", extra="eval", bare=("--help",))

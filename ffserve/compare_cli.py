@@ -72,11 +72,12 @@ def compare(
       ffserve compare --run runs/ff-rot --images mnist/test --chart compare.svg
       ffserve compare a.onnx b.onnx --batch-size 1 --batch-size 32 --rounds 20 --json
     """
-    from ffserve.chart import check_chart, draw_chart
+    from ffserve.chart import draw_chart
     from ffserve.compare import BATCH_SIZES, compare_models
+    from ffserve.picture import check_picture
 
     if chart is not None:
-        check_chart(chart)
+        check_picture("--chart", chart)
     result = compare_models(
         models or (),
         run=run,

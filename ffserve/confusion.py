@@ -6,7 +6,6 @@ Letters: K classes.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.errors import UsageError
-from ffserve.files import replacing, wanting_eval
 from ffserve.output import shown
+from ffserve.picture import check_picture, drawn
 
 Z95 = 1.959963984540054
-PICTURES = (".png", ".svg", ".pdf")
 # Classes up to which the cells of the picture have numbers.
 NUMBERED = 30
 LONGEST = 24
@@ -95,12 +92,11 @@ class Confusion:
 
         Raises:
             UsageError: where the name ends otherwise.
-            FFServeError: where matplotlib is not installed, or the file cannot be written.
+            ModuleNotFoundError: where matplotlib is not installed.
+            FFServeError: where the file cannot be written.
         """
-        check_picture(path)
-        import matplotlib
+        check_picture("--picture", path)
         from matplotlib.colors import PowerNorm
-        from matplotlib.figure import Figure
         from matplotlib.ticker import PercentFormatter
 
         K = len(self.class_names)
@@ -110,9 +106,7 @@ class Confusion:
         longest = max(map(len, names))
         side = min(max(0.36 * K, 2.6), 11.0)
         size = min(9.0, 72 * side / K * 0.7)
-        settings: dict[Any, Any] = {"font.size": 9.0, "text.parse_math": False, "svg.hashsalt": "ffstudy"}
-        with matplotlib.rc_context(settings), replacing(path) as partial:
-            figure = Figure(figsize=(side + 1.6, side + 1.0), dpi=200)
+        with drawn(path, 9.0, tight=True, figsize=(side + 1.6, side + 1.0)) as figure:
             axes = figure.subplots()
             # The square root lets one mistake in a hundred be seen beside what is right.
             image = axes.imshow(shares_KK, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0))
@@ -141,19 +135,6 @@ class Confusion:
             bar.set_label("share of the class", fontsize=8.0)
             bar.outline.set_visible(False)
             bar.ax.tick_params(labelsize=7.5, length=2)
-            form = path.suffix.lower().removeprefix(".")
-            undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
-            with warnings.catch_warnings():  # letters that matplotlib's font lacks are drawn as boxes
-                warnings.filterwarnings("ignore", r"Glyph \d+|Matplotlib currently does not support", UserWarning)
-                figure.savefig(partial, format=form, metadata=undated, bbox_inches="tight")
-
-
-def check_picture(path: Path) -> None:
-    """Raises UsageError unless a picture can be written under this name, FFServeError where matplotlib is missing."""
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(f"--picture is {str(path)!r}: its name must end in {', '.join(PICTURES)}")
-    with wanting_eval():
-        import matplotlib  # noqa: F401
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:

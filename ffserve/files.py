@@ -33,16 +33,3 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
-
-
-@contextmanager
-def wanting_eval() -> Iterator[None]:
-    """Stands around imports of what `ffstudy[eval]` brings.
-
-    Raises:
-        FFServeError: where one is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise FFServeError(f"{error.name} is not installed: run pip install 'ffstudy[eval]'") from error

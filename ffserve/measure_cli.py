@@ -152,15 +152,15 @@ def evaluate(
       ffserve evaluate --train cifar/train --test cifar/test --model backbone.onnx --json
     """
     from ffserve import measured
-    from ffserve.confusion import check_picture
     from ffserve.errors import UsageError
+    from ffserve.picture import check_picture
 
     if folder is not None and (train or test):
         raise UsageError("DIR and --train, --test exclude each other: DIR asks for the model's own classes")
     if folder is None and not (train and test):
         raise UsageError("name a folder of class folders, or both --train DIR and --test DIR")
     if picture is not None:
-        check_picture(picture)
+        check_picture("--picture", picture)
     wanted = invert or (InvertName.auto if folder else InvertName.no)
     loaded = _load(model, threads, device, provider_option)
     how: dict[str, Any] = {

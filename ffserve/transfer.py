@@ -18,7 +18,6 @@ from ffserve.confusion import Confusion
 from ffserve.errors import FFServeError
 from ffserve.evaluate import Int64Array, Labelled, Track, class_folders, labelled, labels_of
 from ffserve.features import Failed, Float32Array, Report, read_items
-from ffserve.files import wanting_eval
 from ffserve.images import UInt8Array
 from ffserve.session import Model
 from ffserve.stream import stream
@@ -105,10 +104,11 @@ def transfer(
         reading: of `ffserve.stream.stream`: `batch_size`, `invert`, `max_pixels`, `workers`, `processes`.
 
     Raises:
-        FFServeError: where a tree is not as above, no image of it can be read, or scikit-learn is not installed.
+        FFServeError: where a tree is not as above, or no image of it can be read.
+        ModuleNotFoundError: where scikit-learn is not installed.
     """
-    with wanting_eval():
-        from sklearn.model_selection import train_test_split
+    from sklearn.model_selection import train_test_split
+
     folders = class_folders(train)
     names = tuple(folders)
     test_folders = class_folders(test)

@@ -112,7 +112,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file
 
 
 def imports(node, inside=False):
-    """Yields (module, whether it is imported inside a function) for every import below a syntax node."""
+    """Yields (module, whether it is imported inside a function or for types alone) for every import below a node."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from ((alias.name, inside) for alias in child.names)
@@ -121,7 +121,9 @@ def imports(node, inside=False):
             # A name may be a module itself: `from ffserve import console`.
             yield from ((f"{child.module}.{alias.name}", inside) for alias in child.names)
         else:
-            yield from imports(child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+            for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            within_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from imports(child, inside or for_types or within_function)
 
 
 def within(name, packages):

@@ -1,30 +1,8 @@
-"""How the tests of `features`, `evaluate` and `doctor` run a command."""
+"""How the tests of `features`, `evaluate` and `doctor` look at a command that failed."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-
-import pytest
-
-from ffserve import console, measure_cli
 from tests.helpers import Ended, one_line
-
-
-def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Returns what runs a command in this process: run("features", "images/", "--out", "f.npz") -> Ended."""
-    app = console.app("Measure.")
-    measure_cli.register(app)
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["ffserve", *map(str, arguments)])
-        monkeypatch.setattr(console, "_debug", False)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            console.run(app, "ffserve")
-        return Ended(end.value.code, *capsys.readouterr())
-
-    return run
 
 
 def failed(ended: Ended, code: int, *words: str) -> None:

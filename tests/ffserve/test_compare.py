@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ffserve import compare, compare_cli, console
+from ffserve import compare, compare_cli
 from ffserve.candidates import Candidate
-from tests.helpers import Ended
 
 FAKE = Path(__file__).with_name("fake_child.py")
 WEIGHT = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(cli):
     """Runs `ffserve compare` in this process: command("a.onnx", "--json") -> Ended."""
-    app = console.app("Compare.")
-    app.callback()(lambda: None)
-    compare_cli.register(app)
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["ffserve", "compare", *map(str, arguments)])
-        monkeypatch.setattr(console, "_debug", False)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            console.run(app, "ffserve")
-        return Ended(end.value.code, *capsys.readouterr())
-
-    return run
+    return partial(cli, "ffserve", "compare")
 
 
 @pytest.fixture

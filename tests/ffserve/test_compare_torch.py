@@ -11,13 +11,9 @@ from tests.helpers import python
 RUN = """
 import sys
 from pathlib import Path
-from ffserve import console
-from ffserve.compare_cli import register
-app = console.app("")
-app.callback()(lambda: None)
-register(app)
+from ffserve.cli import main
 try:
-    console.run(app, "ffserve")
+    main()
 finally:
     assert "torch" not in sys.modules
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from functools import partial
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -15,7 +16,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from ffserve import doctor, trial
-from tests.ffserve.measuring import runner
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FAKE = """
@@ -36,8 +36,8 @@ else:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    return runner(monkeypatch, capsys)
+def run(cli):
+    return partial(cli, "ffserve")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ from ffserve.confusion import Confusion, wilson
 from ffserve.evaluate import as_folder, evaluate
 from ffserve.session import Model
 from ffserve.transfer import GRID
-from tests.ffserve.measuring import failed, runner
+from tests.ffserve.measuring import failed
 
 
 @pytest.fixture
-def measure(monkeypatch, capsys):
-    return runner(monkeypatch, capsys)
+def measure(cli):
+    return partial(cli, "ffserve")
 
 
 def tree(folder, images, labels, names):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from functools import partial
 from itertools import islice
 from zipfile import ZipFile
 
@@ -23,14 +24,14 @@ from ffserve.features import write_features
 from ffserve.inputs import Item
 from ffserve.session import Model
 from ffserve.stream import Batch, stream
-from tests.ffserve.measuring import failed, runner
+from tests.ffserve.measuring import failed
 
 SUFFIXES = (".npz", ".parquet")
 
 
 @pytest.fixture
-def measure(monkeypatch, capsys):
-    return runner(monkeypatch, capsys)
+def measure(cli):
+    return partial(cli, "ffserve")
 
 
 def pictures(folder, images, name="{}.png"):
