@@ -7,8 +7,6 @@ import json
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from ffexport.formats import Images, Run
 from ffexport.subject import Subject
 from ffmodels.backbone import layers_name
@@ -24,11 +22,11 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
         scheme: how it is quantised, or None.
         samples: the run's, uint8 [N, C, H, W]; N at least 1.
     """
-    from ffserve.images import READING, border_mean
+    from ffserve.images import READING, border_means
 
     config = read_config(subject.run)
     channels, height, width = config["data"]["shape"]
-    borders = [border_mean(image) for image in samples]
+    borders_N = border_means(samples)
     about: dict[str, Any] = {
         "format": 1,
         "version": version("ffstudy"),
@@ -42,7 +40,7 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
         "precision": precision,
         "head": subject.head,
         # Of each image's outermost pixels: dark digits on white paper are told by it.
-        "border": {"mean": round(float(np.mean(borders)), 3), "deviation": round(float(np.std(borders)), 3)},
+        "border": {"mean": round(float(borders_N.mean()), 3), "deviation": round(float(borders_N.std()), 3)},
         **subject.about,
     }
     if scheme is not None:

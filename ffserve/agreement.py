@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ffserve.errors import ImageError, UsageError
-from ffserve.images import UInt8Array, read_image
+from ffserve.images import MAX_PIXELS, UInt8Array
 from ffserve.inputs import find
-from ffserve.stream import inverts
+from ffserve.reading import Wanted, read
 
 CHUNK = 256
 RANDOM = 256
@@ -87,30 +88,24 @@ def choose_images(
         raise UsageError(f"--images {folder} is no folder")
     inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     classes = [p.name for p in inside if not isinstance(next(find([p])).source, ImageError)]
-    images = Images(what=f"the images in {folder}", chunks=lambda: read(), classes=frozenset(classes), strict=True)
+    images = Images(what=f"the images in {folder}", chunks=lambda: chunks(), classes=frozenset(classes), strict=True)
     channels, height, width = shape
+    wanted = Wanted(channels=channels, height=height, width=width, border=border, invert="auto", max_pixels=MAX_PIXELS)
 
-    def read() -> Iterator[tuple[UInt8Array, Labels]]:
-        pixels: list[UInt8Array] = []
-        labels: list[str | None] = []
-        for item in find([folder]):
-            try:
-                if isinstance(item.source, ImageError):
-                    raise item.source
-                assert isinstance(item.source, Path)
-                one = read_image(item.source, height=height, width=width, channels=channels)
-            except ImageError as error:
-                images.errors.append(error)
-                report(str(error))
-                continue
-            parts = item.source.relative_to(folder).parts
-            pixels.append(255 - one if inverts(one, border) else one)
-            labels.append(parts[0] if len(parts) > 1 else None)
-            if len(pixels) == CHUNK:
-                yield np.stack(pixels), labels
-                pixels, labels = [], []
-        if pixels:
-            yield np.stack(pixels), labels
+    def chunks() -> Iterator[tuple[UInt8Array, Labels]]:
+        items = find([folder])
+        while chunk := list(islice(items, CHUNK)):
+            found = read(chunk, wanted)
+            labels: list[str | None] = []
+            for item, error in zip(chunk, found.errors, strict=True):
+                if error is not None:
+                    images.errors.append(error)
+                    report(str(error))
+                    continue
+                parts = Path(item.name).relative_to(folder).parts
+                labels.append(parts[0] if len(parts) > 1 else None)
+            if labels:
+                yield found.images_NCHW, labels
 
     return images
 

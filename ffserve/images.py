@@ -51,6 +51,8 @@ Source = str | os.PathLike[str] | bytes
 _OPENED = tuple(FORMATS)
 _ORIENTATION = 0x0112  # the EXIF tag
 _STRIP = 1_000_000  # pixels that are laid over black at once
+_READ_WHOLE = 2**20  # bytes of a file that is read at once
+_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for a writer
 
 
 def read_image(
@@ -126,11 +128,12 @@ def fit(image: Image.Image, *, height: int, width: int, channels: int) -> UInt8A
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def border_mean(pixels_CHW: UInt8Array) -> float:
-    """Returns the mean of the outermost ring of pixels over all channels, 0 to 255."""
-    inside = pixels_CHW[:, 1:-1, 1:-1]  # empty where the ring is all there is
-    total = int(pixels_CHW.sum(dtype=np.int64)) - int(inside.sum(dtype=np.int64))
-    return total / (pixels_CHW.size - inside.size)
+def border_means(images_NCHW: UInt8Array) -> npt.NDArray[np.float64]:
+    """Returns the mean of each image's outermost ring of pixels over all channels, float64 [N], 0 to 255."""
+    ring_HW = np.ones(images_NCHW.shape[2:], dtype=bool)
+    ring_HW[1:-1, 1:-1] = False
+    means_N: npt.NDArray[np.float64] = images_NCHW[:, :, ring_HW].mean(axis=(1, 2), dtype=np.float64)
+    return means_N
 
 
 def from_array(pixels_CHW: UInt8Array) -> Image.Image:
@@ -171,16 +174,10 @@ def _name(source: Source) -> str:
 def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file; whatever is wrong with it, here or in the block, is an ImageError that names it."""
     try:
-        if isinstance(source, bytes):
-            size = len(source)
-        else:
-            status = os.stat(source)
-            size = status.st_size
-            if stat.S_ISFIFO(status.st_mode):  # opening it would wait for a writer
-                raise ImageError(f"{name!r} is a pipe: hand its content over on standard input, as -")
-        if size == 0:
+        content = source if isinstance(source, bytes) else _content(source, name)
+        if content == b"":
             raise ImageError(f"{name!r} is empty (0 bytes)")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_OPENED) as image:
+        with Image.open(source if content is None else io.BytesIO(content), formats=_OPENED) as image:
             _check_size(name, image, max_pixels)
             yield image
     except ImageError:
@@ -197,6 +194,19 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]
         raise ImageError(f"{name!r} does not fit into memory") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
         raise ImageError(f"{name!r} is damaged: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _content(path: str | os.PathLike[str], name: str) -> bytes | None:
+    """Returns a small file's content, for Pillow asks for a few bytes at a time; None for a large one."""
+    file = os.open(path, _OPEN)
+    try:
+        status = os.fstat(file)
+        if stat.S_ISFIFO(status.st_mode):
+            raise ImageError(f"{name!r} is a pipe: hand its content over on standard input, as -")
+        content = os.read(file, status.st_size) if status.st_size <= _READ_WHOLE else b""
+        return content if len(content) == status.st_size else None
+    finally:
+        os.close(file)
 
 
 def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:

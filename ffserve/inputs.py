@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ffserve.errors import ImageError
 from ffserve.images import SUFFIXES, UInt8Array
@@ -41,15 +40,14 @@ def find(given: Sequence[str | os.PathLike[str]]) -> Iterator[Item]:
     """
     for argument in given:
         name = os.fsdecode(argument)
-        path = Path(name)
         if name == STDIN:
             yield _standard_input()
-        elif path.is_dir():
+        elif os.path.isdir(name):
             yield from _search(name)
         elif glob.has_magic(name) and not os.path.lexists(name):
             yield from _match(name)
         else:
-            yield Item(name, path)
+            yield Item(name, name)
 
 
 def _standard_input() -> Item:
@@ -72,7 +70,7 @@ def _match(pattern: str) -> Iterator[Item]:
         if os.path.isdir(match):
             yield from _search(match)
         else:
-            yield Item(match, Path(match))
+            yield Item(match, match)
 
 
 def _search(folder: str) -> Iterator[Item]:
@@ -105,6 +103,6 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Item]:
         return
     for name in sorted(files):
         path = os.path.join(folder, name)
-        yield Item(path, Path(path))
+        yield Item(path, path)
     for name in sorted(folders):
         yield from _walk(os.path.join(folder, name), (*above, here))

@@ -13,6 +13,7 @@ from ffserve.errors import ImageError, UsageError
 from ffserve.inputs import Item
 from ffserve.predict import Classifier, Prediction
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 Found = tuple[Item, Prediction | ImageError]
 
 
@@ -161,7 +162,7 @@ class TableWriter:
 
 def json_text(value: Any) -> str:
     """Returns JSON on one line, with the characters that standard output can hold and escapes for others."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = _ENCODER.encode(value)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -80,7 +80,7 @@ class Classifier:
             images: paths of image files, contents of such as bytes, or uint8 arrays [C, H, W] of the model's size.
             top_k: how many classes of each image, at least 1.
             batch_size: images of one run.
-            invert: `auto` (see `ffserve.stream.inverts`), `yes` or `no`.
+            invert: `auto` (see `ffserve.reading.inverts`), `yes` or `no`.
             max_pixels: larger images are refused.
 
         Raises:

@@ -6,6 +6,8 @@ Letters: N images that were read, C channels, H W pixels.
 
 from __future__ import annotations
 
+import gc
+import math
 import multiprocessing
 import os
 import queue
@@ -18,9 +20,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ffserve.errors import ImageError, ImageTooLarge
-from ffserve.images import SMALL, UInt8Array, border_mean, read_image
+from ffserve.images import SMALL, UInt8Array, border_means, read_image
 from ffserve.inputs import Item
 
 
@@ -45,42 +48,46 @@ class Read:
     inverted: list[bool]
 
 
-def inverts(pixels_CHW: UInt8Array, border: tuple[float, float] | None) -> bool:
-    """Returns whether `auto` turns an image into its negative.
+def inverts(images_NCHW: UInt8Array, border: tuple[float, float] | None) -> npt.NDArray[np.bool_]:
+    """Returns which images `auto` turns into their negatives, bool [N].
 
     Only where the recorded border of the model's own images is uniform and near black or near white: mean at most 32
     or at least 223, and deviation at most 32, of 255. Then, where the negative's border is nearer to it.
 
     Args:
-        pixels_CHW: uint8.
+        images_NCHW: uint8.
         border: mean and deviation as recorded, 0 to 255, or None where they are not.
     """
-    if border is None:
-        return False
-    mean, deviation = border
+    mean, deviation = border or (0.0, math.inf)
     if deviation > 32 or 32 < mean < 223:
-        return False
-    here = border_mean(pixels_CHW)
-    return abs(255 - here - mean) < abs(here - mean)
+        return np.zeros(len(images_NCHW), dtype=bool)
+    here_N = border_means(images_NCHW)
+    turned_N: npt.NDArray[np.bool_] = np.abs(255 - here_N - mean) < np.abs(here_N - mean)
+    return turned_N
 
 
 def read(items: Sequence[Item], wanted: Wanted) -> Read:
     """Reads items one after the other."""
     images: list[UInt8Array] = []
     errors: list[ImageError | None] = []
-    inverted = []
     for item in items:
         try:
-            pixels = _pixels(item, wanted)
+            images.append(_pixels(item, wanted))
+            errors.append(None)
         except ImageError as error:
             errors.append(error)
-            inverted.append(False)
-            continue
-        turned = wanted.invert == "yes" or (wanted.invert == "auto" and inverts(pixels, wanted.border))
-        images.append(255 - pixels if turned else pixels)
-        errors.append(None)
-        inverted.append(turned)
-    return Read(images_NCHW=_stacked(images, wanted), errors=errors, inverted=inverted)
+    images_NCHW = _stacked(images, wanted)
+    if wanted.invert == "auto":
+        turned_N = inverts(images_NCHW, wanted.border)
+    else:
+        turned_N = np.full(len(images), wanted.invert == "yes")
+    images_NCHW[turned_N] = 255 - images_NCHW[turned_N]
+    turned = iter(turned_N.tolist())
+    return Read(
+        images_NCHW=images_NCHW,
+        errors=errors,
+        inverted=[False if error else next(turned) for error in errors],
+    )
 
 
 def _pixels(item: Item, wanted: Wanted) -> UInt8Array:
@@ -175,6 +182,7 @@ class Readers:
 def _serve(theirs: Connection, ours: Connection, wanted: Wanted) -> None:
     """What a process does: reads lists of items until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that asked
+    gc.freeze()  # what came with the fork is not garbage
     theirs.close()
     wanted = replace(wanted, max_pixels=min(wanted.max_pixels, SMALL))
     while True:

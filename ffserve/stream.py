@@ -21,10 +21,8 @@ from ffserve.errors import ImageError, UsageError
 from ffserve.images import MAX_PIXELS, UInt8Array
 from ffserve.inputs import Item
 from ffserve.providers import cores
-from ffserve.reading import Read, Readers, Wanted, inverts, read
+from ffserve.reading import Read, Readers, Wanted, read
 from ffserve.session import Model
-
-__all__ = ["AHEAD", "BATCH_SIZE", "Batch", "inverts", "stream"]
 
 INVERT = ("auto", "yes", "no")
 BATCH_SIZE = 64
@@ -65,7 +63,7 @@ def stream(
         model: what runs.
         items: what is read.
         batch_size: images of one run; at least 1.
-        invert: `yes`, `no`, or `auto`, see `inverts`.
+        invert: `yes`, `no`, or `auto`, see `ffserve.reading.inverts`.
         max_pixels: larger images are refused.
         workers: threads that read; None means as many as there are cores.
         processes: where there are more than a few images, read small ones in as many forked processes (Linux), which

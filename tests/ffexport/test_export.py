@@ -85,7 +85,7 @@ def test_the_manifest_describes_the_files(exported, trained):
 
 
 def test_the_metadata_are_all_that_serving_needs(exported, trained):
-    from ffserve.images import border_mean
+    from ffserve.images import border_means
 
     about = Model(exported["ff"] / "model.onnx").about
     assert (about.channels, about.height, about.width) == (1, 28, 28)
@@ -93,7 +93,7 @@ def test_the_metadata_are_all_that_serving_needs(exported, trained):
     values = about.values
     assert [values[key] for key in ("task", "method", "precision", "head")] == ["rotation", "ff", "fp32", "probe"]
     assert values["probe"]["test"] == probe_of(trained, "ff").about["test"]
-    borders = [border_mean(image) for image in np.load(trained / "ff" / "samples.npz")["images"]]
+    borders = border_means(np.load(trained / "ff" / "samples.npz")["images"])
     assert values["border"] == {
         "mean": pytest.approx(np.mean(borders), abs=1e-3),
         "deviation": pytest.approx(np.std(borders), abs=1e-3),

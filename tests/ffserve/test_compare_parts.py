@@ -177,7 +177,7 @@ def test_images_come_from_class_folders_else_samples_else_chance(tmp_path):
     found = choose_images(tmp_path / "images", [], (1, 5, 4), report=told.append)
     assert found.classes == {"zero", "one"}
     chunks = list(found)
-    assert [len(pixels) for pixels, _ in chunks] == [256, 45]
+    assert [len(pixels) for pixels, _ in chunks] == [255, 46]
     every = np.concatenate([pixels for pixels, _ in chunks])
     labels = [label for _, names in chunks for label in names]
     assert labels == [None] + ["one"] * 200 + ["zero"] * 100

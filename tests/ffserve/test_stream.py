@@ -14,10 +14,11 @@ from PIL import Image
 from ffserve import reading
 from ffserve import stream as stream_module
 from ffserve.errors import ImageError, ModelError, UsageError
-from ffserve.images import border_mean
+from ffserve.images import border_means
 from ffserve.inputs import Item
+from ffserve.reading import inverts
 from ffserve.session import Model
-from ffserve.stream import AHEAD, inverts, stream
+from ffserve.stream import AHEAD, stream
 
 
 @pytest.fixture
@@ -150,15 +151,15 @@ def test_nothing_gives_nothing(made):
     ],
 )
 def test_the_rule_of_invert_auto(border, level, turned):
-    assert inverts(np.full((1, 6, 5), level, np.uint8), border) is turned
+    assert inverts(np.full((2, 1, 6, 5), level, np.uint8), border).tolist() == [turned, turned]
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 5), (3, 4, 4), (1, 1, 1), (1, 2, 7), (3, 1, 9)])
 def test_the_border_is_the_outermost_ring(shape):
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
     ring = np.ones(shape[1:], dtype=bool)
     ring[1:-1, 1:-1] = False
-    assert border_mean(pixels) == pytest.approx(pixels[:, ring].mean(dtype=np.float64))
+    assert border_means(images) == pytest.approx([image[:, ring].mean(dtype=np.float64) for image in images])
 
 
 @pytest.mark.parametrize("processes", [False, True])
