@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 from ffmodels.errors import DataError
 
+# Letters of a reason that others give, in an error of one line.
+REASON = 300
 # SHA-256 of the decompressed files: torchvision checks only what it downloads itself.
 MNIST_FILES = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -122,7 +125,7 @@ def _both(name: str, folder: Path, make: Any) -> tuple[Any, Any]:
         with contextlib.redirect_stdout(sys.stderr):
             return make(True), make(False)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = textwrap.shorten(str(error), REASON, placeholder=" ...", break_on_hyphens=False)
         raise DataError(
             f"{name} is not in {folder} and could not be downloaded ({reason}): name the folder that holds it with "
             "--data-dir or FFSTUDY_DATA, or use --dataset digits, which is embedded"

@@ -116,6 +116,21 @@ def test_a_missing_data_set_names_what_mends_it(cli, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_long_reason_of_a_failed_download_ends_with_a_whole_word(cli, tmp_path, monkeypatch):
+    reason = " ".join(f"Tried mirror-{i:03d}, got: none." for i in range(40))
+
+    def refuse(*arguments, **settings):
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr("torchvision.datasets.mnist.MNIST.download", refuse)
+    ended = cli("fftrain", "pretrain", "--data-dir", tmp_path / "data", "--out", tmp_path / "run")
+    one_line(ended, 1, "mnist is not in", "--data-dir")
+    said, _, rest = ended.err.partition("could not be downloaded (")[2].partition(" ...)")
+    assert rest.startswith(": name the folder")
+    assert len(said) > 100
+    assert reason.startswith(said + " ")
+
+
 @pytest.mark.parametrize("place", ["file", "file/run", "/proc/run"])
 def test_a_place_that_cannot_be_written_is_refused_before_training(cli, tmp_path, place):
     (tmp_path / "file").write_text("mine")
