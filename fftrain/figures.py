@@ -46,6 +46,11 @@ STYLES: Mapping[str, dict[str, Any]] = {
 }
 OTHER: Mapping[str, Any] = {"color": "#666666", "marker": "X", "linestyle": "-."}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# Tol's "muted" palette and black: ten classes that colour-blind readers tell apart too.
+CLASS_COLOURS = (
+    *("#332288", "#CC6677", "#117733", "#88CCEE", "#882255"),
+    *("#DDCC77", "#44AA99", "#AA4499", "#999933", "#000000"),
+)
 MARKERS = "os^DvPX*<>ph"
 # Widths of one and of two columns of a paper in inches.
 COLUMN, PAGE_WIDTH = 3.4, 7.0
@@ -212,7 +217,7 @@ def gap_points(gaps: Sequence[Gap]) -> Figure:
 def embeddings(
     rows: Mapping[str, tuple[Mapping[str, npt.NDArray[np.float32]], npt.NDArray[np.int64]]], class_names: Sequence[str]
 ) -> Figure:
-    """Draws t-SNE points of each layer, a row for each name; classes differ in colour and marker.
+    """Draws t-SNE points of each layer, a row for each name; classes differ in colour (ten of them) and marker.
 
     Args:
         rows: name -> (layer -> points [N, 2], class labels [N]); about POINTS are drawn.
@@ -226,8 +231,8 @@ def embeddings(
         for layer, ax in zip(layers, row, strict=True):
             for k in range(len(class_names)) if layer in points else ():
                 x, y = points[layer][some][labels[some] == k].T
-                look = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
-                ax.plot(x, y, linestyle="none", ms=2.6, mew=0.3, label=label(class_names[k]), **look)
+                look = {"color": CLASS_COLOURS[k % len(CLASS_COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+                ax.plot(x, y, linestyle="none", ms=2.8, mew=0, label=label(class_names[k]), **look)
             ax.set(xticks=[], yticks=[])
             ax.set_box_aspect(1)
         row[0].set_ylabel(fill(name, 22))

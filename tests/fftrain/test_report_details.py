@@ -6,14 +6,16 @@ import shlex
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib import colors
 
 from ffmodels.errors import RunError
 from ffmodels.files import read_json, write_json
 from fftrain import write_report
 from fftrain.collect import collect
 from fftrain.curves import Curve
-from fftrain.figures import layer_lines, svg, training_curves
+from fftrain.figures import embeddings, layer_lines, svg, training_curves
 from fftrain.means import Mean
 from fftrain.run import RunFolder
 from tests.fftrain.reports import (
@@ -142,6 +144,21 @@ def test_legends_show_every_name():
     for figure in (layer_lines(curves, "%", 0.0), training_curves({"$_$": {"_a": [records], "$b$": [records]}})):
         [legend] = figure.legends
         assert [text.get_text().strip() for text in legend.get_texts()][:2] == ["_a", "$b$"]
+
+
+def test_each_of_ten_classes_has_a_colour_of_its_own_in_an_embedding():
+    labels = np.arange(30) % 10
+    points = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    figure = embeddings({"ff, seed 0": ({"layer1": points}, labels)}, [f"class {k}" for k in range(10)])
+    drawn = [colors.to_rgb(line.get_color()) for line in figure.axes[0].lines]
+    assert len({line.get_marker() for line in figure.axes[0].lines}) == len(drawn) == 10
+    # Red and green as a reader without green cones sees them (Vienot 1999), beside what all see.
+    mixed = np.array([[0.293, 0.707, 0.0], [0.293, 0.707, 0.0], [-0.022, 0.022, 1.0]])
+    for seen in (np.eye(3), mixed):
+        shown = np.array(drawn) ** 2.2 @ seen.T
+        shown = np.clip(shown, 0, 1) ** (1 / 2.2)
+        distances = np.linalg.norm(shown[:, None] - shown[None], axis=-1)[np.triu_indices(10, 1)]
+        assert distances.min() > 0.15
 
 
 def test_a_value_error_of_reading_is_a_damaged_file(page, tmp_path):
