@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ffexport.subject import public_name
+
 CARD = """# {method} {task} on {dataset}
 
 {method} backbone, pretrained on {dataset} with the pretext task {task} (arXiv 2309.11955).
@@ -51,12 +53,12 @@ def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     return CARD.format(
         method=settings["method"],
         task=config["task"]["name"],
-        dataset=config["data"]["name"],
+        dataset=public_name(config["data"]["name"]),
         channels=channels,
         height=height,
         width=width,
         reading=", ".join(f"{key.replace('_', ' ')} {value}" for key, value in READING.items()),
-        outputs="\n".join(_heads(files)),
+        outputs="\n".join(_heads(files, manifest["depth"])),
         files=_table(
             ["file", "bytes", "largest difference", "of its size", "same class", "SHA-256"],
             [
@@ -77,7 +79,7 @@ def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _heads(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _heads(files: Mapping[str, Mapping[str, Any]], depth: int) -> list[str]:
     """Returns a line for each head: what its files answer, and how well."""
     lines = []
     for head in dict.fromkeys(about["head"] for about in files.values()):
@@ -86,6 +88,7 @@ def _heads(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
         outputs = "; ".join(f"`{o['name']}` {o['dtype']} [batch, {o['shape'][1]}]" for o in about["outputs"])
         accuracy = ", ".join(f"{value:.4f} on {split}" for split, value in (about["accuracy"] or {}).items())
         lines.append(f"- {named}: {HEADS[head].format(probe=about['probe'])}. {outputs}.")
+        lines.append(f"  It reads {about['layers']} of {depth} layers; deeper ones are not in it.")
         if about["class_names"]:
             lines.append(f"  Classes: {', '.join(about['class_names'])}. Accuracy as trained: {accuracy}.")
     return lines

@@ -99,23 +99,34 @@ def export(
     files = {name: result["files"][name] for name in result["written"]}
     if head is None and next(iter(files.values()))["head"] == "none":
         print(f"{run} is exported without a probe: features alone, no classes", file=sys.stderr)
-    title = f"{result['out']}: {next(iter(files.values()))['probe'] or 'no probe'}"
-    columns = ["file", "bytes", "largest difference from eager", "same class", "accuracy", "(fp32)", "sha256"]
-    rows = [[name, *_row(about)] for name, about in files.items()]
-    console.print_result(result, json, lambda _: console.print_table(title, columns, rows))
+    console.print_result(result, json, lambda _: _print(result, files))
 
 
-def _row(about: dict[str, Any]) -> list[str]:
-    """Returns what is shown of a file."""
+def _print(result: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
+    """Prints what was written."""
+    first = next(iter(files.values()))
+    rows = [{"file": name, **_row(about)} for name, about in files.items()]
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    on = f"; {first['validation']['images']:,} validation images" if first["validation"] else ""
+    title = f"{result['out']}: {first['probe'] or 'no probe'}, {first['layers']} of {result['depth']} layers{on}"
+    console.print_table(title, columns, [[row[column] for column in columns] for row in rows])
+
+
+def _row(about: dict[str, Any]) -> dict[str, str]:
+    """Returns what is shown of a file. Differences are the largest over all that it was held against."""
     figures = about["validation"] or {}
-    same = figures.get("same_class", about["same_class"])
-    return [
-        f"{about['bytes']:,}",
-        f"{about['largest_difference']:.1e}",
-        "" if same is None else f"{same:.2%}",
-        *("" if name not in figures else f"{figures[name]:.2%}" for name in ("accuracy", "accuracy_fp32")),
-        about["sha256"][:12],
-    ]
+    shares = {
+        "same class": figures.get("same_class", about["same_class"]),
+        "accuracy": figures.get("accuracy"),
+        "accuracy of fp32": figures.get("accuracy_fp32"),
+    }
+    return {
+        "bytes": f"{about['bytes']:,}",
+        "difference from eager": f"{about['largest_difference']:.1e}",
+        "of its size": f"{about['relative_error']:.1e}",
+        **{name: "" if share is None else f"{share:.2%}" for name, share in shares.items()},
+        "sha256": about["sha256"][:12],
+    }
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ffexport.formats import Images, Run
-from ffexport.subject import Subject
+from ffexport.subject import Subject, public_name
 from ffmodels.backbone import layers_name
 from ffmodels.checkpoint import read_config
 
@@ -32,7 +32,7 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
         "version": version("ffstudy"),
         "image": {"channels": channels, "height": height, "width": width},
         "reading": READING,
-        "dataset": config["data"]["name"],
+        "dataset": public_name(config["data"]["name"]),
         "task": config["task"]["name"],
         "method": config["config"]["method"],
         "layers": layers_name(subject.model.layers),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ffexport.card import card
 from ffexport.making import Maker
-from ffexport.manifest import make_manifest
+from ffexport.manifest import make_manifest, read_before
+from ffexport.onnx_format import check_opset
 from ffexport.registry import OPSET, PRECISIONS, SCHEMES, choose_formats, file_name
 from ffexport.subject import load_subject
 from ffmodels.checkpoint import CONFIG_FILE, read_config
-from ffmodels.errors import RunError, SettingError
+from ffmodels.errors import RunError, SettingError, WriteError
 from ffmodels.files import replacing, write_json, write_text
 
 
@@ -73,29 +75,61 @@ def export_run(
     atol = PRECISIONS[precision].facts["atol"] if atol is None else atol
     if not 0 < atol < math.inf:
         raise SettingError(f"--atol is {atol}: it must be above 0")
-    subject = load_subject(run, head, probe)
+    if "onnx" in formats:
+        check_opset(opset)
+    elif opset != OPSET:
+        raise SettingError(f"--opset {opset} is for --format onnx, not {', '.join(formats)}: leave it out")
     out = out or run / "export"
-    made = out.exists()
-    maker = Maker.begin(
-        subject,
-        precision=precision,
-        schemes=SCHEMES if int8 == "auto" else [int8],
-        images=images,
-        opset=opset,
-        atol=atol,
-    )
-    try:
-        with ExitStack() as staged:
-            written = {}
-            for name in formats:
-                path = out / file_name(name, subject.head, precision)
-                written[path.name] = maker.make(name, staged.enter_context(replacing(path)))
-            manifest = make_manifest(out, subject, written)
-            write_json(staged.enter_context(replacing(out / "manifest.json")), manifest)
-            write_text(staged.enter_context(replacing(out / "card.md")), card(read_config(run), manifest))
-    except BaseException:
-        if not made:
-            with suppress(OSError):
-                out.rmdir()
-        raise
+    new = _missing(out)
+    with one_thread():
+        subject = load_subject(run, head, probe)
+        before = read_before(out)
+        maker = Maker.begin(
+            subject,
+            precision=precision,
+            schemes=SCHEMES if int8 == "auto" else [int8],
+            images=images,
+            opset=opset,
+            atol=atol,
+        )
+        try:
+            with ExitStack() as staged:  # what is entered last is in place first: the manifest names what is there
+                place = staged.enter_context(replacing(out / "manifest.json"))
+                in_words = staged.enter_context(replacing(out / "card.md"))
+                written = {}
+                for name in formats:
+                    path = out / file_name(name, subject.head, precision)
+                    written[path.name] = maker.make(name, staged.enter_context(replacing(path)))
+                manifest = make_manifest(out, subject, written, before)
+                write_json(place, manifest)
+                write_text(in_words, card(read_config(run), manifest))
+        except BaseException:
+            for folder in new:
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
     return {"run": str(run), "out": str(out), "written": list(written), **manifest}
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Returns a folder and those above it that are not there yet, the innermost first.
+
+    Raises WriteError where the system cannot even look for it.
+    """
+    try:
+        return list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    except OSError as error:
+        raise WriteError(f"--out {folder} cannot be made ({error.strerror or error}): name another") from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch compute on one thread in the block: sums are then added in one order on every machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -127,8 +127,8 @@ class Maker:
         names = list(model.outputs)
         writer.write(precision.prepare(model), path, settings)
         about = describe(self.subject, self.precision, scheme, self.samples)
-        writer.annotate(path, encode({**about, "golden": golden(names, writer.load(path), self.samples)}))
-        run = writer.load(path)
+        writer.annotate(path, encode({**about, "golden": golden(names, writer.load(path, threads=1), self.samples)}))
+        run = writer.load(path, threads=1)
         parity = check_parity(names, run, self.compared, self.atol, exact=precision.exact)
         measured = None
         if self.validation is not None:
@@ -136,7 +136,9 @@ class Maker:
             check_validation(measured)
         dead = path.with_stem("dead")
         writer.write(precision.prepare(self.dead), dead, settings)
-        parity |= check_parity(names, writer.load(dead), self.compared_dead, self.atol, exact=precision.exact)
+        parity |= check_parity(
+            names, writer.load(dead, threads=1), self.compared_dead, self.atol, exact=precision.exact
+        )
         figures = [batch for case in parity.values() for batch in case.values()]
         return {
             "largest_difference": max(each["largest_difference"] for each in figures),

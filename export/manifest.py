@@ -8,27 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from ffexport.subject import Subject
-from ffmodels.checkpoint import BACKBONE_FILE
+from ffmodels.backbone import layers_name
+from ffmodels.checkpoint import BACKBONE_FILE, read_config
+from ffmodels.errors import RunError
 from ffmodels.files import read_json, sha256
 
 
-def make_manifest(out: Path, subject: Subject, written: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def make_manifest(
+    out: Path, subject: Subject, written: Mapping[str, Mapping[str, Any]], before: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the manifest of a folder: of what was written now, and before from the same weights.
 
     Args:
-        out: the folder, with the manifest of what was written before.
+        out: the folder.
         subject: what is exported.
         written: file name -> what `Maker.make` says of it.
+        before: what `read_before` gives.
 
     Returns:
-        {"version", "backbone_sha256", "probe": of the files with that head, or None, "inputs": [{"name", "dtype",
-        "shape"}], "files": name -> what was measured of it, with its "outputs", "class_names", "accuracy" as
-        trained, "probe" and "probe_sha256"}.
+        {"version", "backbone_sha256", "depth": layers as trained, "probe": of the files with that head, or None,
+        "inputs": [{"name", "dtype", "shape"}], "files": name -> what was measured of it, with its "outputs",
+        "class_names", "accuracy" as trained, "layers" that it reads, "probe" and "probe_sha256"}.
     """
     shape = list(subject.model.backbone.config.shape)
     manifest: dict[str, Any] = {
         "version": version("ffstudy"),
         "backbone_sha256": sha256(subject.run / BACKBONE_FILE),
+        "depth": read_config(subject.run)["config"]["depth"],
         "probe": None,
         "inputs": [{"name": "images", "dtype": "uint8", "shape": ["batch", *shape]}],
     }
@@ -37,26 +43,41 @@ def make_manifest(out: Path, subject: Subject, written: Mapping[str, Mapping[str
         "probe_sha256": sha256(subject.probe.path) if subject.probe else None,
         "class_names": list(subject.class_names) if subject.class_names else None,
         "accuracy": subject.accuracy or None,
+        "layers": layers_name(subject.model.layers),
         "outputs": [
             {"name": name, "dtype": "float32", "shape": ["batch", width]}
             for name, width in subject.model.outputs.items()
         ],
     }
-    files = {**_before(out, manifest, head), **{name: {**head, **about} for name, about in written.items()}}
+    files = {**_kept(out, before, manifest, head), **{name: {**head, **about} for name, about in written.items()}}
     probes = [about["probe"] for about in files.values() if about["probe"] is not None]
     return {**manifest, "probe": next(iter(probes), None), "files": dict(sorted(files.items()))}
 
 
-def _before(out: Path, manifest: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the files of the manifest that is there, without those of other weights or another probe."""
+def read_before(out: Path) -> dict[str, Any]:
+    """Returns the manifest of what was written to a folder before, empty where there is none.
+
+    Raises:
+        RunError: where it is damaged, or of another program.
+    """
     place = out / "manifest.json"
-    before = read_json(place) if place.exists() else None
-    if not isinstance(before, dict) or before.get("backbone_sha256") != manifest["backbone_sha256"]:
+    if not place.exists():
+        return {}
+    before = read_json(place)
+    files = before.get("files") if isinstance(before, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(f, dict) and f.keys() >= {"probe"} for f in files.values()):
+        raise RunError(f"{place} is no manifest that `ffexport` wrote: delete it, or name another folder with --out")
+    return dict(before)
+
+
+def _kept(out: Path, before: Mapping[str, Any], manifest: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the files that were there before, without those of other weights or another probe."""
+    if before.get("backbone_sha256") != manifest["backbone_sha256"]:
         return {}
     another = None if head["probe"] is None else (head["probe"], head["probe_sha256"])
     kept = {}
     for name, about in before["files"].items():
-        probe = None if about["probe"] is None else (about["probe"], about["probe_sha256"])
+        probe = None if about["probe"] is None else (about["probe"], about.get("probe_sha256"))
         if (out / name).is_file() and (probe is None or another is None or probe == another):
             kept[name] = about
     return kept

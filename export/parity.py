@@ -112,14 +112,19 @@ def relative_error(got: Array, want: Array) -> float:
     return error / size if size else error
 
 
+def rounded(value: float) -> float:
+    """Returns a figure with the digits that are the same however the sums were added."""
+    return float(f"{value:.4g}")
+
+
 def _largest(got: Array, want: Array) -> float:
     return float(np.abs(got - want).max(initial=0.0))
 
 
 def _figures(found: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     figures = {
-        "largest_difference": max(_largest(got, want) for got, want in found.values()),
-        "relative_error": max(relative_error(got, want) for got, want in found.values()),
+        "largest_difference": rounded(max(_largest(got, want) for got, want in found.values())),
+        "relative_error": rounded(max(relative_error(got, want) for got, want in found.values())),
     }
     if "logits" in found:
         got, want = found["logits"]

@@ -15,12 +15,12 @@ from ffexport.probes import Probe, choose_probe
 from ffexport.registry import HEADS
 from ffmodels.backbone import last_layers, layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, load_head, read_config, read_samples
-from ffmodels.errors import RunError, SettingError
+from ffmodels.errors import FFStudyError, RunError, SettingError
 from ffmodels.files import read_json, sha256
 from ffmodels.registry import GOODNESS
 
-# The methods that tell labels apart by their goodness, averaged over the last layers.
-GOODNESS_METHODS = ("ff", "bp-goodness-all")
+# The methods that tell labels apart by their goodness -> over how many of the last layers it is averaged.
+GOODNESS_METHODS = {"ff": 3, "bp-goodness-all": 3, "bp-goodness-last": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +79,25 @@ def load_subject(run: Path, head: str | None = None, probe: str | None = None) -
     if probe is not None and head not in (None, "probe"):
         raise SettingError(f"--probe {probe} goes with --head probe, not {head}: leave one of them out")
     read_config(run)
-    chosen = choose_probe(run, probe) if head in (None, "probe") else None
-    if head == "probe" and chosen is None:
-        raise SettingError(f"--head probe needs a probe, and {run} has none: run `fftrain probe {run}` first")
-    name = head or ("none" if chosen is None else "probe")
-    subject: Subject = HEADS.load(name)(run, chosen)
+    try:
+        chosen = choose_probe(run, probe) if head in (None, "probe") else None
+        if head == "probe" and chosen is None:
+            raise SettingError(f"--head probe needs a probe, and {run} has none: run `fftrain probe {run}` first")
+        name = head or ("none" if chosen is None else "probe")
+        subject: Subject = HEADS.load(name)(run, chosen)
+    except FFStudyError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RunError(f"{run} is damaged, a value in its files is not legal ({what}): train it again") from error
     subject.model.eval().requires_grad_(False)
     return subject
+
+
+def public_name(dataset: str) -> str:
+    """Returns a data set's name as files tell it: of a folder its last part, not where this machine has it."""
+    kind, colon, path = dataset.partition(":")
+    return kind + colon + Path(path).name
 
 
 def bare(run: Path, _: Probe | None = None) -> Subject:
@@ -107,10 +119,12 @@ def bare(run: Path, _: Probe | None = None) -> Subject:
 
 def with_probe(run: Path, probe: Probe) -> Subject:
     """Returns the backbone with a probe, reading the layers and the label slot that it was trained on."""
+    backbone = load_backbone(run)
     if probe.about["backbone_sha256"] != sha256(run / BACKBONE_FILE):
         raise RunError(f"{probe.path} was trained on other weights: run `fftrain probe {run}` again")
-    backbone = load_backbone(run)
     layers, slot, slot_classes = (probe.about[key] for key in ("layers", "slot", "slot_classes"))
+    if not {*layers} <= {*range(len(backbone.layers))}:
+        raise ValueError(f"layers {layers} of {len(backbone.layers)}")
     head = load_head(probe.path, len(layers) * backbone.config.width, len(probe.about["class_names"]))
     return Subject(
         run=run,
@@ -118,7 +132,12 @@ def with_probe(run: Path, probe: Probe) -> Subject:
         model=DeployedModel(backbone, head, layers=layers, slot=slot, slot_classes=slot_classes),
         class_names=tuple(probe.about["class_names"]),
         probe=probe,
-        about={"probe": {key: probe.about[key] for key in ("dataset", "validation", "test")}},
+        about={
+            "probe": {
+                "dataset": public_name(probe.about["dataset"]),
+                **{split: probe.about[split] for split in ("validation", "test")},
+            }
+        },
     )
 
 
@@ -138,7 +157,7 @@ def with_goodness(run: Path, _: Probe | None = None) -> Subject:
         )
     backbone, classes = load_backbone(run), tuple(config["task"]["class_names"])
     goodness = config["config"]["goodness"]
-    layers = last_layers(len(backbone.layers))
+    layers = last_layers(len(backbone.layers))[-GOODNESS_METHODS[method] :]
     model = GoodnessModel(backbone, GOODNESS.load(goodness), layers=layers, classes=len(classes))
     results = read_json(run / "results.json") if (run / "results.json").exists() else {}
     try:

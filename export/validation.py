@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffexport.formats import Images, Outputs, Run
-from ffexport.parity import relative_error, run_eager
+from ffexport.parity import relative_error, rounded, run_eager
 from ffexport.subject import Subject
 from ffmodels.checkpoint import read_config, read_samples
 from ffmodels.errors import DataError, ExportError, SettingError
@@ -59,7 +59,7 @@ class Validation:
         figures: dict[str, Any] = {
             "source": self.source,
             "images": len(self.images),
-            "relative_error": relative_error(outputs[0], self.expected[0]),
+            "relative_error": rounded(relative_error(outputs[0], self.expected[0])),
         }
         if len(outputs) > 1:
             got, want = outputs[1].argmax(-1), self.expected[1].argmax(-1)

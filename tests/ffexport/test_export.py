@@ -14,10 +14,11 @@ import onnx
 import pytest
 import torch
 
+from ffexport.describe import golden
 from ffexport.export import export_run
 from ffexport.registry import FORMATS, file_name
 from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json, sha256
+from ffmodels.files import read_json, sha256, write_json
 from ffserve import Classifier, Model
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, softmax
 from tests.helpers import ROOT, python
@@ -147,6 +148,36 @@ def test_no_file_has_a_trace_of_this_machine(exported, tmp_path):
             assert not [trace for trace in traces if trace.removesuffix(b"x") in data], name
 
 
+def test_a_run_on_a_folder_of_images_does_not_tell_where_it_lay(run_copy, tmp_path):
+    secret = "imagefolder:/home/somebody/birds"
+    for path in (run_copy / "config.json", *run_copy.glob("probes/*/*.json")):
+        write_json(path, json.loads(path.read_text().replace('"digits"', json.dumps(secret))))
+    export_run(run_copy, ["torchscript"], out=tmp_path / "out")
+    for name, data in content(tmp_path / "out").items():
+        assert b"somebody" not in data, name
+    about = metadata(tmp_path / "out" / "model.ts")
+    assert (about["dataset"], about["probe"]["dataset"]) == ("imagefolder:birds", "imagefolder:birds")
+    assert "on imagefolder:birds" in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_the_figures_do_not_depend_on_the_number_of_threads(trained, tmp_path, monkeypatch):
+    used = []
+
+    def noting(*given):
+        used.append(torch.get_num_threads())
+        return golden(*given)
+
+    monkeypatch.setattr("ffexport.making.golden", noting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        export_run(trained / "ff", ["torchscript"], out=tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1]
+
+
 def test_the_bare_backbone_gives_the_last_three_layers(trained, tmp_path):
     export_run(trained / "ff", head="none", formats=["torchscript"], out=tmp_path)
     assert {*os.listdir(tmp_path)} == {"model.features.ts", "manifest.json", "card.md"}
@@ -154,6 +185,13 @@ def test_the_bare_backbone_gives_the_last_three_layers(trained, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8)
     (features,) = FORMATS.load("torchscript").load(tmp_path / "model.features.ts")(images)
     np.testing.assert_allclose(features, reference(trained / "ff", [1, 2, 3], "neutral", images), atol=1e-4)
+
+
+def test_the_manifest_and_the_card_say_how_much_of_the_backbone_is_inside(exported):
+    manifest = read_json(exported["ff"] / "manifest.json")
+    assert manifest["depth"] == 4
+    assert {about["layers"] for about in manifest["files"].values()} == {"layers2-4"}
+    assert "It reads layers2-4 of 4 layers; deeper ones are not in it." in (exported["ff"] / "card.md").read_text()
 
 
 def test_a_named_probe_and_what_no_output_reads_is_not_shipped(trained, tmp_path):

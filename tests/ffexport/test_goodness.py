@@ -57,6 +57,21 @@ def test_the_file_scores_labels_as_training_does(trained, exported):
     np.testing.assert_allclose(features, reference(run, [1, 2, 3], "neutral", images), atol=1e-4)
 
 
+def test_what_trained_its_last_layer_alone_is_read_there(run_copy):
+    from fftrain.objectives import GoodnessLast
+    from fftrain.run import RunFolder
+
+    config = read_json(run_copy / "config.json")
+    config["config"]["method"] = "bp-goodness-last"
+    write_json(run_copy / "config.json", config)
+    images, _ = read_samples(run_copy)
+    objective = GoodnessLast(load_backbone(run_copy), 4, RunFolder(run_copy).read_config())
+    *_, expected = objective.scores(torch.from_numpy(images).float() / 255).values()
+    subject = load_subject(run_copy, "goodness")
+    assert subject.about["goodness"]["layers"] == "layer4"
+    torch.testing.assert_close(subject.model(torch.from_numpy(images))[1], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_probabilities_are_as_sure_as_they_are_right(trained, exported):
     images, _ = read_samples(trained / "ff")
     found = read_json(trained / "ff" / "results.json")["pretext"]["validation"]

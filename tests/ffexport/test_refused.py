@@ -12,14 +12,14 @@ import torch
 from ffexport import registry
 from ffexport.export import export_run
 from ffexport.graph import with_dead_layer
-from ffexport.manifest import make_manifest
+from ffexport.manifest import make_manifest, read_before
 from ffexport.onnx_format import check_opset
 from ffexport.parity import check_parity, eager
 from ffexport.probes import probes_of
 from ffexport.subject import load_subject
 from ffexport.torchscript import TorchScriptFormat
-from ffmodels.errors import ExportError, RunError, SettingError
-from ffmodels.files import write_json
+from ffmodels.errors import ExportError, RunError, SettingError, WriteError
+from ffmodels.files import read_json, write_json
 from tests.ffexport.checks import content
 
 
@@ -120,6 +120,48 @@ def test_a_damaged_run_is_named_and_nothing_is_written(run_copy, damage):
     assert not (run_copy / "export").exists()
 
 
+def test_damaged_weights_are_not_called_those_of_another_probe(run_copy):
+    weights = run_copy / "backbone.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"backbone.safetensors is damaged"):
+        export_run(run_copy)
+    weights.unlink()
+    with pytest.raises(RunError, match=r"backbone.safetensors"):
+        export_run(run_copy)
+
+
+@pytest.mark.parametrize(("key", "value"), [("validation", "x"), ("layers", [7]), ("class_names", 3)])
+def test_a_value_of_a_probe_that_is_not_legal_is_a_damaged_run(run_copy, key, value):
+    path = next((run_copy / "probes").glob("*/layer1.json"))
+    write_json(path, read_json(path) | {key: value})
+    with pytest.raises(RunError, match=r"run is damaged, a value in its files is not legal \("):
+        load_subject(run_copy, None, "digits-neutral/layer1")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"files": {"model.ts": {}}}', "{"])
+def test_a_manifest_of_another_program_is_left_alone(trained, tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(RunError, match=r"manifest.json is (no manifest that `ffexport` wrote|damaged)"):
+        export_run(trained / "ff", ["torchscript"], out=tmp_path)
+    assert content(tmp_path) == {"manifest.json": text.encode()}
+
+
+def test_a_file_that_cannot_be_placed_leaves_no_manifest_that_names_it(trained, tmp_path):
+    (tmp_path / "out" / "model.ts").mkdir(parents=True)
+    with pytest.raises(WriteError, match=r"model.ts cannot be written"):
+        export_run(trained / "ff", ["torchscript"], out=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.ts"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_and_no_other_is_left(trained, tmp_path, monkeypatch):
+    with pytest.raises(WriteError, match=r"--out .* cannot be made \(File name too long\)"):
+        export_run(trained / "ff", ["torchscript"], out=tmp_path / ("x" * 300))
+    monkeypatch.setattr("ffexport.pt2.Pt2Format", broken("shape"))
+    with pytest.raises(ExportError):
+        export_run(trained / "ff", ["pt2"], out=tmp_path / "a" / "b" / "c")
+    assert [*tmp_path.iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -131,6 +173,7 @@ def test_a_damaged_run_is_named_and_nothing_is_written(run_copy, damage):
         ({"atol": float("nan")}, "--atol is nan"),
         ({"opset": 17}, "--opset is 17: choose one of 18 .* to [0-9]+ "),
         ({"opset": 1000}, "--opset is 1000: choose one of 18"),
+        ({"opset": 999, "formats": ["torchscript"]}, "--opset 999 is for --format onnx, not torchscript"),
     ],
 )
 def test_settings_that_are_not_legal_are_named(trained, tmp_path, settings, message):
@@ -156,7 +199,7 @@ def test_opsets_that_torch_writes_and_the_runtime_reads_are_taken():
 
 def test_the_manifest_keeps_files_of_the_same_weights_and_drops_others(trained, run_copy, tmp_path):
     def written(subject, name):
-        manifest = make_manifest(tmp_path, subject, {name: {"head": subject.head}})
+        manifest = make_manifest(tmp_path, subject, {name: {"head": subject.head}}, read_before(tmp_path))
         (tmp_path / name).write_bytes(b"")
         write_json(tmp_path / "manifest.json", manifest)
         return manifest["probe"], [*manifest["files"]]
