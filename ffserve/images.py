@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ffserve.errors import ImageError, ImageTooLarge
 
@@ -52,6 +54,14 @@ _OPENED = tuple(FORMATS)
 _ORIENTATION = 0x0112  # the EXIF tag
 _STRIP = 1_000_000  # pixels that are laid over black at once
 _READ_WHOLE = 2**20  # bytes of a file that is read at once
+# A JPEG may say its pixels again and again, scan after scan, each of which costs time and hardly any bytes: cameras
+# write one, progressive files about ten.
+_MOST_SCANS = 100
+_SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how each begins: its components
+# Blocks of more than 32 MiB go back to the system when an image is done with; of less, each thread's heap keeps them.
+_BLOCK = 2**26
+if "PILLOW_BLOCK_SIZE" not in os.environ:
+    Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
 _OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for a writer
 
 
@@ -84,12 +94,11 @@ def read_image(
     Raises:
         ImageError: where the file is missing, empty, no image, damaged, or too large.
     """
-    name = name or _name(source)
-    with _opened(source, name, max_pixels) as image:
-        if image.width * image.height <= SMALL:
-            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
-        with _room.take(image):
-            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
+    try:
+        return _read(source, name or _name(source), height, width, channels, max_pixels)
+    except ImageError as error:
+        _let_go(error)
+        raise
 
 
 def decode(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
@@ -97,9 +106,11 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = N
 
     Raises ImageError, as `read_image` does.
     """
-    name = name or _name(source)
-    with _opened(source, name, max_pixels) as image:
-        return _upright(image, name, max_pixels)
+    try:
+        return _decode(source, name or _name(source), max_pixels)
+    except ImageError as error:
+        _let_go(error)
+        raise
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -170,6 +181,26 @@ def _name(source: Source) -> str:
     return "the image" if isinstance(source, bytes) else os.fsdecode(source)
 
 
+def _read(source: Source, name: str, height: int, width: int, channels: int, max_pixels: int) -> UInt8Array:
+    with _opened(source, name, max_pixels) as image:
+        if image.width * image.height <= SMALL:
+            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
+        with _room.take(image):
+            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
+
+
+def _decode(source: Source, name: str, max_pixels: int) -> Image.Image:
+    with _opened(source, name, max_pixels) as image:
+        return _upright(image, name, max_pixels)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Lets an error keep its lines, but not the pixels that stand in the variables of its frames."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 @contextmanager
 def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file; whatever is wrong with it, here or in the block, is an ImageError that names it."""
@@ -179,6 +210,8 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]
             raise ImageError(f"{name!r} is empty (0 bytes)")
         with Image.open(source if content is None else io.BytesIO(content), formats=_OPENED) as image:
             _check_size(name, image, max_pixels)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(name, image)
             yield image
     except ImageError:
         raise
@@ -186,7 +219,9 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]
         raise ImageError(f"{name!r} is no image of a known format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
-        raise ImageTooLarge(f"{name!r} has too many pixels: at most {limit:,} are read") from error
+        said = re.search(r"\d+", str(error))
+        count = f"{int(said[0]):,}" if said else "too many"
+        raise ImageTooLarge(f"{name!r} has {count} pixels: at most {limit:,} are read (--max-pixels)") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageError(f"{name!r} cannot be read: {reason[:1].lower() + reason[1:]}") from error
@@ -203,6 +238,8 @@ def _content(path: str | os.PathLike[str], name: str) -> bytes | None:
         status = os.fstat(file)
         if stat.S_ISFIFO(status.st_mode):
             raise ImageError(f"{name!r} is a pipe: hand its content over on standard input, as -")
+        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            raise ImageError(f"{name!r} is a device: name a file")
         content = os.read(file, status.st_size) if status.st_size <= _READ_WHOLE else b""
         return content if len(content) == status.st_size else None
     finally:
@@ -213,7 +250,20 @@ def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     most, of = (max_pixels // 2, f" of {image.format}") if image.format in HUNGRY else (max_pixels, "")
     if width * height > most:
-        raise ImageTooLarge(f"{name!r} has {width}x{height} pixels: at most {most:,} are read{of} (max_pixels)")
+        raise ImageTooLarge(f"{name!r} has {width}x{height} pixels: at most {most:,} are read{of} (--max-pixels)")
+
+
+def _check_scans(name: str, image: ImageFile.ImageFile) -> None:
+    file, count, block = image.fp, 0, b""
+    assert file is not None
+    place = file.tell()
+    file.seek(0)
+    while more := file.read(_READ_WHOLE):
+        block = block[-4:] + more  # one may begin in the last
+        count += len(_SCAN.findall(block))
+    file.seek(place)
+    if count > _MOST_SCANS:
+        raise ImageError(f"{name!r} has {count:,} scans: a JPEG of at most {_MOST_SCANS} is read, save it again")
 
 
 def _upright(image: Image.Image, name: str, max_pixels: int) -> Image.Image:

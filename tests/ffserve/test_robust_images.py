@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ffserve import images
 from ffserve.errors import ImageError
 from ffserve.images import HUNGRY, MAX_PIXELS, decode, read_image
 from tests.ffserve.limited import GIB, limited
+from tests.helpers import python
 
 SIDE = 8000  # of the largest square that is read
 
@@ -38,6 +42,13 @@ def saved(image, format, **options):
     return file.getvalue()
 
 
+def scans(count):
+    """Returns a progressive JPEG that says its last scan so many times more."""
+    content = saved(Image.new("RGB", (99, 70), (9, 99, 200)), "JPEG", progressive=True)
+    start, end = content.rindex(b"\xff\xda"), content.rindex(b"\xff\xd9")
+    return content[:end] + content[start:end] * count + content[end:]
+
+
 def good_images():
     """Returns contents that are read, by file name: every kind of pixel, container and name."""
     colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
@@ -51,6 +62,7 @@ def good_images():
         "one-by-one.png": saved(Image.new("L", (1, 1), 77), "PNG"),
         "long.png": saved(Image.new("L", (3000, 1), 77), "PNG"),
         "cmyk.jpg": saved(colour.convert("CMYK"), "JPEG"),
+        "progressive.jpg": scans(90),
         "rotated.jpg": saved(colour, "JPEG", exif=turned),
         "animated.gif": saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "animated.webp": saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
@@ -76,7 +88,8 @@ def bad_images():
         "header.png": (whole["PNG"][:40], ""),
         "float.tif": (saved(Image.new("F", (5, 5)), "TIFF"), "has float pixels"),
         "int32.tif": (saved(Image.new("I", (5, 5)), "TIFF"), "has 32-bit pixels"),
-        "bomb.png": (png(50_000, 50_000, 1, 0, b"\0"), "too many pixels"),
+        "bomb.png": (png(50_000, 50_000, 1, 0, b"\0"), "has 2,500,000,000 pixels: at most 64,000,000 are read"),
+        "scans.jpg": (scans(5000), "has 5,010 scans: a JPEG of at most 100 is read"),
         "large.png": (png(SIDE + 1, SIDE, 8, 0, b"\0"), f"has {SIDE + 1}x{SIDE} pixels: at most 64,000,000 are read"),
         "text-bomb.png": (
             png(9, 9, 8, 0, bytes(10), (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))),
@@ -141,6 +154,89 @@ def test_content_is_read_as_a_file_is(tmp_path):
         decode(b"no image", name="mine")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="its devices")
+def test_what_is_no_file_is_no_image(tmp_path):
+    with pytest.raises(ImageError, match=r"'/dev/zero' is a device: name a file"):
+        decode("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        with pytest.raises(ImageError, match=r"s' cannot be read: no such device or address"):
+            decode(tmp_path / "s")
+
+
+@pytest.mark.parametrize("size", [1, 6, 7, 100, 2**20])
+def test_scans_are_counted_wherever_a_block_ends(size, monkeypatch):
+    monkeypatch.setattr(images, "_READ_WHOLE", size)
+    content = scans(90)
+    assert decode(content).size == (99, 70)
+    monkeypatch.setattr(images, "_MOST_SCANS", 99)
+    with pytest.raises(ImageError, match="'the image' has 100 scans: a JPEG of at most 99 is read"):
+        decode(content)
+
+
+@pytest.mark.parametrize("read", [decode, lambda content: read_image(content, height=4, width=4, channels=1)])
+def test_an_error_keeps_its_lines_and_no_pixels(read):
+    content = saved(Image.new("RGB", (1500, 1500)), "BMP")[:5_000_000]
+    with pytest.raises(ImageError) as info:
+        read(content)
+    cause, lines = info.value, 0
+    while cause is not None:
+        walked = cause.__traceback__
+        while walked is not None:
+            lines += 1
+            assert not [value for value in walked.tb_frame.f_locals.values() if isinstance(value, Image.Image)]
+            walked = walked.tb_next
+        cause = cause.__cause__ or cause.__context__
+    assert lines > 5
+
+
+MANY_BAD = """
+import sys
+from ffserve.errors import ImageError
+from ffserve.images import read_image
+errors = []
+for _ in range(25):
+    try:
+        read_image(sys.argv[1], height=4, width=4, channels=1)
+    except ImageError as error:
+        errors.append(error)
+print(len(errors), *(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_damaged_images_take_the_memory_of_one(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(4000, 3000, 8, 2, bytes(1 + 3 * 4000))[:-1000])
+    count, peak = map(int, python("-c", MANY_BAD, tmp_path / "a.png").stdout.split())
+    assert count == 25
+    assert peak * 1024 < 200e6  # each is decoded to 48 MB
+
+
+IN_THREADS = """
+import sys, threading
+from ffserve.images import read_image
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+read = lambda: read_image(sys.argv[1], height=4, width=4, channels=3)
+read()
+before, ended, threads = resident(), threading.Event(), []
+for _ in range(4):
+    done = threading.Event()
+    thread = threading.Thread(target=lambda done=done: (read(), done.set(), ended.wait()))
+    thread.start()
+    threads.append(thread)
+    done.wait()
+print(resident() - before)
+ended.set()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_goes_back_whichever_thread_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(4000, 4000, 8, 2, bytes(1 + 3 * 4000)))
+    assert int(python("-c", IN_THREADS, tmp_path / "a.png").stdout) * 1024 < 30e6  # one is decoded to 64 MB
+
+
 @pytest.mark.parametrize("format", HUNGRY)
 def test_formats_that_take_much_memory_are_read_to_half_the_size(format):
     content = saved(Image.new("L", (100, 60), 9), format)
@@ -191,9 +287,11 @@ def test_every_kind_of_largest_image_takes_less_than_a_gib_several_at_once(make_
     half = Image.merge("RGBA", [gray] * 4).crop((0, 0, SIDE, SIDE // 2))
     half.save(folder / "half.webp", quality=10, method=0)
     half.save(folder / "half.jp2", irreversible=True, quality_mode="rates", quality_layers=[200])
+    for number in range(2):
+        os.link(folder / "progressive.jpg", folder / f"progressive-{number}.jpg")
     assert SIDE**2 == MAX_PIXELS
     # What is freed may still count as data, so that resident memory is looked at.
     ended, peak = limited("predict", folder, "--model", made.path, "--jsonl", limit=4 * GIB)
     assert (ended.returncode, ended.stderr) == (0, b"")
-    assert len(ended.stdout.splitlines()) == 8
+    assert len(ended.stdout.splitlines()) == 10
     assert peak < GIB

@@ -200,7 +200,7 @@ def test_large_images_are_left_to_this_process(made, tmp_path, monkeypatch):
     (batch,) = stream(model, items, workers=2, processes=True, max_pixels=300)
     assert sorted(path.name for path in here) == ["2.png", "4.png"]
     assert [error is None for error in batch.errors] == [True, True, True, True, False, True]
-    assert str(batch.errors[4]) == "'4.png' has 32x32 pixels: at most 300 are read (max_pixels)"
+    assert str(batch.errors[4]) == "'4.png' has 32x32 pixels: at most 300 are read (--max-pixels)"
     np.testing.assert_array_equal(batch.images_BCHW[[0, 1, 3, 4]], images[[0, 1, 3, 5]])
     assert np.abs(batch.images_BCHW[2].astype(int) - images[2]).max() < 120  # resized
 
