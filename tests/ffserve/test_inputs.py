@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections import Counter
 from itertools import islice
 from types import SimpleNamespace
 
@@ -48,7 +49,8 @@ def test_files_are_taken_in_the_order_given_whatever_they_are(tree):
 def test_folders_are_searched_sorted_with_all_below(tree):
     assert names("b") == ["b/1.JPG", "b/2.png", "b/deep/er/3.tif"]
     assert names("b/") == ["b/1.JPG", "b/2.png", "b/deep/er/3.tif"]
-    assert names(".") == ["./a.png", "./b/1.JPG", "./b/2.png", "./b/deep/er/3.tif"]
+    assert names(".") == ["a.png", "b/1.JPG", "b/2.png", "b/deep/er/3.tif"]
+    assert names("./b") == ["./b/1.JPG", "./b/2.png", "./b/deep/er/3.tif"]
     assert names("b/.cache") == ["b/.cache/4.png"]  # named, so it is meant
 
 
@@ -60,6 +62,58 @@ def test_links_are_followed_but_not_in_a_circle(tree):
     (tree / "elsewhere" / "5.png").touch()
     (tree / "b" / "gone.png").symlink_to("nowhere.png")
     assert names("b") == ["b/1.JPG", "b/2.png", "b/gone.png", "b/deep/er/3.tif", "b/other/5.png"]
+
+
+def test_a_link_that_cannot_be_followed_is_one_bad_image(tree, monkeypatch):
+    (tree / "b" / "self.png").symlink_to("self.png")
+    (tree / "b" / "round").symlink_to("round")
+    assert names("b") == ["b/1.JPG", "b/2.png", "b/self.png", "b/deep/er/3.tif"]
+    assert names("**/*.png") == ["a.png", "b/2.png", "b/self.png"]
+
+
+@pytest.mark.parametrize("given", [".", "**", "**/*.*", "**/**/*.*", "b/../**", "[a-z]/**/*.*"])
+def test_links_have_an_end_however_many_ways_there_are(tree, given):
+    """Two links back, and a ladder: 40 folders with two links each to the next, 2**40 ways."""
+    (tree / "b" / "step40").mkdir()
+    for name in "xy":
+        (tree / "b" / name).symlink_to(".")
+        for step in range(40):
+            (tree / "b" / f"step{step}").mkdir(exist_ok=True)
+            (tree / "b" / f"step{step}" / name).symlink_to(f"../step{step + 1}")
+    found = [os.path.basename(name) for name in names(given)]
+    assert sorted(set(found) - {"a.png", "notes.txt"}) == ["1.JPG", "2.png", "3.tif"]
+    assert len(found) < 10
+
+
+def test_folders_are_searched_however_deep_they_lie(tree, monkeypatch):
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    open("6.png", "w").close()
+    os.chdir(tree)
+    assert names("d") == ["d/" * 1200 + "6.png"]
+    assert names("**/6.png") == ["d/" * 1200 + "6.png"]
+    while os.path.isdir("d"):  # what pytest clears up by recursion is not so deep
+        os.rename("d", "top")
+        if os.path.isdir("top/d"):
+            os.rename("top/d", "d")
+        for name in os.listdir("top"):
+            os.unlink(f"top/{name}")
+        os.rmdir("top")
+
+
+def test_pictures_that_are_not_read_are_counted(tree):
+    for name in ("b/7.heic", "b/deep/8.HEIC", "b/9.svg", "b/.10.heic"):
+        (tree / name).touch()
+    passed_over = Counter()
+    assert len([*find(["b", "a.png"], passed_over)]) == 4
+    assert passed_over == {".heic": 2, ".svg": 1}
+    assert not inputs.UNREAD & inputs.SUFFIXES
+
+
+def test_an_absolute_pattern(tree):
+    assert names(f"{tree}/**/*.tif") == [f"{tree}/b/deep/er/3.tif"]
+    assert names(f"{tree}/**") == [f"{tree}/{name}" for name in names("**")]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +174,11 @@ def test_standard_input_is_one_image(monkeypatch):
     first, second = find(["-", "-"])
     assert (first.name, first.source) == ("-", b"content")
     assert second.source == b""
+
+
+def test_standard_input_may_be_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert refused("-") == "standard input is closed"
 
 
 def test_standard_input_has_a_limit(monkeypatch):
