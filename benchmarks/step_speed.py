@@ -69,7 +69,7 @@ class Ready(Reporter):
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def track(self, items: Any, total: int, what: str) -> Iterator[Any]:
+    def track(self, items: Any, total: int, what: str, ahead: float = 0.0) -> Iterator[Any]:
         """Passes on the batch, and the rows of the global batch."""
         yield self.batch, len(self.batch.labels)
 

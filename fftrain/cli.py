@@ -20,6 +20,7 @@ from fftrain.config import (
 from fftrain.options import Processes, RunArgument, options_of
 from fftrain.progress import Reporter, TerminalReporter
 from fftrain.registry import DATASETS
+from fftrain.stopping import AGAIN, stopping
 from fftrain.study_cli import analyse, study
 
 app = console.app("Forward-Forward and backprop pretraining, and linear probes on the frozen backbone.")
@@ -82,7 +83,8 @@ def pretrain(
         folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
     accelerator = make_accelerator(settings.threads, settings.mixed_precision, settings.track, processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
-    results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
+    with stopping(reporter, lambda: RunFolder(folder).stopped(settings.epochs)):
+        results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
         found = results["validation"]
         rows = [[name, f"{value:.4f}"] for name, value in found["by"].items()]
@@ -137,7 +139,8 @@ def probe(
     settings = ProbeConfig.from_values(given, "")
     accelerator = make_accelerator(settings.threads, processes=processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
-    result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
+    with stopping(reporter, lambda: AGAIN):
+        result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
         rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
         what = "class" if result["target"] == "class" else trained.task
@@ -179,7 +182,8 @@ def evaluate(
 
     accelerator = make_accelerator(threads, processes=processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
-    result = evaluate_run(run, split=split, accelerator=accelerator, data_dir=data_dir, reporter=reporter)
+    with stopping(reporter, lambda: AGAIN):
+        result = evaluate_run(run, split=split, accelerator=accelerator, data_dir=data_dir, reporter=reporter)
     if accelerator.is_main_process:
         rows = [[name, f"{value:.4f}"] for name, value in result["by"].items()]
         title = f"{run}: pretext accuracy on {result['images']:,} {split} images"

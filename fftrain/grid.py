@@ -7,11 +7,14 @@ the folder out of each other's way; the system takes it back from one that is ki
 
 from __future__ import annotations
 
+import fnmatch
+import shlex
 import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,10 +51,11 @@ class State:
 
 @dataclass(frozen=True)
 class Shard:
-    """The I-th of N parts of a study, counted from 1."""
+    """The I-th of N parts of a study, counted from 1; where `only` names cells, those of them."""
 
     index: int = 1
     count: int = 1
+    only: frozenset[str] | None = None
 
     @classmethod
     def of(cls, text: str) -> Shard:
@@ -73,7 +77,7 @@ class Shard:
         parts: list[list[Cell]] = [[] for _ in range(self.count)]
         for cell in sorted(cells, key=lambda cell: (-costs[cell.name], cell.name)):
             min(parts, key=lambda part: sum(costs[c.name] for c in part)).append(cell)
-        mine = {cell.name for cell in parts[self.index - 1]}
+        mine = {cell.name for cell in parts[self.index - 1] if self.only is None or cell.name in self.only}
         return [cell for cell in cells if cell.name in mine]
 
 
@@ -93,6 +97,28 @@ class Study:
         self.path = path
         self.spec, self.facts = resolved(spec)
         self.machine: cost.Machine | None = None
+
+    def named(self, patterns: Sequence[str]) -> frozenset[str] | None:
+        """Returns the names of the cells that any of the patterns names (`*` is any text); None for no pattern.
+
+        Raises:
+            SettingError: where a pattern names no cell; it says which come near.
+        """
+        names = [cell.name for cell in self.spec.cells]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                near = [name for name in names if pattern in name] or get_close_matches(pattern, names, cutoff=0.4)
+                hint = f"near it are {', '.join(near[:3])}" if near else f"the first is {names[0]}"
+                raise SettingError(f"--only is {pattern!r}, which names no cell: {hint}; --dry-run lists all")
+        found = frozenset(name for pattern in patterns for name in fnmatch.filter(names, pattern))
+        return found if patterns else None
+
+    @property
+    def resuming(self) -> str:
+        """Says what goes on with a study that was stopped."""
+        if not (self.path / STUDY_FILE).exists():
+            return "stopped before the first cell: the same command starts again"
+        return f"stopped: `{shlex.join(['fftrain', 'study', '--out', str(self.path)])}` goes on"
 
     def folder(self, cell: Cell) -> Path:
         """Returns the cell's run folder."""
@@ -333,11 +359,3 @@ def resolved(spec: Spec) -> tuple[Spec, dict[str, Facts]]:
             "set image_size and grayscale"
         )
     return replace(spec, cells=tuple(cells)), found
-
-
-def duration(seconds: float) -> str:
-    """Returns a time as people say it."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -100,37 +101,43 @@ def probe_run(
     memory = feature_memory(config.feature_memory) / processes
 
     jobs = [(s, n) for s, network in networks.items() for n in (choices(network.config.depth) if network else [()])]
+    width = read_config(run)["model"]["width"]
+    widths = [len(layers) * width or math.prod(data.shape) for _, layers in jobs]
     rows: dict[int, dict[str, Any]] = {}
+    mine = range(process, len(jobs), processes)
+    if shared is not None:
+        rows = {i: row for i in mine if jobs[i][0] != trained.method and (row := shared.read(*jobs[i]))}
+    todo = [i for i in mine if i not in rows]
 
-    def measure(source: str, wanted: Mapping[int, tuple[int, ...]]) -> None:
+    def measure(source: str, wanted: Sequence[int]) -> None:
         network = networks[source]
         with extract(network, data, slot, slot_classes, device, reporter, memory=memory, folder=run) as features:
             if config.standardise:
                 standardisation = features.standardise_()
             else:
                 standardisation = Standardisation.none(features.train.shape[1])
-            for i, layers in wanted.items():
+            for i in wanted:
+                layers = jobs[i][1]
                 start, stop = 0, features.train.shape[1]
                 if network is not None:
                     start, stop = layers[0] * network.config.width, (layers[-1] + 1) * network.config.width
                 name = name_of(layers)
-                head, found = fit(
-                    features.columns(start, stop), data, config, device, reporter, f"{out.name}, {source} {name}"
-                )
+                what = f"{todo.index(i) + 1}/{len(todo)} {out.name}, {source} {name}"
+                part = features.columns(start, stop)
+                # A probe takes as long as its features are wide.
+                ahead = sum(widths[j] for j in todo if j > i) / widths[i]
+                head, found = fit(part, data, config, device, reporter, what, ahead=config.epochs * ahead)
                 rows[i] = {"source": source, "layers": name, **found}
                 if source == trained.method:
-                    part = Standardisation(standardisation.mean_F[start:stop], standardisation.std_F[start:stop])
-                    folded = LinearHead.folded(head.linear.weight, head.linear.bias, part)
+                    folding = Standardisation(standardisation.mean_F[start:stop], standardisation.std_F[start:stop])
+                    folded = LinearHead.folded(head.linear.weight, head.linear.bias, folding)
                     write_json(out / f"{name}.json", {**about, "layers": list(layers), **found})
                     save_weights(folded, out / f"{name}.safetensors")
                 elif shared is not None:
                     shared.write(layers, rows[i])
 
     for source in networks:
-        wanted = {i: layers for i, (of, layers) in enumerate(jobs) if of == source and i % processes == process}
-        if shared is not None and source != trained.method:
-            rows |= {i: row for i, layers in wanted.items() if (row := shared.read(source, layers))}
-        if wanted := {i: layers for i, layers in wanted.items() if i not in rows}:
+        if wanted := [i for i in todo if jobs[i][0] == source]:
             measure(source, wanted)
     if processes > 1:
         rows = dict(gather_object([*rows.items()]))
@@ -164,6 +171,7 @@ def fit(
     reporter: Reporter,
     what: str,
     grid: Sequence[dict[str, float]] = GRID,
+    ahead: float = 0.0,
 ) -> tuple[LinearHead, dict[str, Any]]:
     """Trains a linear classifier for each setting of the grid at once; validation chooses; test is read once.
 
@@ -177,6 +185,7 @@ def fit(
         reporter: what a person sees.
         what: the name of this probe.
         grid: the settings, of AdamW with a cosine from `lr` to 0.
+        ahead: the work that comes after this probe, in its epochs: for the time that is left.
 
     Returns:
         The chosen head, and {"validation", "test": accuracies 0 to 1, "settings", "grid": validation of each}.
@@ -194,7 +203,7 @@ def fit(
     rng = np.random.default_rng(config.seed)
     buffer_BF = torch.empty(min(config.batch_size, len(data.train)), F)
     with torch.no_grad():
-        for _ in reporter.track(range(config.epochs), config.epochs, f"probe {what}"):
+        for _ in reporter.track(range(config.epochs), config.epochs, f"probe {what}", ahead):
             order = torch.from_numpy(rng.permutation(len(data.train)))
             for index in torch.split(order, config.batch_size):
                 x_BF = features.gather(index, buffer_BF[: len(index)]).to(device)

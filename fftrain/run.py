@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -156,6 +157,19 @@ class RunFolder:
         """The epochs that the newest checkpoint has behind it; 0 where there is none."""
         found = self.last_checkpoint()
         return int(found.name.removeprefix("epoch-")) if found else 0
+
+    @property
+    def resuming(self) -> str:
+        """The command that goes on with the training."""
+        return shlex.join(["fftrain", "pretrain", "--resume", "--out", str(self.path)])
+
+    def stopped(self, epochs: int) -> str:
+        """Returns how far a training of so many epochs is that was stopped, and what goes on."""
+        if self.epochs_done:
+            return f"stopped after epoch {self.epochs_done} of {epochs}: `{self.resuming}` goes on"
+        if (self.path / CONFIG_FILE).exists():
+            return f"stopped in epoch 1 of {epochs}, of which nothing is kept: `{self.resuming}` starts it again"
+        return "stopped before the training began: the same command starts again"
 
     def checkpoint(self, epoch: int) -> Path:
         """Returns the folder of an epoch's checkpoint."""

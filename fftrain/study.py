@@ -10,8 +10,8 @@ from fftrain.analyse import compare_runs
 from fftrain.cells import Work
 from fftrain.config import DataConfig
 from fftrain.data import ImageData
-from fftrain.grid import DAMAGED, DONE, Shard, Study, duration
-from fftrain.progress import Reporter
+from fftrain.grid import DAMAGED, DONE, Shard, Study
+from fftrain.progress import Reporter, duration
 from fftrain.spec import Cell
 from fftrain.trainer import make_accelerator
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import TRACKERS, AnalysisConfig
 from fftrain.options import Processes, RunArgument, options_of
-from fftrain.progress import Reporter, TerminalReporter
+from fftrain.progress import Reporter, TerminalReporter, duration
 from fftrain.spec import PRESETS
+from fftrain.stopping import AGAIN, stopping
 
 
 @options_of(AnalysisConfig)
@@ -50,12 +52,13 @@ def analyse(
         RunFolder(against).read_config()  # before the work, not after it
     accelerator = make_accelerator(settings.threads, processes=processes)
     reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
-    result = {"run": str(run), **analyse_run(run, settings, accelerator=accelerator, reporter=reporter)}
-    if not accelerator.is_main_process:
-        return
+    with stopping(reporter, lambda: AGAIN):
+        result = {"run": str(run), **analyse_run(run, settings, accelerator=accelerator, reporter=reporter)}
+        if not accelerator.is_main_process:
+            return
+        if against is not None:
+            result["comparison"] = compare_runs(run, against, data_dir=settings.data_dir, reporter=reporter)
     rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["decoder"]]
-    if against is not None:
-        result["comparison"] = compare_runs(run, against, data_dir=settings.data_dir, reporter=reporter)
 
     def draw(_: Any) -> None:
         title = f"{run}: variance of the pixels of {result['dataset']} that a linear decoder explains"
@@ -85,6 +88,14 @@ def study(
         Path | None, typer.Option(help="The study's folder. [default: studies/NAME]", show_default=False)
     ] = None,
     shard: Annotated[str, typer.Option(help="Do the I-th of N parts of the cells, as I/N.")] = "1/1",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Do this cell alone, or those that a pattern such as '*-ff-s0-*' names; may be given again.",
+            metavar="<cell>",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and their estimated cost.")] = False,
     redo_damaged: Annotated[
         bool, typer.Option("--redo-damaged", help="Move damaged cells to discarded/ and do them over.")
@@ -117,32 +128,36 @@ def study(
       fftrain study --preset quick --dry-run
       fftrain study --spec my.toml --out studies/mine
       fftrain study --spec my.toml --out studies/mine --shard 2/4
+      fftrain study --spec my.toml --out studies/mine --only 'mnist-rotation-ff-s0-*'
       fftrain study --out studies/mine
       accelerate launch -m fftrain study --preset paper --mixed-precision bf16
     """
-    from fftrain.grid import Shard, Study, duration
+    from fftrain.grid import Shard, Study
     from fftrain.spec import choose
     from fftrain.study import run_study
     from fftrain.trainer import make_accelerator
 
     overrides = {"mixed_precision": mixed_precision, "data_dir": data_dir, "threads": threads, "track": track}
     planned = choose(preset, spec, out, overrides)
-    part = Shard.of(shard)
+    begun = Shard.of(shard)
     main = make_accelerator(threads, processes=processes).is_main_process
     found = Study(out or Path("studies") / planned.name, planned)
+    part = replace(begun, only=found.named(only or ()))
+    reporter = TerminalReporter() if main else Reporter()
     failed: dict[str, str] = {}
     if dry_run:
         found.check_plan(replace_plan=replace_plan)
     else:
-        failed = run_study(
-            found,
-            command=shlex.join(["fftrain", *sys.argv[1:]]),
-            processes=processes,
-            shard=part,
-            redo_damaged=redo_damaged,
-            replace_plan=replace_plan,
-            reporter=TerminalReporter() if main else Reporter(),
-        )
+        with stopping(reporter, lambda: found.resuming):
+            failed = run_study(
+                found,
+                command=shlex.join(["fftrain", *sys.argv[1:]]),
+                processes=processes,
+                shard=part,
+                redo_damaged=redo_damaged,
+                replace_plan=replace_plan,
+                reporter=reporter,
+            )
     if main:
         cells = found.listing(part)
         result = {"study": str(found.path), "cells": cells, "seconds_left": sum(cell["seconds_left"] for cell in cells)}
@@ -162,5 +177,7 @@ def study(
         ]
         columns = ["cell", "settings", "status", "left, about", "reason, or what is left"]
         console.print_result(result, json, lambda _: console.print_table(title, columns, rows))
+        if not dry_run:
+            reporter.note(f"tables and pictures: {shlex.join(['fftrain', 'report', str(found.path)])}")
     if failed:
         raise typer.Exit(1)

@@ -33,7 +33,7 @@ from fftrain.data import ImageData, Split, sample
 from fftrain.evaluate import default_slot, evaluate_run, load_together, make_task, mean_losses, pretext_accuracy
 from fftrain.objectives import Batch, Objective, make_batch
 from fftrain.pretext import Task
-from fftrain.progress import Reporter
+from fftrain.progress import Reporter, time_left
 from fftrain.registry import METHODS
 from fftrain.run import RunFolder, describe, describe_hardware
 
@@ -167,6 +167,7 @@ def pretrain(
         accelerator.project_configuration.logging_dir = str(out)
         accelerator.init_trackers(config.track, config={k: v for k, v in asdict(config).items() if v is not None})
 
+    started = time.perf_counter()
     for epoch in range(start + 1, config.epochs + 1):
         began = time.perf_counter()
         try:
@@ -192,10 +193,11 @@ def pretrain(
             run.log(record)
         accelerator.log(_flat(record), step=epoch)
         _save(run, epoch, accelerator)
+        left = time_left(time.perf_counter() - started, epoch - start, config.epochs - epoch)
         reporter.note(
             f"epoch {epoch}/{config.epochs}  loss {sum(losses.values()):.4f}  "
             f"accuracy train {record['train']['accuracy']:.3f} validation {record['validation']['accuracy']:.3f}  "
-            f"{seconds:.1f} s"
+            f"{seconds:.1f} s" + (f", {left}" if epoch < config.epochs else "")
         )
 
     for tracker in accelerator.trackers:
@@ -244,7 +246,8 @@ def train_epoch(
     sums = torch.zeros(len(optimizers), device=accelerator.device)
     steps = -(-len(train) // config.batch_size)
     batches = epoch_batches(objective, task, train, config, epoch, accelerator)
-    for batch, rows in reporter.track(batches, steps, f"epoch {epoch}/{config.epochs}"):
+    ahead = steps * (config.epochs - epoch)
+    for batch, rows in reporter.track(batches, steps, f"epoch {epoch}/{config.epochs}", ahead):
         for i, ((name, losses_B), optimizer) in enumerate(zip(objective.losses(batch), optimizers, strict=True)):
             names[name] = None
             # Processes average their gradients: scaled so, the average is the mean over the global batch.

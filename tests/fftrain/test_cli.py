@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT, one_line
+from tests.helpers import one_line
 
 TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]
 
@@ -177,18 +174,3 @@ def test_dump_images(cli, tmp_path):
     with Image.open(files[0]) as image:
         assert image.size == (28, 28)
     one_line(cli("fftrain", "dump-images", "digits", tmp_path / "png"), 1, "in use already")
-
-
-def test_ctrl_c_ends_in_one_line(tmp_path):
-    options = [*TINY[:-4], "--limit", 800, "--epochs", 500, "--out", tmp_path / "run"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "fftrain", "pretrain", *map(str, options)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoint").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate()
-    assert child.returncode == 130
-    assert "fftrain: error: interrupted" in err
-    assert "Traceback" not in err

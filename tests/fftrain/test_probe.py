@@ -35,7 +35,7 @@ class Counting(Reporter):
     def __init__(self):
         self.done = []
 
-    def track(self, items, total, what):
+    def track(self, items, total, what, ahead=0.0):
         self.done.append(what)
         yield from items
 

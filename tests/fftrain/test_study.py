@@ -15,7 +15,8 @@ import pytest
 from ffmodels.errors import RunError, SettingError
 from ffmodels.files import read_json
 from fftrain.cost import NOMINAL, estimate
-from fftrain.grid import Shard, Study, duration
+from fftrain.grid import Shard, Study
+from fftrain.progress import duration
 from fftrain.spec import plan, read_preset
 from fftrain.study import run_study
 from tests.fftrain.studies import SPEC, cells, figures, planned, start, study_command, times, weights
@@ -185,6 +186,28 @@ def test_a_dry_run_lists_the_cells_and_their_cost_and_makes_nothing(cli, spec, t
     assert 20 < len(part) < 50
     whole = cli("fftrain", "study", "--preset", "paper", "--dry-run").out
     assert all(cell["name"] in whole for cell in part)
+
+
+def test_one_cell_is_done_alone_and_the_rest_of_the_plan_stays(cli, finished, spec, tmp_path):
+    out = tmp_path / "one"
+    name = next(name for name in cells(finished[0]) if "-bp-" in name)
+    ended = cli("fftrain", "study", "--spec", spec, "--out", out, "--only", "digits-rotation-bp-s0-*")
+    assert ended.code == 0, ended.err
+    assert [*cells(out)] == [name]
+    assert figures(out) == {name: figures(finished[0])[name]}
+    assert len(read_json(out / "study.json")["cells"]) == 3
+    assert f"fftrain report {out}" in ended.err
+    listed = cli("fftrain", "study", "--out", out, "--dry-run", "--only", name, "--only", "*-ff-s0-*", "--json")
+    assert [cell["status"] for cell in listed.json["cells"]] == ["missing", "done"]
+    assert "fftrain report" not in listed.err
+
+
+def test_a_cell_that_is_not_planned_is_refused_with_names_that_are_near(cli, spec, tmp_path):
+    ended = cli("fftrain", "study", "--spec", spec, "--out", tmp_path / "x", "--only", "digits-rotaton-bp-s0")
+    one_line(ended, 2, "--only is 'digits-rotaton-bp-s0'", "names no cell", "near it are digits-rotation-bp-s0-")
+    ended = cli("fftrain", "study", "--spec", spec, "--out", tmp_path / "x", "--only", "hybrid")
+    one_line(ended, 2, "near it are digits-hybrid-ff-unsupervised-s0-")
+    assert not (tmp_path / "x").exists()
 
 
 def test_shards_are_disjoint_and_whole():

@@ -1,0 +1,146 @@
+"""Commands that are stopped, and what a person sees of how far they are."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fftrain import progress
+from fftrain.progress import Reporter, TerminalReporter
+from fftrain.run import RunFolder
+from fftrain.stopping import AGAIN, stopping
+from tests.helpers import ROOT, one_line
+
+TINY = ["--dataset", "digits", "--width", "24", "--depth", "2", "--limit", "800", "--threads", "1"]
+
+
+class Lines(Reporter):
+    """Remembers the lines."""
+
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_stopped_training_names_the_command_that_goes_on(cli, tmp_path, number, code):
+    run = tmp_path / "my run"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fftrain", "pretrain", *TINY, "--epochs", "5000", "--out", run],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any((run / "checkpoint").glob("epoch-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(number)
+    _, err = child.communicate()
+    assert child.returncode == code
+    assert "Traceback" not in err
+    assert ("fftrain: error: interrupted" in err) == (number == signal.SIGINT)
+    done = RunFolder(run).epochs_done
+    assert done >= 1
+    assert f"stopped after epoch {done} of 5000: `fftrain pretrain --resume --out '{run}'` goes on" in err
+    ended = cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", done + 1)
+    assert ended.code == 0, ended.err
+
+
+def test_what_goes_on_is_said_only_where_it_does(cli, run_copy, tmp_path):
+    assert "the same command starts again" in RunFolder(tmp_path / "none").stopped(3)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.json").write_bytes((run_copy / "config.json").read_bytes())
+    assert RunFolder(begun).stopped(3) == (
+        f"stopped in epoch 1 of 3, of which nothing is kept: `fftrain pretrain --resume --out {begun}` starts it again"
+    )
+    ended = cli("fftrain", "pretrain", "--resume", "--out", begun)
+    assert ended.code == 0, ended.err
+    assert "after epoch 0" in ended.err
+
+
+def test_a_command_that_is_done_leaves_signals_as_they_were():
+    before = signal.getsignal(signal.SIGTERM)
+    reporter = Lines()
+    with stopping(reporter, lambda: AGAIN):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert reporter.lines == []
+    with pytest.raises(KeyboardInterrupt), stopping(reporter, lambda: AGAIN):
+        raise KeyboardInterrupt
+    assert reporter.lines == [AGAIN]
+
+
+def test_of_several_processes_each_ends_at_once(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with stopping(Reporter(), lambda: AGAIN):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_stopped_probe_and_study_say_so(cli, monkeypatch, run_copy, tmp_path):
+    def stop(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fftrain.probe.fit", stop)
+    ended = cli("fftrain", "probe", run_copy, "--threads", 1)
+    assert AGAIN in ended.err
+    one_line(ended, 130, "interrupted")
+    monkeypatch.setattr("fftrain.grid.Study.run_cell", stop)
+    out = tmp_path / "study"
+    ended = cli("fftrain", "study", "--preset", "smoke", "--out", out, "--threads", 1)
+    assert f"stopped: `fftrain study --out {out}` goes on" in ended.err
+    one_line(ended, 130, "interrupted")
+
+
+def test_where_no_bar_is_drawn_a_quiet_time_ends_in_a_line(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    reporter = TerminalReporter()
+    for _ in reporter.track(range(100), 100, "probe 2/11", ahead=200):
+        now[0] += 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "probe 2/11: 30 of 100, about 4.5 min left",
+        "probe 2/11: 60 of 100, about 4.0 min left",
+        "probe 2/11: 90 of 100, about 3.5 min left",
+    ]
+    for _ in reporter.track(range(100), 100, "epoch 1/3"):
+        reporter.note("a line")
+        now[0] += 29
+    assert set(capsys.readouterr().err.splitlines()) == {"a line"}
+
+
+def test_probes_and_epochs_say_which_of_how_many_and_how_long_the_rest_takes(cli, tmp_path):
+    run: Path = tmp_path / "run"
+    ended = cli("fftrain", "pretrain", *TINY, "--epochs", 3, "--out", run)
+    lines = [line for line in ended.err.splitlines() if line.startswith("epoch ")]
+    assert [bool(re.search(r" s, about \S+ (s|min|h) left$", line)) for line in lines] == [True, True, False]
+    ended = cli("fftrain", "probe", run, "--epochs", 1, "--threads", 1)
+    names = ["raw pixels", *(f"{of} {name}" for of in ("random", "ff") for name in ("layer1", "layer2", "layers1-2"))]
+    for number, name in enumerate(names, start=1):
+        assert f"probe {number}/7 digits-neutral, {name}: validation" in ended.err
+
+
+def test_the_time_left_counts_the_probes_that_come_after(trained, run_copy):
+    from fftrain import ProbeConfig, probe_run
+
+    class Ahead(Reporter):
+        def __init__(self):
+            self.ahead = []
+
+        def track(self, items, total, what, ahead=0.0):
+            self.ahead += [ahead] if what.startswith("probe ") else []
+            yield from items
+
+    reporter = Ahead()
+    probe_run(run_copy, ProbeConfig(dataset="digits", epochs=2, threads=1), reporter=reporter)
+    widths = [784, *[48, 48, 48, 48, 144] * 2]
+    assert reporter.ahead == pytest.approx([2 * sum(widths[i + 1 :]) / widths[i] for i in range(11)])
