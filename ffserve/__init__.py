@@ -7,7 +7,11 @@ Classifier("model.onnx").predict(["image.png"])
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# Before ONNX Runtime is imported, which else writes a device's id into the home folder, and queues what it is used for.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "Classifier": "predict",

@@ -51,10 +51,14 @@ def read_about(path: Path, metadata: Mapping[str, str]) -> About:
     """
     if f"{KEY}format" not in metadata:
         raise ModelError(
-            f"{path} is an ONNX model of another program (it lacks {KEY}* metadata): use one of `ffexport`"
+            f"{path} is of another program, or no ONNX model (it lacks {KEY}* metadata): use one of `ffexport`"
         )
     try:
-        values = {key.removeprefix(KEY): json.loads(text) for key, text in metadata.items() if key.startswith(KEY)}
+        values = {
+            key.removeprefix(KEY): json.loads(text, parse_constant=_refuse)
+            for key, text in metadata.items()
+            if key.startswith(KEY)
+        }
         if values["format"] != FORMAT:
             raise ModelError(
                 f"{path} has format {values['format']}, ffserve reads {FORMAT}: export it again, or update"
@@ -64,7 +68,7 @@ def read_about(path: Path, metadata: Mapping[str, str]) -> About:
             channels=int(image["channels"]),
             height=int(image["height"]),
             width=int(image["width"]),
-            class_names=None if names is None else tuple(str(name) for name in names),
+            class_names=None if names is None else _names(names),
             head=str(values.get("head", "none" if names is None else "probe")),
             precision=str(values.get("precision", "fp32")),
             border=None if border is None else (float(border["mean"]), float(border["deviation"])),
@@ -78,6 +82,17 @@ def read_about(path: Path, metadata: Mapping[str, str]) -> About:
         count = "no" if about.class_names is None else len(about.class_names)
         raise ModelError(f"{path} contradicts itself: head {about.head!r} with {count} class names: export it again")
     return about
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """Returns the names of classes. Raises ValueError where they are not a list of different texts."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise ValueError("class_names is no list of different names")
+    return tuple(names)
 
 
 def golden_of(path: Path, about: About) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[np.float64]]]:

@@ -19,6 +19,7 @@ import onnxruntime
 from ffserve.about import About, check_digest, golden_of, is_close, read_about
 from ffserve.errors import FFServeError, ModelError, ModelNotFound
 from ffserve.providers import devices, first_line, open_session
+from ffserve.stored import stored_metadata
 
 BUNDLED = Path(__file__).parent / "model" / "mnist.onnx"
 GOLDEN_TOLERANCE = 1e-2
@@ -107,7 +108,7 @@ class Model:
     ) -> None:
         self.path = Path(path)
         attempts, self.notice = devices(device, provider_options)
-        content = self._read()
+        content, self.about = self._read()
         check_digest(self.path, content)
         for attempt in attempts:
             try:
@@ -146,21 +147,28 @@ class Model:
                 f"not {images_BCHW.dtype} {list(images_BCHW.shape)}"
             )
 
-    def _read(self) -> bytes:
+    def _read(self) -> tuple[bytes, About]:
+        """Returns the file's content and metadata; a file of another program is not even read, let alone loaded."""
         try:
             status = os.stat(self.path)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # which may never end
                 raise ModelError(f"{self.path} is a pipe or a device: name an .onnx file")
             if status.st_size > _MOST_BYTES:
                 raise ModelError(f"{self.path} has {status.st_size:,} bytes: a model has at most {_MOST_BYTES:,}")
-            content = self.path.read_bytes()
+            if status.st_size == 0:
+                raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
+            with self.path.open("rb") as file:
+                about = read_about(self.path, stored_metadata(file, status.st_size))
+                file.seek(0)
+                return file.read(), about
         except FileNotFoundError as error:
             raise ModelNotFound(f"{self.path} does not exist: name an .onnx file or a run folder") from error
         except OSError as error:
             raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from error
-        if not content:
-            raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
-        return content
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self.path} is damaged ({first_line(error)}): export it again") from error
+        except ValueError as error:
+            raise ModelError(f"{self.path} is no ONNX model ({error}): use one of `ffexport`") from error
 
     def _load(self, content: bytes, device: str, **settings: Any) -> None:
         try:
@@ -169,7 +177,6 @@ class Model:
             raise ModelError(f"{self.path} {error}: export it with `ffexport`") from error.__cause__
         self.device = device
         try:
-            self.about = read_about(self.path, self._session.get_modelmeta().custom_metadata_map)
             self._check_graph()
         except UnicodeDecodeError as error:  # of ONNX Runtime, which decodes names when they are asked for
             raise ModelError(f"{self.path} is damaged ({first_line(error)}): export it again") from error
@@ -182,6 +189,9 @@ class Model:
         wanted = [("images", "tensor(uint8)", [about.channels, about.height, about.width])]
         outputs = {o.name: o.shape for o in self._session.get_outputs()}
         names = ["features"] if about.class_names is None else ["features", "logits", "probabilities"]
+        batch = self._session.get_inputs()[0].shape[0] if inputs == wanted else None
+        if isinstance(batch, int):
+            raise ModelError(f"{self.path} takes batches of {batch} alone, not of any size: export it again")
         if inputs != wanted or list(outputs) != names:
             raise ModelError(
                 f"{self.path} contradicts its metadata: it has {inputs} -> {list(outputs)}, not {wanted} -> {names}"
@@ -233,4 +243,6 @@ class Model:
                 raise ModelError(
                     f"{self.path} is damaged: {name} is {value.dtype} {list(value.shape)} for {count} images"
                 )
+            if not np.isfinite(value).all():
+                raise ModelError(f"{self.path} gives {name} that are no finite numbers: train or export it again")
         return found

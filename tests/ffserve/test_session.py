@@ -115,9 +115,9 @@ def test_the_number_of_threads_is_what_was_asked_for(make_model, monkeypatch, co
     [
         (b"", "is empty (0 bytes)"),
         (b"no model\n", "is no ONNX model"),
-        (b"\x08\x0a", "is no ONNX model"),
+        (b"\x08\x0a", "or no ONNX model"),
         (bytes(1000), "is no ONNX model"),
-        (np.random.default_rng(0).bytes(5000), "is no ONNX model"),
+        (np.random.default_rng(0).bytes(5000), "is no ONNX model (no protobuf message)"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(tmp_path, content, words):
@@ -158,6 +158,10 @@ def test_a_model_of_another_program_is_refused(make_model):
         (changed("image", height=5), "contradicts its metadata"),
         (changed("image", channels=3), "contradicts its metadata"),
         (lambda texts: texts.update(class_names="7"), "damaged metadata"),
+        (lambda texts: texts.update(class_names='"abc"'), "class_names is no list of different names"),
+        (lambda texts: texts.update(class_names='["a", "b", "a"]'), "class_names is no list of different names"),
+        (lambda texts: texts.update(class_names='[{"a": 1}, "b", "c"]'), "class_names is no list of different names"),
+        (lambda texts: texts.update(seed="NaN"), "damaged metadata (NaN is no number)"),
         (lambda texts: texts.update(class_names='["a", "b"]'), "2 class names, 3"),
         (lambda texts: texts.update(class_names='["a", "b", "c", "d"]'), "4 class names, 3"),
         (lambda texts: texts.update(class_names="[]"), "0 class names, 3"),
@@ -170,7 +174,7 @@ def test_a_model_of_another_program_is_refused(make_model):
         (changed("golden", image=base64.b64encode(bytes(16)).decode()), "computes other features"),
         (changed("golden", features=[0.5] * 16), "computes other features"),
         (changed("golden", probabilities=[0.3, 0.3, 0.4]), "computes other probabilities"),
-        (changed("golden", probabilities=[float("nan")] * 3), "computes other probabilities"),
+        (changed("golden", probabilities=[float("nan")] * 3), "damaged metadata (NaN is no number)"),
         (lambda texts: texts.update(golden=json.dumps({"image": json.loads(texts["golden"])["image"]})), "golden"),
     ],
 )
@@ -228,7 +232,7 @@ def unknown_operator(proto):
         (float_input, "contradicts its metadata"),
         (second_input, "contradicts its metadata"),
         (fewer_outputs, "contradicts its metadata"),
-        (fixed_batch, "cannot be run"),
+        (fixed_batch, "takes batches of 4 alone"),
         (one_number_of_features, "features"),
         (more_probabilities, "3 class names, 6 probabilities"),
         (unknown_operator, "is no ONNX model that can be loaded"),
