@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,9 @@ from fftrain.progress import Reporter, TerminalReporter
 from fftrain.registry import DATASETS
 from fftrain.stopping import AGAIN, stopping
 from fftrain.study_cli import analyse, study
+
+# Runs that lack something, named on standard error one by one.
+LISTED = 5
 
 app = console.app("Forward-Forward and backprop pretraining, and linear probes on the frozen backbone.")
 
@@ -217,11 +221,22 @@ def report(
       fftrain report studies/smoke
     """
     from fftrain.report import write_report
+    from fftrain.spec import STUDY_FILE
+    from fftrain.tables import NO_VALUE
 
     result = write_report(folder)
-    rows = [list(record.values()) for record in result["results"]]
-    console.print_result(result, json, lambda _: console.print_table(result["title"], list(result["results"][0]), rows))
-    TerminalReporter().note(f"report: {result['page']}")
+    shown = result["results"]
+    columns = [name for name in shown[0] if any(record[name] not in NO_VALUE for record in shown)]
+    rows = [[record[name] for name in columns] for record in shown]
+    console.print_result(result, json, lambda _: console.print_table(result["title"], columns, rows))
+    reporter, problems = TerminalReporter(), result["problems"]
+    for problem in problems[:LISTED]:
+        reporter.note("{name}: {state}: {reason}".format(**problem))
+    if len(problems) > LISTED:
+        reporter.note(f"and {len(problems) - LISTED} more, which the report lists")
+    if problems and (folder / STUDY_FILE).exists():
+        reporter.note(f"the study goes on with {shlex.join(['fftrain', 'study', '--out', str(folder)])}")
+    reporter.note(f"report: {result['page']}")
 
 
 @app.command()

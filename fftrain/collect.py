@@ -1,6 +1,7 @@
 """Folders -> cells: what lies below a study's folder, or below any folder with runs, beside what was planned.
 
-A cell is one run of a study: done, failed, damaged or missing. What cannot be read is named, never filled.
+A cell is one run of a study: done, failed, damaged or missing; or one below any other folder, which may be unfinished
+too. What cannot be read is named, never filled.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from ffmodels.files import read_json
 from fftrain.config import PretrainConfig
 from fftrain.evaluate import default_slot
 from fftrain.records import FoundRun, Record, pair_records, read_run, run_records
+from fftrain.run import SAMPLES_FILE, RunFolder
 from fftrain.spec import STUDY_FILE
 
 FORMAT = 1
 STATES = ("done", "failed", "damaged", "missing")
+# How far a run of a plain folder is that was never finished.
+UNFINISHED = "unfinished"
 # What may differ between runs without being a setting of the experiment.
 ALIKE = ("dataset", "task", "method", "seed", "threshold", *PretrainConfig.FREE)
 
@@ -103,7 +107,10 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Everything below a folder. `study` is its study.json, None for a plain folder."""
+    """Everything below a folder. `study` is its study.json, None for a plain folder.
+
+    `problems` are the name, state and reason of what is not there, or not whole.
+    """
 
     root: Path
     study: dict[str, Any] | None
@@ -139,8 +146,7 @@ def collect(root: Path) -> Collection:
     else:
         cells, pairs, problems = _found(root), [], []
     lacking = [(c.name, "incomplete" if c.state == "done" else c.state, c.reason) for c in cells if c.reason]
-    told = [(name, state, reason.replace(f"{root}/", "")) for name, state, reason in [*lacking, *problems]]
-    return Collection(root=root, study=study, cells=cells, pairs=pairs, problems=told)
+    return Collection(root=root, study=study, cells=cells, pairs=pairs, problems=[*lacking, *problems])
 
 
 def _planned(root: Path, study: Mapping[str, Any]) -> list[Cell]:
@@ -159,11 +165,8 @@ def _planned(root: Path, study: Mapping[str, Any]) -> list[Cell]:
         plan["search"] = planned.get("search", False)
         asked = {key: planned[key] for key in ("method", "probes", "analysis")}
         plan["planned"] = tuple(place for place, _ in _probes(asked))
-        if not (path / BACKBONE_FILE).is_file():
-            started = (path / CONFIG_FILE).exists()
-            cell = Cell(**plan, state="missing", reason="not finished" if started else "not run")
-        else:
-            cell = _read_cell(path, plan, asked)
+        trained = (path / BACKBONE_FILE).is_file()
+        cell = _read_cell(path, plan, asked) if trained else _absent(path, plan)
         failure = _failure(root / "failed" / f"{path.name}.json")
         if failure and cell.state != "damaged" and cell.reason:  # a cell that lacks nothing was mended
             reason = failure if cell.run is None else f"{failure}; {cell.reason}"
@@ -256,9 +259,35 @@ def _lacking(cell: Cell, planned: Mapping[str, Any], others: Mapping[Any, str]) 
     return f"not measured: {said}" if lacking else ""
 
 
+def _absent(path: Path, plan: Mapping[str, Any]) -> Cell:
+    """Returns the cell of a study that has no weights yet."""
+    try:
+        reason = f"not finished: {_how_far(path)}" if (path / CONFIG_FILE).exists() else "not run"
+    except RunError as error:
+        reason = f"not finished: {error}"
+    return Cell(**plan, state="missing", reason=reason)
+
+
+def _how_far(path: Path) -> str:
+    """Returns how far the training of an unfinished run is. Raises RunError where it is damaged."""
+    run = RunFolder(path)
+    return f"{run.epochs_done} of {run.read_config().epochs} epochs are done"
+
+
+def _unfinished(path: Path, plan: Mapping[str, Any]) -> Cell:
+    """Returns the cell of a run that was begun, and what goes on with it; "damaged" where that cannot be read."""
+    try:
+        reason = f"{_how_far(path)}; where it was stopped, `{RunFolder(path).resuming}` goes on"
+        return Cell(**plan, state=UNFINISHED, reason=reason)
+    except RunError as error:
+        return Cell(**plan, state="damaged", reason=str(error))
+
+
 def _found(root: Path) -> list[Cell]:
-    """Returns the finished runs below a plain folder, by name, told apart by the settings that differ."""
-    paths = sorted(p.parent for p in root.rglob(CONFIG_FILE) if (p.parent / BACKBONE_FILE).is_file())
+    """Returns the runs below a plain folder, by name, told apart by the settings that differ."""
+    # A folder with settings and samples is a run that was begun, one with weights a run that is finished.
+    finished = {p.parent for p in root.rglob(CONFIG_FILE) if (p.parent / BACKBONE_FILE).is_file()}
+    paths = sorted(finished | {p.parent for p in root.rglob(CONFIG_FILE) if (p.parent / SAMPLES_FILE).is_file()})
     if not paths:
         raise RunError(f"{root} holds no finished run: `fftrain pretrain --out {root}/NAME` makes one")
     plans: list[dict[str, Any]] = []
@@ -281,9 +310,12 @@ def _found(root: Path) -> list[Cell]:
     for kind, plan in zip(kinds, plans, strict=True):
         if seen[*kind, plan["varied"], plan["seed"]] > 1:
             plan["varied"] = varied_name({"run": plan["name"]})
-    cells = [_read_cell(path, plan) for path, plan in zip(paths, plans, strict=True)]
+    pairs = zip(paths, plans, strict=True)
+    cells = [_read_cell(path, plan) if path in finished else _unfinished(path, plan) for path, plan in pairs]
     if all(cell.state == "damaged" for cell in cells):
         raise RunError(cells[0].reason)
+    if not finished:
+        raise RunError(f"{root} holds no finished run; of {paths[0]}, {cells[0].reason}")
     return cells
 
 

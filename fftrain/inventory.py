@@ -17,6 +17,8 @@ from fftrain.records import FoundRun
 from fftrain.registry import task_of
 from fftrain.tables import Table
 
+PROBLEMS = "Unfinished, failed, damaged, missing or incomplete"
+
 
 def headline_table(found: Collection) -> Table:
     """Returns how much of a study is there, and what it was made with."""
@@ -37,7 +39,8 @@ def headline_table(found: Collection) -> Table:
 def problems_table(found: Collection) -> Table:
     """Returns what is not there, or not whole, and why."""
     columns = ("name", "state", "reason")
-    return Table(title="Failed, damaged, missing or incomplete", columns=columns, rows=[[*p] for p in found.problems])
+    rows = [[name, state, reason.replace(f"{found.root}/", "")] for name, state, reason in found.problems]
+    return Table(title=PROBLEMS, columns=columns, rows=rows)
 
 
 def runs_table(found: Collection) -> Table:

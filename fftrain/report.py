@@ -78,8 +78,8 @@ def write_report(root: Path) -> dict[str, Any]:
             prints, is shown.
 
     Returns:
-        {"page", "markdown", "csv", "json": paths, "figures": their paths, "title", "results": the table of results as
-        a list of records}.
+        {"page", "markdown", "csv", "json": paths, "figures": their paths, "problems": what is unfinished, failed,
+        damaged, missing or incomplete, "title", "results": the table of results as a list of records}.
 
     Raises:
         RunError: where there is no readable run in a plain folder, study.json is damaged, or the folder cannot be
@@ -134,6 +134,7 @@ def _write(root: Path) -> dict[str, Any]:
         "csv": str(root / f"{prefix}results.csv"),
         "json": str(root / f"{prefix}results.json"),
         "figures": [str(root / "figures" / f"{picture.name}.svg") for picture in drawn],
+        "problems": [dict(zip(("name", "state", "reason"), problem, strict=True)) for problem in found.problems],
         "title": results.title,
         "results": [dict(zip(results.columns, row, strict=True)) for row in results.rows],
     }
@@ -186,7 +187,7 @@ def _plain(found: Collection, results: Table) -> list[Section]:
 
 def _section(title: str, text: str, *shown: Table, pictures: Sequence[Picture] = (), note: str = "") -> Section:
     """Returns a part of the page with the tables that have rows."""
-    kept = [table for table in shown if table.rows]
+    kept = [table.of_values() for table in shown if table.rows]
     return Section(title=title, text=text, note=note, tables=kept, pictures=list(pictures))
 
 

@@ -92,7 +92,7 @@ def study(
         list[str] | None,
         typer.Option(
             help="Do this cell alone, or those that a pattern such as '*-ff-s0-*' names; may be given again.",
-            metavar="<cell>",
+            metavar="CELL",
             show_default=False,
         ),
     ] = None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fftrain.collect import Cell, Collection
+from fftrain.collect import UNFINISHED, Cell, Collection
 from fftrain.curves import Curve, layer_order
 from fftrain.means import (
     CHOSEN,
@@ -24,6 +24,8 @@ from fftrain.means import (
     probe_at,
 )
 
+# What stands where there is no value.
+NO_VALUE = ("", NOT_MEASURED, NOT_PUBLISHED)
 QUOTED = ("published", "difference")
 PROBES = ("probe (chosen layers)", "probe (last three)", "random", "raw")
 ABLATION = ("bp", "bp-goodness-last", "bp-goodness-all", "ff")
@@ -37,6 +39,12 @@ class Table:
     columns: tuple[str, ...]
     rows: list[list[str]]
     folded: bool = False
+
+    def of_values(self) -> Table:
+        """Returns the table without the columns in which no row has a value."""
+        kept = [i for i in range(len(self.columns)) if any(row[i] not in NO_VALUE for row in self.rows)]
+        columns = tuple(self.columns[i] for i in kept)
+        return replace(self, columns=columns, rows=[[row[i] for i in kept] for row in self.rows])
 
 
 Line = tuple[tuple[str, str, str, str], str, list[str]]
@@ -226,8 +234,9 @@ def results_table(found: Collection) -> Table:
     """Returns one row for each run and place that was probed: pretext accuracy, and the probes with both baselines."""
     rows = []
     for cell in found.cells:
-        word = NOT_MEASURED if cell.state == "done" else cell.state
-        shown = [word if value is None else _seen(cell, value) for value in [pretext(cell, "validation")]]
+        word = NOT_MEASURED if cell.state in ("done", UNFINISHED) else cell.state
+        first = cell.state if cell.state == UNFINISHED else word
+        shown = [first if value is None else _seen(cell, value) for value in [pretext(cell, "validation")]]
         shown += [word if value is None else f"{100 * value:.1f}" for value in [pretext(cell, "test")]]
         places = [(dataset, slot) for dataset, slot, target in cell.places if target == "class"]
         for probed_on, slot in dict.fromkeys(places or [("", "")]):

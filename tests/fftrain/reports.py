@@ -163,7 +163,7 @@ def reported(root):
     """Writes the report: its tables, and the problems that it names."""
     write_report(root)
     tables = Page((root / "report.html").read_text()).tables
-    named = tables.get("Failed, damaged, missing or incomplete", [["name", "state", "reason"]])
+    named = tables.get("Unfinished, failed, damaged, missing or incomplete", [["name", "state", "reason"]])
     return tables, {row["name"]: (row["state"], row["reason"]) for row in records(named)}
 
 

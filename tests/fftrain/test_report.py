@@ -14,9 +14,11 @@ from fftrain.collect import collect
 from tests.fftrain.reports import (
     Page,
     cell_name,
+    change,
     part,
     records,
 )
+from tests.helpers import one_line
 
 
 def test_every_figure_is_the_run_folders(page):
@@ -59,6 +61,56 @@ def test_what_was_not_measured_is_said_so(page, tmp_path):
     (tmp_path / "study" / "ff" / "results.json").unlink()
     [record] = write_report(tmp_path / "study")["results"]
     assert record["pretext accuracy"] == record["probe"] == record["raw"] == "not measured"
+
+
+def test_an_unfinished_run_is_named_with_what_goes_on(cli, page, run_copy, tmp_path):
+    root = shutil.copytree(page[0], tmp_path / "some runs")
+    run = Path(shutil.move(run_copy, root / "begun"))
+    (run / "backbone.safetensors").unlink()
+    (root / "other").mkdir()
+    (root / "other" / "config.json").write_text("{}")  # of something else
+    ended = cli("fftrain", "report", root)
+    assert ended.code == 0, ended.err
+    goes_on = "3 of 3 epochs are done; where it was stopped, `fftrain pretrain --resume --out"
+    assert f"begun: unfinished: {goes_on} '{run}'` goes on" in ended.err
+    assert "other" not in ended.err
+    tables = Page((root / "report.html").read_text()).tables
+    [results] = [rows for title, rows in tables.items() if title.startswith("Results")]
+    [row] = [row for row in records(results) if row["run"] == "begun"]
+    assert (row["method"], row["task"], row["pretext accuracy"]) == ("ff", "rotation", "unfinished")
+    [named] = records(tables["Unfinished, failed, damaged, missing or incomplete"])
+    assert named == {"name": "begun", "state": "unfinished", "reason": f"{goes_on} 'begun'` goes on"}
+    assert "begun" not in {record["run"] for record in read_json(root / "results.json")}
+    one_line(cli("fftrain", "report", run), 1, "holds no finished run", "fftrain pretrain --resume --out")
+    (run / "config.json").write_text("{")
+    assert "begun: damaged: " in cli("fftrain", "report", root).err
+
+
+def test_an_unfinished_cell_says_how_far_it_is_and_what_goes_on(cli, study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
+    name = cell_name("bp", 0)
+    (root / "cells" / name / "backbone.safetensors").unlink()
+    (root / "cells" / name / "checkpoint" / "epoch-00001").mkdir(parents=True)
+    err = cli("fftrain", "report", root).err
+    assert f"{name}: missing: not finished: 1 of 2 epochs are done" in err
+    assert f"the study goes on with fftrain study --out {root}" in err
+
+
+def test_columns_without_a_value_are_left_out(page, tmp_path, cli):
+    tables = Page(page[1]).tables
+    [results] = [rows for title, rows in tables.items() if title.startswith("Results")]
+    assert "pretext test" not in results[0]
+    assert "probe" in results[0]
+    root = shutil.copytree(page[0], tmp_path / "runs")
+    ended = cli("fftrain", "report", root)
+    assert "pretext test" not in ended.out
+    assert "not measured" not in ended.out
+    change(
+        root / "ff" / "results.json", lambda results: results["pretext"].update(test=results["pretext"]["validation"])
+    )
+    ended = cli("fftrain", "report", root)
+    assert "pretext test" in ended.out
+    assert "not measured" in ended.out
 
 
 def test_a_damaged_run_beside_others_is_named(page, tmp_path):

@@ -120,7 +120,7 @@ def test_figures_of_layers_are_those_of_the_run_folders(study):
 
 def test_failed_damaged_and_missing_cells_are_said_and_never_filled(study):
     root, tables = study
-    problems = {row["name"]: row for row in records(tables["Failed, damaged, missing or incomplete"])}
+    problems = {row["name"]: row for row in records(tables["Unfinished, failed, damaged, missing or incomplete"])}
     assert problems[cell_name("ff", 2)] == {
         "name": cell_name("ff", 2),
         "state": "failed",
