@@ -62,8 +62,8 @@ def compare(
     --run) is left out where torch is not installed. A model that fails is a row with the reason, and the exit code
     is 1.
 
-    The p50 is the median over rounds, p95 and p99 are of all runs; `speed` is how many times as fast as the reference,
-    the median over rounds. The cold start is that of `ffserve predict` with one image; of other models, and of those
+    The p50 is the median over rounds, p95 and p99 are of all runs; images/s is at the p50; `speed` is how many times
+    as fast as the reference, the median over rounds. The cold start is that of `ffserve predict` with one image; of other models, and of those
     without classes, from the start of Python to the first outputs.
 
     \b

@@ -160,7 +160,7 @@ def summary(
 
     Returns:
         `p50_s`: the median over rounds of their medians; `p95_s`, `p99_s`: percentiles of all runs; `images_per_s`:
-        the median over rounds; `speed`: the median over rounds of how many times as fast as the reference it is.
+        at p50; `speed`: the median over rounds of how many times as fast as the reference it is.
     """
     medians = [float(np.median(seconds)) for seconds in rounds]
     p95, p99 = np.percentile(np.concatenate([np.asarray(seconds) for seconds in rounds]), (95, 99))
@@ -170,7 +170,7 @@ def summary(
         "p50_s": float(np.median(medians)),
         "p95_s": float(p95),
         "p99_s": float(p99),
-        "images_per_s": float(np.median([batch * len(seconds) / sum(seconds) for seconds in rounds])),
+        "images_per_s": batch / float(np.median(medians)),
     }
     if reference is not None:
         ratios = [np.median(theirs) / mine for theirs, mine in zip(reference, medians, strict=False)]
