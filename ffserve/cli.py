@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -81,12 +83,14 @@ def predict(
     out = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
     failed, inverted = 0, 0
     named: list[str] = []
+    passed_over = Counter[str]()
     batches = classifier.predict_batches(
-        find(images),
+        find(images, passed_over),
         top_k=top_k,
         batch_size=batch_size,
         invert=invert,
         max_pixels=max_pixels,
+        workers=threads,
         processes=not debug,  # which lose where an error came from
     )
     try:
@@ -112,11 +116,13 @@ def predict(
             f"(--invert no keeps them): {', '.join(named)}{more}",
             file=sys.stderr,
         )
+    if passed_over:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(passed_over.items()))
+        print(f"ffserve: note: passed over {kinds}: not read, save them as PNG or JPEG", file=sys.stderr)
     if failed:
         raise typer.Exit(1)
 
 
-@app.command()
 def info(
     model: ModelArgument = None,
     *,
@@ -150,8 +156,16 @@ def _words(value: Any) -> str:
 
 measure_cli.register(app)
 compare_cli.register(app)
+app.command()(info)
+_ORDER = ("predict", "features", "evaluate", "compare", "info", "doctor")  # in the help
+app.registered_commands.sort(key=lambda command: _ORDER.index(getattr(command.callback, "__name__", "")))
 
 
 def main() -> None:
     """Runs the program."""
-    console.run(app, "ffserve", extra="eval", bare=("--help",))
+    # A process that is asked to end clears up what it has half written.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(console.TERMINATED))
+    try:
+        console.run(app, "ffserve", bare=("--help",))
+    finally:
+        signal.signal(signal.SIGTERM, before)

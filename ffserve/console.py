@@ -8,17 +8,29 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import os
+import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+
+from ffserve.errors import FFServeError
+from ffserve.table import lines, shown
 
 _debug = False
 INTERRUPTED = 130
+TERMINATED = 143
+# Packages whose name is not that of their module.
+_PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn"}
+# What help calls Python's types.
+_KINDS = {"int": "N", "float": "X", "str": "TEXT", "path": "PATH", "Path": "PATH", "file": "PATH", "directory": "PATH"}
 
 
 def _set_debug(value: bool) -> bool:
@@ -33,9 +45,25 @@ Debug = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+class _Commands(TyperGroup):
+    """A program whose help says the whole of each command's first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [(name, self.commands[name].get_short_help_str(1000)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 def app(help: str) -> typer.Typer:
     """Returns an empty Typer app, as all of the project's commands are made."""
-    return typer.Typer(help=help, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    return typer.Typer(
+        cls=_Commands,
+        help=help,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"max_content_width": 120},
+    )
 
 
 def show_version(value: bool) -> None:
@@ -43,7 +71,7 @@ def show_version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 
-        typer.echo(f"ffstudy {version('ffstudy')}")
+        put(f"ffstudy {version('ffstudy')}\n")
         raise typer.Exit
 
 
@@ -58,22 +86,27 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
     Args:
         command: the app.
         name: the program's name in messages.
-        extra: the optional dependencies that the program needs beside the base ones.
+        extra: the optional dependencies that hold every package that the program may lack; without one, what is
+            missing is named itself: pip would bring a second ONNX Runtime along with an extra.
         bare: the arguments of a call without any.
     """
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        code = command(sys.argv[1:] or list(bare), standalone_mode=False, prog_name=name)
+        code = _program(command)(sys.argv[1:] or list(bare), standalone_mode=False, prog_name=name)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except SystemExit as end:
+        code = end.code
     except ModuleNotFoundError as error:
         if _debug:
             traceback.print_exc()
-        wanted = f"'ffstudy[{extra}]'" if extra else error.name
-        code = _fail(name, f"{error.name} is not installed: run pip install {wanted}", 1)
+        module = (error.name or "").partition(".")[0]
+        wanted = f"'ffstudy[{extra}]'" if extra else _PACKAGES.get(module, module)
+        code = _fail(name, f"{module} is not installed: run pip install {wanted}", 1)
     except Exception as error:
         if _debug:
             traceback.print_exc()
@@ -86,17 +119,57 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
             code = _fail(name, text, expected)
     code = code if isinstance(code, int) else 0
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
-        _fail(name, "interrupted; nothing half-written is left", INTERRUPTED)
+        _fail(name, "interrupted; nothing half-written is left", code)
+    elif code == TERMINATED:
+        _fail(name, "terminated; nothing half-written is left", code)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the results has left; nothing is to be flushed when the process ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    except OSError as error:
+        if not code and not isinstance(error, BrokenPipeError):  # where whoever read the results has left
+            _fail(name, _unwritten(error), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is to be flushed at the end
+        code = code or 1
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # gloo's threads may outlive the interpreter and abort a process that has done its work (pytorch #190489).
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Takes the places of standard streams that are closed, which the next file would get.
+
+    What is read or written there fails, but for standard error: nobody looks at it.
+    """
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_WRONLY)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+
+
+def _program(command: typer.Typer) -> Any:
+    """Returns an app as a program whose help says what an option takes, and not Python's types."""
+    program: Any = typer.main.get_command(command)
+    for each in (program, *getattr(program, "commands", {}).values()):
+        for parameter in each.params:
+            if hasattr(parameter, "display_type"):  # Typer since 0.2
+                parameter.display_type = _display_type(parameter)
+    return program
+
+
+def _display_type(parameter: Any) -> Callable[[Any], str]:
+    by_typer: Callable[[Any], str] = parameter.display_type
+
+    def display_type(ctx: Any) -> str:
+        text = by_typer(ctx)
+        kind = text.strip("<>").removeprefix("list[").removesuffix("]").removesuffix(" range")
+        if parameter.param_type_name == "argument":
+            return text if "|" in kind else ""
+        return _KINDS.get(kind, text)
+
+    return display_type
 
 
 def _given(error: Any) -> str:
@@ -111,37 +184,76 @@ def _given(error: Any) -> str:
 def _fail(name: str, text: str, code: int) -> int:
     """Prints one line. Of several processes of one program, which fail alike, the first speaks."""
     if os.environ.get("RANK", "0") == "0" or text.startswith("internal"):
-        print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
+        with suppress(OSError):  # there is nowhere else to say it
+            print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
     return code
+
+
+def put(text: str) -> None:
+    """Writes results on standard output.
+
+    Raises:
+        FFServeError: where it cannot be written.
+        BrokenPipeError: where whoever read it has left.
+    """
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FFServeError(_unwritten(error)) from error
+
+
+def flush() -> None:
+    """Hands over what was put. Raises as `put` does."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FFServeError(_unwritten(error)) from error
+
+
+def _unwritten(error: OSError) -> str:
+    return f"standard output cannot be written: {(error.strerror or str(error)).lower()}"
 
 
 def print_result(result: Any, as_json: bool, draw: Callable[[Any], None]) -> None:
     """Prints a result on standard output: as JSON, or as `draw` does."""
-    if as_json:
-        text = json.dumps(result, indent=2, ensure_ascii=False)
-        try:
-            text.encode(sys.stdout.encoding or "utf-8")
-        except UnicodeEncodeError:
-            text = json.dumps(result, indent=2)
-        print(text)
-    else:
+    if not as_json:
         draw(result)
+        return
+    try:
+        text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        result = _finite(result)
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+    put((text if _can_show(text) else json.dumps(result, indent=2)) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Returns a value with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints a table on standard output, as wide as it needs to be; nothing where it has no rows."""
-    if not rows:
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Prints a table on standard output, as wide as it needs to be; nothing where it has no rows.
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column))
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    out = Console(width=None if sys.stdout.isatty() else 500, highlight=False, soft_wrap=True)
-    out.print(Text(title))
-    out.print(table)
+    In a terminal that is narrower nothing is cut, see `ffserve.table.lines`.
+    """
+    if rows:
+        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+        text = "\n".join((shown(title), "", *lines(columns, rows, room, line="─" if _can_show("─") else "-"), "\n"))
+        put(text)

@@ -155,7 +155,7 @@ def _parquet(path: Path) -> Iterator[Write]:
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
     except ImportError as error:
-        raise FFServeError("pyarrow is not installed: run pip install 'ffstudy[eval]', or name an .npz file") from error
+        raise FFServeError("pyarrow is not installed: run pip install pyarrow, or name an .npz file") from error
     writer = None
     waiting: list[tuple[list[str], Float32Array]] = []
 

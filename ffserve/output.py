@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ffserve.console import flush, put
 from ffserve.errors import ImageError, UsageError
 from ffserve.inputs import Item
 from ffserve.predict import Classifier, Prediction
+from ffserve.table import padded, width
+from ffserve.table import shown as shown
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 Found = tuple[Item, Prediction | ImageError]
@@ -67,15 +69,15 @@ class JsonWriter:
             return
         if not self._begun:
             head = "".join(f"  {json_text(key)}: {json_text(value)},\n" for key, value in self._head.items())
-            sys.stdout.write(f'{{\n{head}  "predictions": [\n')
+            put(f'{{\n{head}  "predictions": [\n')
         lines = ",\n".join(f"    {json_text(record(*pair))}" for pair in found)
-        sys.stdout.write(f",\n{lines}" if self._begun else lines)
+        put(f",\n{lines}" if self._begun else lines)
         self._begun = True
 
     def close(self) -> None:
         """Closes the array and the object."""
         if self._begun:
-            sys.stdout.write("\n  ]\n}\n")
+            put("\n  ]\n}\n")
 
 
 class JsonLinesWriter:
@@ -86,8 +88,8 @@ class JsonLinesWriter:
 
     def write(self, found: Sequence[Found]) -> None:
         """Writes the images' lines."""
-        sys.stdout.writelines(f"{json_text({**record(*pair), 'model': self._model})}\n" for pair in found)
-        sys.stdout.flush()
+        put("".join(f"{json_text({**record(*pair), 'model': self._model})}\n" for pair in found))
+        flush()
 
     def close(self) -> None:
         """Does nothing: every line is whole."""
@@ -103,8 +105,8 @@ class CsvWriter:
 
     def write(self, found: Sequence[Found]) -> None:
         """Writes the images' rows, before the first the names of the columns."""
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
+        lines = _Lines()
+        rows = csv.writer(lines, lineterminator="\r\n")
         if not self._begun:
             self._begun = True
             classes = [f"{name}_{k}" for k in range(1, self._count + 1) for name in ("class", "probability")]
@@ -116,11 +118,18 @@ class CsvWriter:
             pairs = zip(prediction.classes, prediction.probabilities, strict=True)
             cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
             rows.writerow([item.name, *cells, str(prediction.inverted).lower(), "", self._model])
-        sys.stdout.write(text.getvalue())
-        sys.stdout.flush()
+        put("".join(lines))
+        flush()
 
     def close(self) -> None:
         """Does nothing: every row is whole."""
+
+
+class _Lines(list[str]):
+    """Rows as the csv module writes them: it quotes a carriage return only where one ends its lines, as none here."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
 
 
 class TableWriter:
@@ -132,8 +141,6 @@ class TableWriter:
 
     def write(self, found: Sequence[Found]) -> None:
         """Writes the images' lines, before the first the model and the names of the columns."""
-        from rich.cells import cell_len
-
         rows = [
             [shown(item.name) if rank == 0 else "", shown(name), f"{probability:.4f}"]
             for item, prediction in found
@@ -146,15 +153,14 @@ class TableWriter:
         begun = bool(self._widths)
         widths = self._widths or [len(cell) for cell in head]
         self._widths = [
-            max(width, *map(cell_len, column)) for width, column in zip(widths, zip(*rows, strict=True), strict=True)
+            max(wide, *map(width, column)) for wide, column in zip(widths, zip(*rows, strict=True), strict=True)
         ]
         if not begun:
-            rows = [head, ["─" * width for width in self._widths], *rows]
-            sys.stdout.write(f"model {shown(self._model)}\n\n")
+            rows = [head, ["─" * wide for wide in self._widths], *rows]
+            put(f"model {shown(self._model)}\n\n")
         for row in rows:
-            cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, self._widths, strict=True))
-            sys.stdout.write("  ".join(cells).rstrip() + "\n")
-        sys.stdout.flush()
+            put("  ".join(map(padded, row, self._widths)).rstrip() + "\n")
+        flush()
 
     def close(self) -> None:
         """Ends the table."""
@@ -168,12 +174,3 @@ def json_text(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value)
     return text
-
-
-def shown(text: str) -> str:
-    """Returns a text as one line of a terminal may hold it: what cannot be printed as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )

@@ -182,6 +182,7 @@ class Readers:
 def _serve(theirs: Connection, ours: Connection, wanted: Wanted) -> None:
     """What a process does: reads lists of items until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that asked
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()  # what came with the fork is not garbage
     theirs.close()
     wanted = replace(wanted, max_pixels=min(wanted.max_pixels, SMALL))

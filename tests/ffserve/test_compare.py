@@ -238,7 +238,7 @@ def test_wrong_usage_is_one_line(command, make_model, tmp_path, monkeypatch):
     failed(2, "nowhere is no folder", made.path, "--images", tmp_path / "nowhere", *quick)
     failed(2, "seven are no classes of a model", made.path, "--images", tmp_path / "images", *quick)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    failed(1, "matplotlib is not installed: run pip install 'ffstudy[eval]'", made.path, "--chart", "a.svg")
+    failed(1, "matplotlib is not installed: run pip install matplotlib", made.path, "--chart", "a.svg")
 
 
 def test_the_help_teaches(command):

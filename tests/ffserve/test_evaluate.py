@@ -180,7 +180,7 @@ def test_the_picture_is_drawn_and_the_same_again(measure, made, tmp_path, monkey
     assert len([*(tmp_path / "out").iterdir()]) == 4
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     ended = measure("evaluate", tmp_path / "in", "--model", "no.onnx", "--picture", "a.png")
-    failed(ended, 1, "matplotlib is not installed: run pip install 'ffstudy[eval]'")
+    failed(ended, 1, "matplotlib is not installed: run pip install matplotlib")
 
 
 def test_any_names_and_numbers_of_classes_can_be_drawn(tmp_path):
@@ -300,7 +300,7 @@ def test_trees_that_do_not_fit_are_one_line(measure, make_model, trees, tmp_path
     tree(tmp_path / "few", np.zeros((5, 1, 4, 4), dtype=np.uint8), [0, 0, 0, 0, 1], "ab")
     failed(run(tmp_path / "few", tmp_path / "few"), 1, f"{tmp_path / 'few' / 'b'} holds fewer than 2 images")
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
-    failed(run(train, test), 1, "run pip install 'ffstudy[eval]'")
+    failed(run(train, test), 1, "sklearn is not installed: run pip install scikit-learn")
 
 
 def test_the_python_api(made, tmp_path):
