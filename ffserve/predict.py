@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ class Classifier:
 
     def predict(
         self,
-        images: Sequence[Image],
+        images: Iterable[Image],
         *,
         top_k: int = 5,
         batch_size: int = BATCH_SIZE,
@@ -77,7 +77,8 @@ class Classifier:
         """Returns a prediction for each image, in order.
 
         Args:
-            images: paths of image files, contents of such as bytes, or uint8 arrays [C, H, W] of the model's size.
+            images: paths of image files, contents of such as bytes, or uint8 arrays [C, H, W] of the model's size;
+                any number, but not one by itself.
             top_k: how many classes of each image, at least 1.
             batch_size: images of one run.
             invert: `auto` (see `ffserve.reading.inverts`), `yes` or `no`.
@@ -88,10 +89,12 @@ class Classifier:
             ModelError: where an array has another type or shape.
             UsageError: where an argument is not legal.
         """
-        for image in images:
-            if isinstance(image, np.ndarray):
-                self.model.check(image[None])
-        items = (Item(_name(image), image) for image in images)
+        if isinstance(images, str | bytes | bytearray | os.PathLike):
+            raise UsageError(f"images is one {type(images).__name__}: give a list, [image]")
+        items = [Item(_name(image, number), image) for number, image in enumerate(images)]
+        for item in items:
+            if isinstance(item.source, np.ndarray):
+                self.model.check(item.source[None])
         predictions = []
         for batch in self.predict_batches(
             items, top_k=top_k, batch_size=batch_size, invert=invert, max_pixels=max_pixels
@@ -110,12 +113,13 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         invert: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        workers: int | None = None,
         processes: bool = False,
     ) -> Iterator[list[tuple[Item, Prediction | ImageError]]]:
         """Yields up to `batch_size` items at a time, each with its prediction or with why it could not be read.
 
         In order, and in constant memory. `ffserve.inputs.find` makes items of files, folders and patterns;
-        `processes` is that of `ffserve.stream.stream`; the other arguments are those of `predict`.
+        `workers` and `processes` are those of `ffserve.stream.stream`; the other arguments are those of `predict`.
 
         Raises:
             ModelError: where the model cannot be run, or an array is not of its size.
@@ -124,7 +128,13 @@ class Classifier:
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}: it must be at least 1")
         batches = stream(
-            self.model, items, batch_size=batch_size, invert=invert, max_pixels=max_pixels, processes=processes
+            self.model,
+            items,
+            batch_size=batch_size,
+            invert=invert,
+            max_pixels=max_pixels,
+            workers=workers,
+            processes=processes,
         )
         return (self._predictions(batch, top_k) for batch in batches)
 
@@ -144,7 +154,11 @@ class Classifier:
         return found
 
 
-def _name(image: Image) -> str:
-    if isinstance(image, bytes):
-        return "the image"
-    return "the array" if isinstance(image, np.ndarray) else os.fsdecode(image)
+def _name(image: Image, number: int) -> str:
+    if isinstance(image, str | os.PathLike):
+        return os.fsdecode(image)
+    if not isinstance(image, bytes | np.ndarray):
+        raise UsageError(
+            f"images[{number}] is of type {type(image).__name__}: give a path, the bytes of a file, or a uint8 array"
+        )
+    return f"images[{number}]"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,38 @@ def test_classes_of_equal_probability_keep_the_order_of_the_model(make_model):
 
 def test_no_images_give_no_predictions(make_model):
     assert Classifier(make_model().path).predict([]) == []
+
+
+def test_images_may_come_from_an_iterator(make_model, tmp_path):
+    made = make_model()
+    for number, pixels in enumerate(made.images(3)):
+        Image.fromarray(pixels[0]).save(tmp_path / f"{number}.png")
+    classifier = Classifier(made.path)
+    expected = classifier.predict(made.images(3))
+    assert classifier.predict(iter(made.images(3))) == expected
+    assert classifier.predict(path for path in sorted(tmp_path.glob("*.png"))) == expected
+    assert len(classifier.predict(tmp_path.glob("*.png"))) == 3
+    with pytest.raises(ModelError, match="takes uint8"):
+        classifier.predict(iter([np.zeros((1, 4, 5), np.uint8)]))
+
+
+@pytest.mark.parametrize("one", ["a.png", b"content", bytearray(b"content"), Path("a.png")])
+def test_one_image_by_itself_is_refused(make_model, one):
+    with pytest.raises(UsageError, match=rf"images is one {type(one).__name__}: give a list, \[image\]"):
+        Classifier(make_model().path).predict(one)
+
+
+@pytest.mark.parametrize("odd", [Image.new("L", (4, 4)), bytearray(b"content"), None, 3])
+def test_an_image_of_no_known_type_is_named(make_model, odd):
+    made = make_model()
+    with pytest.raises(UsageError, match=rf"images\[2\] is of type {type(odd).__name__}: give a path, the bytes"):
+        Classifier(made.path).predict([*made.images(2), odd])
+
+
+def test_content_that_cannot_be_read_is_named_by_its_place(make_model):
+    made = make_model()
+    with pytest.raises(ImageError, match=r"'images\[2\]' is no image"):
+        Classifier(made.path).predict([*made.images(2), b"no image"])
 
 
 def test_an_image_that_cannot_be_read_is_named(make_model, tmp_path):

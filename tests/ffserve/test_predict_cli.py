@@ -86,6 +86,38 @@ def test_json_lines_and_csv_say_what_json_says(cli, made, batch_size):
             assert row[f"probability_{k + 1}"] == (f"{entry['probability']:.6f}" if "top" in record else "")
 
 
+def test_csv_holds_any_name(cli, made, tmp_path):
+    odd = ["cr\rx.png", "lf\nx.png", "crlf\r\nx.png", 'quote"d.png', "com,ma.png", "plain.png", "\r.png", " x.png"]
+    for name in odd:
+        os.link(tmp_path / "in" / "a.png", tmp_path / name)
+    ended = cli("ffserve", "predict", *odd, "--csv", "--top-k", 1, "--batch-size", 3)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.replace("\r\nx.png", "").count("\r\n") == 0
+    rows = list(csv.reader(io.StringIO(ended.out, newline="")))
+    assert [row[0] for row in rows] == ["file", *odd]
+    assert {len(row) for row in rows} == {6}
+
+
+def test_pictures_that_are_not_read_are_told_once(cli, made, tmp_path):
+    for name in ("in/1.heic", "in/deeper/2.HEIC", "in/3.svg"):
+        (tmp_path / name).touch()
+    ended = cli("ffserve", "predict", "in/deeper", "in", "light.png", "--invert", "no", "--jsonl")
+    assert ended.code == 1  # for in/bad.png
+    errors, notes = ended.err.splitlines()
+    assert "'in/bad.png'" in errors
+    assert notes == "ffserve: note: passed over 3 .heic, 1 .svg: not read, save them as PNG or JPEG"
+    assert len(ended.out.splitlines()) == 6
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_as_many_images_are_read_at_once_as_threads_were_asked_for(cli, made, monkeypatch, threads):
+    workers = []
+    inner = stream_module._stream
+    monkeypatch.setattr(stream_module, "_stream", lambda *how: workers.append(how[4]) or inner(*how))
+    assert cli("ffserve", "predict", "in/a.png", "--threads", threads).code == 0
+    assert workers == [threads]
+
+
 def test_the_table_grows_with_its_batches(cli, made):
     ended = cli("ffserve", "predict", "in", "light.png", "--batch-size", 1, "--top-k", 1)
     lines = ended.out.splitlines()
