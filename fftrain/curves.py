@@ -37,7 +37,7 @@ def layer_curves(found: Sequence[Group], measure: str, target: str = "") -> list
         target: what the probes tell, `class` or `pretext`.
     """
     curves: dict[tuple[str, str], list[Curve]] = {}
-    several = len({_network(group) for group in found} - {""}) > 1
+    several = len({network_of(group) for group in found} - {""}) > 1
     for group in found:
         asked = {"measure": measure, "target": target, "split": "test"}
         places = dict.fromkeys((r["probed_on"], r["slot"]) for cell in group.cells for r in cell.find(**asked))
@@ -47,7 +47,7 @@ def layer_curves(found: Sequence[Group], measure: str, target: str = "") -> list
             if slot != next(cell for cell in group.cells if cell.run).slot(probed_on):
                 panel += f", slot {slot}"
             wanted = {**asked, "probed_on": probed_on, "slot": slot}
-            random = f"random{_network(group) if several else ''}, slot {slot}"
+            random = f"random{network_of(group) if several else ''}, slot {slot}"
             for name, source in {group.label: group.method, random: "random", "raw": "raw"}.items():
                 means = _means(group, **wanted, source=source)
                 made = Curve(dataset=group.dataset, panel=panel, name=name, style=source, means=means)
@@ -58,7 +58,7 @@ def layer_curves(found: Sequence[Group], measure: str, target: str = "") -> list
     return sorted(kept, key=lambda curve: (panels.index(curve.panel), order.get(curve.style, 0)))
 
 
-def _network(group: Group) -> str:
+def network_of(group: Group) -> str:
     """Returns what tells untrained networks apart; "" where no run was read."""
     models = [cell.run.config["model"] for cell in group.cells if cell.run]
     return "".join(f" {model['depth']}x{model['width']} {model['normalisation']}" for model in models[:1])

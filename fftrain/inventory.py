@@ -17,6 +17,9 @@ from fftrain.records import FoundRun
 from fftrain.registry import task_of
 from fftrain.tables import Table
 
+# The folder, new, in which the commands of the report make runs again.
+AGAIN = "again"
+RUNS = "Commands, machines and times"
 PROBLEMS = "Unfinished, failed, damaged, missing or incomplete"
 
 
@@ -54,10 +57,10 @@ def runs_table(found: Collection) -> Table:
         config = cell.run.config
         commit = (config["git_commit"] or "unknown")[:12]
         hardware = _words(config["hardware"])
-        out = _place(found, cell.run)
+        out = f"{AGAIN}/{cell.name}"  # the run's own folder is in use
         rows.append([cell.name, cell.state, command(config["config"], out), str(cell.seed), hardware, *times, commit])
     columns = ("run", "state", "command", "seed", "hardware", "pretraining", "probes", "analysis", "all", "commit")
-    return Table(title="Every run", columns=columns, rows=rows)
+    return Table(title=RUNS, columns=columns, rows=rows)
 
 
 def commands_table(found: Collection) -> Table:

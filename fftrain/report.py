@@ -23,6 +23,7 @@ from fftrain import figures, tables
 from fftrain.collect import Collection, collect
 from fftrain.curves import Curve, cka_curves, goodness_curves, layer_curves
 from fftrain.evaluate import make_task
+from fftrain.findings import findings
 from fftrain.inventory import (
     commands_table,
     exports_table,
@@ -53,13 +54,19 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page. `text` names its caption in report.md; `note` is what else there is to say."""
+    """A part of the page. `text` names its caption in report.md; `note` and `points` are what else there is to say."""
 
     title: str
     text: str
     note: str = ""
+    points: list[str]
     tables: list[Table]
     pictures: list[Picture]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.tables or self.pictures or self.points)
 
     @property
     def anchor(self) -> str:
@@ -107,14 +114,16 @@ def _write(root: Path) -> dict[str, Any]:
         lstrip_blocks=True,
     )
     environment.filters["md"] = markdown_escape
+    quoted = any("published" in column for section in sections for t in section.tables for column in t.columns)
     prefix = "report-" if (root / CONFIG_FILE).exists() else ""
     content = {
         "name": found.study["name"] if found.study else root.resolve().name,
         "version": version("ffstudy"),
-        "sections": sections,
+        "sections": [section for section in sections if not section.empty],
+        "absent": [section.title for section in sections if section.empty] if found.study else [],
         "seeds": [len({cell.seed for cell in group.cells if cell.run}) for group in groups(found.cells)],
         "seen": any(cell.trained_on_validation for cell in found.cells),
-        "published": published.remark if found.study else "",
+        "published": published.remark if quoted else "",
         "data": [f"{prefix}results.csv", f"{prefix}results.json"],
     }
     paths, before = {}, _pictures_of(root / MARKDOWN)
@@ -141,7 +150,7 @@ def _write(root: Path) -> dict[str, Any]:
 
 
 def _study(found: Collection, published: Published) -> list[Section]:
-    """Returns the parts of a study's report; a part without content says that nothing was measured for it."""
+    """Returns the parts of a study's report."""
     searched = [cell for cell in found.cells if cell.search]
     whole = groups([cell for cell in found.cells if not cell.search])
     searching = [_section("Search", "search", tables.search_table(searched))] if searched else []
@@ -158,6 +167,7 @@ def _study(found: Collection, published: Published) -> list[Section]:
     return [
         _section("What was run", "", headline_table(found), problems_table(found)),
         *searching,
+        _section("In short", "found", points=findings(whole)),
         _section("Pretext accuracy", "pretext", tables.pretext_table(own, published)),
         _section("Transfer", "transfer", tables.transfer_table(own, published)),
         _section("Supervised reference", "supervised", tables.supervised_table(supervised, published)),
@@ -172,23 +182,30 @@ def _study(found: Collection, published: Published) -> list[Section]:
 
 
 def _plain(found: Collection, results: Table) -> list[Section]:
-    """Returns the parts of the report over a plain folder; those without content are left out."""
+    """Returns the parts of the report over a plain folder."""
     whole = groups(found.cells)
-    parts = [
+    return [
         _section("Results", "results", results, problems_table(found)),
+        _section("In short", "found", points=findings(whole)),
         *_by_layer(whole),
         *_representations(found, whole),
         _served(found.root / "prediction.json"),
-        _section("All figures", "", tables.probes_table(found.cells), exports_table(found.runs)),
+        _section("All numbers", "", tables.probes_table(found.cells), exports_table(found.runs)),
         _section("Every run", "runs", runs_table(found), commands_table(found), *map(settings_table, found.runs)),
     ]
-    return [part for part in parts if part.tables or part.pictures]
 
 
-def _section(title: str, text: str, *shown: Table, pictures: Sequence[Picture] = (), note: str = "") -> Section:
-    """Returns a part of the page with the tables that have rows."""
+def _section(
+    title: str,
+    text: str,
+    *shown: Table,
+    pictures: Sequence[Picture] = (),
+    note: str = "",
+    points: Sequence[str] = (),
+) -> Section:
+    """Returns a part of the page with the tables that have rows, and of these the columns that have a value."""
     kept = [table.of_values() for table in shown if table.rows]
-    return Section(title=title, text=text, note=note, tables=kept, pictures=list(pictures))
+    return Section(title=title, text=text, note=note, points=list(points), tables=kept, pictures=list(pictures))
 
 
 def _draw(name: str, alt: str, draw: Callable[..., Figure], *given: Any, small: bool = False, **more: Any) -> Picture:

@@ -132,7 +132,7 @@ def test_failed_damaged_and_missing_cells_are_said_and_never_filled(study):
     assert dict(tables["The study"][1:])["cells"] == "7 done, 1 failed, 1 damaged, 1 missing, of 10"
     jigsaw = [r for r in records(tables["Pretext accuracy in %"]) if r["task"] == "jigsaw"]
     assert [r["digits"] for r in jigsaw] == ["damaged"]
-    runs = {row["run"]: row for row in records(tables["Every run"])}
+    runs = {row["run"]: row for row in records(tables["Commands, machines and times"])}
     assert [runs[cell_name(*name)]["state"] for name in (("ff", 2), ("bp", 2), ("bp", 0))] == [
         "failed",
         "missing",
@@ -185,7 +185,7 @@ def test_markdown_says_what_the_page_says(study):
 
 def test_each_run_can_be_made_again_by_its_command(study):
     root, tables = study
-    for row in records(tables["Every run"]):
+    for row in records(tables["Commands, machines and times"]):
         if row["command"]:
             program, command, *options = shlex.split(row["command"])
             assert (program, command) == ("fftrain", "pretrain")
@@ -193,7 +193,9 @@ def test_each_run_can_be_made_again_by_its_command(study):
             while options:
                 name = options.pop(0).removeprefix("--")
                 given[name.replace("-", "_")] = options.pop(0) if options[:1] and options[0][:2] != "--" else name
-            assert given.pop("out") == f"cells/{row['run']}"
+            out = given.pop("out")
+            assert out == f"again/{row['run']}"
+            RunFolder(root / out).check_new()
             if given.pop("no_holdout", None):
                 given["holdout"] = False
             typed = {k: v if k in ("dataset", "task", "method", "holdout") else json.loads(v) for k, v in given.items()}

@@ -1,0 +1,133 @@
+"""What a report concludes: true of the run folders, and nothing where there are no numbers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+
+import pytest
+
+from ffmodels.files import read_json
+from fftrain import write_report
+from fftrain.collect import collect
+from fftrain.findings import findings
+from fftrain.means import groups
+from fftrain.run import RunFolder
+from tests.fftrain.reports import cell_name, change, measured, part, probes
+
+
+def sentences(root):
+    return findings(groups(collect(root).cells))
+
+
+def set_test(root, method, seed, source, value):
+    """Sets the test accuracy of all of a source's probes of one run."""
+
+    def do(results):
+        for result in results["probes"].values():
+            for row in result["rows"]:
+                row["test"] = value if row["source"] == source else row["test"]
+
+    change(root / "cells" / cell_name(method, seed) / "results.json", do)
+
+
+@pytest.fixture
+def two(study, tmp_path):
+    """Two seeds of ff and bp, raw 0.5, random 0.6."""
+    root = tmp_path / "tiny"
+    for seed in (0, 1):
+        part(study, root, ("ff", seed), ("bp", seed))
+        for method in ("ff", "bp"):
+            set_test(root, method, seed, "raw", 0.5)
+            set_test(root, method, seed, "random", 0.6)
+    plan = read_json(study[0] / "study.json")
+    names = [cell_name(method, seed) for seed in (0, 1) for method in ("ff", "bp")]
+    cells = [cell for cell in plan["cells"] if cell["name"] in names]
+    change(root / "study.json", lambda content: content.update(cells=cells, pairs=[]))
+    return root
+
+
+def test_the_best_features_and_their_lead_are_those_of_the_run_folders(study):
+    root, _ = study
+    text = (root / "report.md").read_text()
+    [said] = [line for line in text.splitlines() if line.startswith("- rotation on digits:")]
+    means = {}
+    for method, slot, seeds in (
+        ("ff", "neutral", (0, 1)),
+        ("bp", "pixels", (0, 1)),
+        ("bp-goodness-all", "neutral", (0,)),
+    ):
+        runs = [measured(root, method, seed) for seed in seeds]
+        means[method] = statistics.mean(probes(run, f"digits-{slot}", method)[1] for run in runs)
+        random = statistics.mean(probes(run, f"digits-{slot}", "random")[1] for run in runs)
+        means.setdefault(f"random with slot {slot}", random)
+    means["raw"] = probes(measured(root, "ff", 0), "digits-neutral", "raw")[1]
+    for name, mean in means.items():
+        assert re.search(rf" {name} \(?{100 * mean:.1f}\b", said), (name, said)
+    ranked = sorted(means, key=means.get, reverse=True)
+    assert f"read best from {ranked[0]} (" in said
+    lead = means[ranked[0]] - means[ranked[1]]
+    assert f"{100 * lead:.1f} points ({round(lead * 359)} of 359 test images) above {ranked[1]}" in said
+    assert "Of 3 pairs of data set and task, a trained backbone is ahead in" in text
+
+
+def test_a_lead_stands_beside_the_deviation_over_seeds(two):
+    for seed, bp in ((0, 0.70), (1, 0.74)):
+        set_test(two, "bp", seed, "bp", bp)
+        set_test(two, "ff", seed, "ff", 0.55)
+    assert sentences(two) == [
+        "rotation on digits: the class is read best from bp (72.0 ± 2.8), 12.0 points (43 of 359 test images) above "
+        "random with slot neutral (60.0 ± 0.0); then random with slot pixels 60.0 ± 0.0, ff 55.0 ± 0.0, raw 50.0. "
+        "The deviation over seeds is 2.8."
+    ]
+    set_test(two, "ff", 0, "ff", 0.66)
+    set_test(two, "ff", 1, "ff", 0.76)
+    [said] = sentences(two)
+    assert "above ff (71.0 ± 7.1); then" in said
+    assert said.endswith("The lead is no larger than the deviation over seeds (7.1).")
+    set_test(two, "ff", 1, "ff", 0.78)
+    assert "(72.0 ± 2.8)" in sentences(two)[0].partition(" alike; then random")[0]
+
+
+def test_one_seed_says_that_the_spread_is_not_known(page):
+    [said] = sentences(page[0])
+    assert said.endswith("Of one seed: how far seeds differ is not known.")
+    assert f"<li>{said}</li>" in page[1]
+
+
+def test_nothing_is_concluded_where_nothing_was_probed(page, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(page[0] / "ff", root / "ff")
+    change(root / "ff" / "results.json", lambda results: results.pop("probes"))
+    assert sentences(root) == []
+    write_report(root)
+    assert "In short" not in (root / "report.html").read_text()
+    (root / "ff" / "results.json").unlink()
+    assert RunFolder(root / "ff").read_results() == {}
+    assert sentences(root) == []
+
+
+def test_parts_without_content_are_named_in_one_line(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("bp", 0))
+    change(root / "cells" / cell_name("bp", 0) / "results.json", lambda results: results["probes"].pop("mnist-pixels"))
+    write_report(root)
+    for name in ("report.html", "report.md"):
+        text = (root / name).read_text()
+        assert (
+            "Nothing was measured for: Supervised reference; Ablation; Label slot; Transfer across data sets;" in text
+        )
+        assert text.count("Nothing was measured") == 1
+        assert "Ablation" not in text.replace("Reference; Ablation", "").replace("reference; Ablation", "")
+
+
+def test_published_columns_stand_only_where_something_is_published(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
+    write_report(root)
+    assert "| digits published |" in (root / "report.md").read_text()
+    change(root / "study.json", lambda content: content["spec"].update(published={}))
+    write_report(root)
+    for name in ("report.html", "report.md"):
+        text = (root / name).read_text().lower()
+        assert "digits published" not in text
+        assert "not published" not in text
