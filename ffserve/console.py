@@ -154,7 +154,7 @@ def _program(command: typer.Typer) -> Any:
     program: Any = typer.main.get_command(command)
     for each in (program, *getattr(program, "commands", {}).values()):
         for parameter in each.params:
-            if hasattr(parameter, "display_type"):  # Typer since 0.2
+            if hasattr(parameter, "display_type"):  # older releases of Typer say TEXT and PATH themselves
                 parameter.display_type = _display_type(parameter)
     return program
 
