@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ffmodels.registry import GOODNESS, NORMALISATIONS, SLOTS
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import (
@@ -18,9 +19,10 @@ from fftrain.config import (
     continued,
     read_toml,
 )
-from fftrain.options import Processes, RunArgument, options_of
+from fftrain.options import Processes, RunArgument, meanings, options_of
 from fftrain.progress import Reporter, TerminalReporter
-from fftrain.registry import DATASETS
+from fftrain.registry import DATASETS, METHODS, TASKS
+from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
 from fftrain.study_cli import analyse, study
 
@@ -35,7 +37,17 @@ def _main(version: console.Version = False) -> None:
     pass
 
 
-@app.command()
+@app.command(
+    epilog=meanings(
+        {
+            "--dataset": DATASETS,
+            "--task": TASKS,
+            "--method": METHODS,
+            "--goodness": GOODNESS,
+            "--normalisation": NORMALISATIONS,
+        }
+    )
+)
 @options_of(PretrainConfig)
 def pretrain(
     *,
@@ -104,7 +116,7 @@ def pretrain(
     accelerator.end_training()
 
 
-@app.command()
+@app.command(epilog=meanings({"--dataset": DATASETS, "--slot": SLOTS}))
 @options_of(ProbeConfig, leave_out=("dataset",))
 def probe(
     *,
@@ -164,9 +176,7 @@ def probe(
 def evaluate(
     *,
     run: RunArgument,
-    split: Annotated[
-        str, typer.Option(help="validation or test; reading test is for the final figure.")
-    ] = "validation",
+    split: Annotated[str, typer.Option(help="[validation|test]; reading test is for the final number.")] = "validation",
     data_dir: Annotated[
         str | None, typer.Option(help="Where data sets are kept. [default: where they were]", show_default=False)
     ] = None,
@@ -175,7 +185,9 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a run's pretext accuracy: every image under every class of the task.
+    """Measure a run's pretext accuracy.
+
+    Every image of the split is scored under every class of the task.
 
     \b
     Examples:
@@ -199,8 +211,8 @@ def evaluate(
     accelerator.end_training()
 
 
-app.command()(analyse)
-app.command()(study)
+app.command(epilog=meanings({"--slot": SLOTS}))(analyse)
+app.command(epilog=meanings({"--preset": PRESETS}))(study)
 
 
 @app.command()
@@ -210,10 +222,10 @@ def report(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a report over the runs below a folder, or over a study, and print its table of results.
+    """Write a report over runs or a study.
 
     FOLDER/report.html is one self-contained page, report.md the same as Markdown; results.csv and results.json hold
-    every number, figures/ every figure as SVG.
+    every number, figures/ every picture as SVG. Its table of results is printed.
 
     \b
     Examples:

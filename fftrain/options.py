@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -37,14 +37,33 @@ def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> 
     return decorate
 
 
+def meanings(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns what stands at the end of a command's help: a line for each name of some options, with what it means.
+
+    Args:
+        tables: option -> names -> a few words, or a registry's entry.
+    """
+    parts = []
+    for option, names in tables.items():
+        width = max(map(len, names)) + 2
+        lines = [f"  {name:<{width}}{getattr(about, 'about', about)}" for name, about in names.items()]
+        parts.append("\n".join(["\b", f"{option}:", *lines]))
+    return "\n\n".join(parts)
+
+
 def _option(f: Any, hint: Any) -> inspect.Parameter:
     """Returns a setting as a Typer option that is None unless given."""
     text = f.metadata["help"]
     kind = next(k for k in (hint.__args__ if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None))
     legal = DATASETS if f.name == "dataset" else f.metadata["legal"]
+    text, *default_words = text.split(" [default: ")  # names stand before the default
     text += f" [{'|'.join(legal)}]" if legal else ""
-    text += f" [default: {f.default}]" if f.default is not None and kind is not bool else ""
+    text += "".join(f" [default: {words}" for words in default_words)
     name = option_name(f.name)
-    name += f"/--no-{name[2:]}" if kind is bool else ""
+    default = f.default
+    if kind is bool:
+        both = (f"--no-{name[2:]}", name)
+        default, name = both[f.default], f"{name}/{both[0]}"
+    text += f" [default: {default}]" if default is not None else ""
     annotation: Any = Annotated[kind | None, typer.Option(name, help=text, show_default=False)]
     return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -40,8 +40,8 @@ S = TypeVar("S", bound=Settings)
 
 PRESETS = {
     "smoke": "every method on embedded digits; under 2 minutes on 2 cores",
-    "quick": "MNIST, Fashion-MNIST and CIFAR-10 at a budget of a few hours on 2 cores",
-    "paper": "the study's protocol: four data sets, five tasks, three seeds, 60 epochs of 4x2000",
+    "quick": "MNIST, Fashion-MNIST and CIFAR-10; a few hours on 2 cores",
+    "paper": "the study's protocol: 4 data sets, 5 tasks, 3 seeds, 60 epochs of 4x2000",
 }
 LISTS: Mapping[str, tuple[Any, ...]] = {
     "datasets": (),

@@ -32,11 +32,11 @@ def analyse(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Measure how much of the image each layer keeps, and embed its features in two dimensions.
+    """Measure how much of the image each layer keeps.
 
     A linear decoder goes from the features of each layer back to the pixels; its explained variance on held-out images
-    stands beside that of raw pixels and of the untrained backbone. With --against, linear CKA between the layers of two
-    runs.
+    stands beside that of raw pixels and of the untrained backbone. t-SNE puts the features in the plane. With
+    --against, linear CKA between the layers of two runs.
 
     \b
     Examples:
@@ -81,7 +81,7 @@ def study(
     *,
     preset: Annotated[
         str | None,
-        typer.Option(help="; ".join(f"{name}: {what}" for name, what in PRESETS.items()) + ".", show_default=False),
+        typer.Option(help=f"A study that comes along. [{'|'.join(PRESETS)}]", show_default=False),
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="A study of your own, as TOML.", show_default=False)] = None,
     out: Annotated[
@@ -106,7 +106,13 @@ def study(
     mixed_precision: Annotated[
         str | None, typer.Option(help="Precision of every cell, before the spec's. [no|bf16|fp16]", show_default=False)
     ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where data sets are kept.", show_default=False)] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            help="Where data sets are kept, before the spec's. [env: FFSTUDY_DATA; default: ~/.cache/ffstudy]",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of a process, before the spec's.", min=1, max=256)
     ] = None,
@@ -117,10 +123,11 @@ def study(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train, measure and compare every cell of a grid; run again, it goes on where it was.
+    """Train, measure and compare every cell of a grid.
 
-    Each cell is a run folder under OUT/cells. Nothing finished is done again; a cell that fails is reported and the
-    others go on; exit code 1 says that some failed. Without --preset and --spec, the study in --out goes on.
+    Run again, it goes on where it was. Each cell is a run folder under OUT/cells. Nothing finished is done again; a
+    cell that fails is reported and the others go on; exit code 1 says that some failed. Without --preset and --spec,
+    the study in --out goes on.
 
     \b
     Examples:

@@ -9,6 +9,9 @@ import sys
 import pytest
 from PIL import Image
 
+from ffmodels.registry import GOODNESS, NORMALISATIONS
+from fftrain.registry import DATASETS, METHODS, TASKS
+from fftrain.spec import PRESETS
 from tests.helpers import one_line
 
 TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]
@@ -165,6 +168,27 @@ def test_probe_evaluate_and_report_of_a_run(cli, run_copy):
     assert (run_copy / "report.html").is_file()
     for command in ("probe", "evaluate", "report"):
         one_line(cli("fftrain", command, run_copy / "none"), 1, "none")
+
+
+def test_help_says_each_default_and_what_each_name_means(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    said = " ".join(cli("fftrain", "pretrain", "--help").out.split()).replace("- ", "-")
+    for default in ("--no-grayscale", "--holdout", "mnist", "60"):
+        assert f"[default: {default}]" in said
+    assert "[rotation|flip-h|flip-v|flip-hv|jigsaw|supervised|hybrid] [default: rotation; ff-unsupervised" in said
+    for registry in (DATASETS, TASKS, METHODS, GOODNESS, NORMALISATIONS):
+        assert all(f"{name} {entry.about}" in said for name, entry in registry.items())
+    said = " ".join(cli("fftrain", "study", "--help").out.split())
+    assert all(f"{name} {about}" in said for name, about in PRESETS.items())
+    assert "[env: FFSTUDY_DATA; default: ~/.cache/ffstudy]" in said
+
+
+def test_the_summary_of_each_command_is_one_short_sentence(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = cli("fftrain", "--help").out
+    lines = out.partition("Commands:")[2].strip().splitlines()
+    assert len(lines) == 7
+    assert all(line.endswith(".") and not line.endswith("...") and len(line) <= 80 for line in lines)
 
 
 def test_dump_images(cli, tmp_path):
