@@ -231,8 +231,12 @@ def embeddings(
         for layer, ax in zip(layers, row, strict=True):
             for k in range(len(class_names)) if layer in points else ():
                 x, y = points[layer][some][labels[some] == k].T
-                look = {"color": CLASS_COLOURS[k % len(CLASS_COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
-                ax.plot(x, y, linestyle="none", ms=2.8, mew=0, label=label(class_names[k]), **look)
+                look: dict[str, Any] = {
+                    "color": CLASS_COLOURS[k % len(CLASS_COLOURS)],
+                    "marker": MARKERS[k % len(MARKERS)],
+                }
+                look["ms"] = 4.0 if look["marker"] == "*" else 2.8  # a star covers less than the others
+                ax.plot(x, y, linestyle="none", mew=0, label=label(class_names[k]), **look)
             ax.set(xticks=[], yticks=[])
             ax.set_box_aspect(1)
         row[0].set_ylabel(fill(name, 22))

@@ -67,22 +67,29 @@ def test_what_goes_on_is_said_only_where_it_does(cli, run_copy, tmp_path):
     assert "after epoch 0" in ended.err
 
 
-def test_a_command_that_is_done_leaves_signals_as_they_were():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def default_signal():
+    """SIGTERM as a new process has it."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield signal.SIG_DFL
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_command_that_is_done_leaves_signals_as_they_were(default_signal):
     reporter = Lines()
     with stopping(reporter, lambda: AGAIN):
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(signal.SIGTERM) != default_signal
+    assert signal.getsignal(signal.SIGTERM) == default_signal
     assert reporter.lines == []
     with pytest.raises(KeyboardInterrupt), stopping(reporter, lambda: AGAIN):
         raise KeyboardInterrupt
     assert reporter.lines == [AGAIN]
 
 
-def test_of_several_processes_each_ends_at_once(monkeypatch):
+def test_of_several_processes_each_ends_at_once(monkeypatch, default_signal):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with stopping(Reporter(), lambda: AGAIN):
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is default_signal
 
 
 def test_a_stopped_probe_and_study_say_so(cli, monkeypatch, run_copy, tmp_path):
