@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,14 +130,13 @@ def _row(about: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Runs the program. A run folder called `bench` is named `./bench`."""
-    # A process that is asked to end clears up what it has half written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if sys.argv[1:2] == ["bench"]:
-        from ffexport.bench import app as bench
+    with console.unwinding():
+        if sys.argv[1:2] == ["bench"]:
+            from ffexport.bench import app as bench
 
-        del sys.argv[1]
-        console.run(bench, "ffexport bench", extra="train")
-    # As `fftrain` does: spinning threads stop each other on a machine that does other work too.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    console.run(app, "ffexport", extra="train")
+            del sys.argv[1]
+            console.run(bench, "ffexport bench", extra="train")
+        # As `fftrain` does: spinning threads stop each other on a machine that does other work too.
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+        console.run(app, "ffexport", extra="train")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def golden_of(path: Path, about: About) -> tuple[npt.NDArray[np.uint8], dict[str
         raise ModelError(f"{path} has a damaged golden image ({first_line(error)}): export it again") from error
 
 
-def check_digest(path: Path, content: bytes) -> None:
+def check_digest(path: Path, file: io.BufferedReader) -> None:
     """Holds a file against the manifest.json beside it, where there is one that lists the file.
 
     Raises:
@@ -129,7 +130,7 @@ def check_digest(path: Path, content: bytes) -> None:
     wanted = entry.get("sha256") if isinstance(entry, dict) else None
     if wanted is None:
         return
-    found = hashlib.sha256(content).hexdigest()
+    found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
         raise ModelError(
             f"{path} has SHA-256 {found[:12]}..., {manifest.name} beside it says {str(wanted)[:12]}...: "

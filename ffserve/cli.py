@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import traceback
 from collections import Counter
 from typing import Annotated, Any
 
 import typer
 
-from ffserve import compare_cli, console, measure_cli
+from ffserve import compare_cli, console, measure_cli, notes
 from ffserve.console import Debug, Json
 from ffserve.options import (
     BATCH_SIZE,
@@ -26,7 +23,6 @@ from ffserve.options import (
     ModelOption,
     ProviderOption,
     Threads,
-    provider_options,
 )
 
 app = console.app("Serve exported models with ONNX Runtime: no torch, no GPU needed.")
@@ -72,14 +68,9 @@ def predict(
     from ffserve.output import writer
     from ffserve.predict import Classifier
     from ffserve.progress import progress
-    from ffserve.session import Model, find_model
 
-    options = provider_options(provider_option)
-    classifier = Classifier(
-        Model(find_model(model), threads=threads, device=device, provider_options=options, spinning=False)
-    )
-    if classifier.model.notice:
-        print(f"ffserve: note: {classifier.model.notice}", file=sys.stderr)
+    classifier = Classifier(measure_cli.load(model, threads, device, provider_option))
+    report = notes.reporter(debug)
     out = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
     failed, inverted = 0, 0
     named: list[str] = []
@@ -99,26 +90,16 @@ def predict(
                 for item, found in batch:
                     if isinstance(found, ImageError):
                         failed += 1
-                        if debug:
-                            traceback.print_exception(found)
-                        print(f"ffserve: error: {found}", file=sys.stderr)
+                        report(found)
                     elif found.inverted:
                         inverted += 1
-                        named += [repr(item.name)] if len(named) < _NAMED else []
+                        named += [item.name] if len(named) < _NAMED else []
                 out.write(batch)
                 advance(len(batch))
     finally:
         out.close()
-    if inverted and invert == InvertName.auto:
-        more = f" and {inverted - len(named):,} more" if inverted > len(named) else ""
-        print(
-            f"ffserve: note: inverted {inverted:,} whose border is unlike the model's images "
-            f"(--invert no keeps them): {', '.join(named)}{more}",
-            file=sys.stderr,
-        )
-    if passed_over:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(passed_over.items()))
-        print(f"ffserve: note: passed over {kinds}: not read, save them as PNG or JPEG", file=sys.stderr)
+    notes.note_inverted(inverted, invert, named)
+    notes.note_passed_over(passed_over)
     if failed:
         raise typer.Exit(1)
 
@@ -139,8 +120,8 @@ def info(
     from ffserve.session import Model, find_model
 
     loaded = Model(find_model(model), device="cpu")
-    shown = {key: value for key, value in loaded.about.values.items() if key != "golden"}
-    result = {"model": str(loaded.path), "bytes": loaded.path.stat().st_size, **shown}
+    about = {key: value for key, value in loaded.about.values.items() if key != "golden"}
+    result = {"model": str(loaded.path), "bytes": loaded.path.stat().st_size, **loaded.ends, **about}
     rows = [[key, _words(value)] for key, value in result.items()]
     console.print_result(result, json, lambda _: console.print_table(str(loaded.path), ["what", "value"], rows[1:]))
 
@@ -163,9 +144,5 @@ app.registered_commands.sort(key=lambda command: _ORDER.index(getattr(command.ca
 
 def main() -> None:
     """Runs the program."""
-    # A process that is asked to end clears up what it has half written.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(console.TERMINATED))
-    try:
+    with console.unwinding():
         console.run(app, "ffserve", bare=("--help",))
-    finally:
-        signal.signal(signal.SIGTERM, before)

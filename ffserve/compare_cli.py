@@ -63,8 +63,8 @@ def compare(
     is 1.
 
     The p50 is the median over rounds, p95 and p99 are of all runs; images/s is at the p50; `speed` is how many times
-    as fast as the reference, the median over rounds. The cold start is that of `ffserve predict` with one image; of other models, and of those
-    without classes, from the start of Python to the first outputs.
+    as fast as the reference, the median over rounds. The cold start is that of `ffserve predict` with one image; of
+    other models, and of those without classes, from the start of Python to the first outputs.
 
     \b
     Examples:

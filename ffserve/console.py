@@ -11,11 +11,12 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -78,6 +79,16 @@ def show_version(value: bool) -> None:
 Version = Annotated[
     bool, typer.Option("--version", help="Print the version and end.", callback=show_version, is_eager=True)
 ]
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Lets SIGTERM end the block like an exception, so that what is half written is cleared up: exit code 143."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[str, ...] = ()) -> NoReturn:

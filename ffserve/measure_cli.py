@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ffserve import console, doctor_cli
+from ffserve import console, doctor_cli, notes
 from ffserve.console import Debug, Json
 from ffserve.options import (
     BATCH_SIZE,
@@ -29,7 +28,6 @@ from ffserve.options import (
 )
 
 if TYPE_CHECKING:
-    from ffserve.errors import ImageError
     from ffserve.evaluate import Evaluation
     from ffserve.features import Failed
     from ffserve.session import Model
@@ -76,17 +74,20 @@ def features(
     from ffserve.stream import stream
 
     check_out(out)
-    loaded = _load(model, threads, device, provider_option)
+    loaded = load(model, threads, device, provider_option)
+    passed_over = Counter[str]()
     batches = stream(
         loaded,
-        find(images),
+        find(images, passed_over),
         batch_size=batch_size,
         invert=invert,
         max_pixels=max_pixels,
+        workers=threads,
         processes=not debug,  # which lose where an error came from
     )
-    written = write_features(_track(batches), out, report=_reporter(debug))
-    _note_inverted(written.inverted, invert)
+    written = write_features(_track(batches), out, report=notes.reporter(debug))
+    notes.note_inverted(written.inverted, invert)
+    notes.note_passed_over(passed_over)
     result = {
         "model": str(loaded.path),
         "device": loaded.device,
@@ -162,13 +163,14 @@ def evaluate(
     if picture is not None:
         check_picture("--picture", picture)
     wanted = invert or (InvertName.auto if folder else InvertName.no)
-    loaded = _load(model, threads, device, provider_option)
+    loaded = load(model, threads, device, provider_option)
     how: dict[str, Any] = {
-        "report": _reporter(debug),
+        "report": notes.reporter(debug),
         "track": _track,
         "batch_size": batch_size,
         "invert": wanted,
         "max_pixels": max_pixels,
+        "workers": threads,
         "processes": not debug,
     }
     found: Evaluation | Transfer
@@ -178,17 +180,17 @@ def evaluate(
         found = measure(loaded, folder, **how)
         confusion = found.confusion
         result = measured.evaluation(found, folder)
-        for note in measured.notes(found, loaded.path):
-            _note(note)
+        for text in measured.notes(found, loaded.path):
+            notes.note(text)
     else:
         from ffserve.transfer import transfer
 
         assert train is not None
         assert test is not None
-        found = transfer(loaded, train, test, seed=seed, threads=threads, say=_say, **how)
+        found = transfer(loaded, train, test, seed=seed, threads=threads, say=notes.say, **how)
         confusion = found.rows[0].test
         result = measured.transfer(found, train, test, seed)
-    _note_inverted(found.inverted, wanted)
+    notes.note_inverted(found.inverted, wanted)
     if picture is not None:
         confusion.draw(picture, measured.title(confusion, folder or test))
     result = {
@@ -203,32 +205,16 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _load(model: Path | None, threads: int | None, device: DeviceName, given: list[str] | None) -> Model:
+def load(model: Path | None, threads: int | None, device: DeviceName, given: list[str] | None) -> Model:
+    """Returns the model that a command's options name, and notes where it does not run where one might think."""
     from ffserve.session import Model, find_model
 
     loaded = Model(
         find_model(model), threads=threads, device=device, provider_options=provider_options(given), spinning=False
     )
     if loaded.notice:
-        _note(loaded.notice)
+        notes.note(loaded.notice)
     return loaded
-
-
-def _note(text: str) -> None:
-    _say(f"note: {text}")
-
-
-def _say(text: str) -> None:
-    print(f"ffserve: {text}", file=sys.stderr)
-
-
-def _reporter(debug: bool) -> Callable[[ImageError], None]:
-    def report(error: ImageError) -> None:
-        if debug:
-            traceback.print_exception(error)
-        print(f"ffserve: error: {error}", file=sys.stderr)
-
-    return report
 
 
 def _errors(failed: Iterable[Failed]) -> list[dict[str, str]]:
@@ -242,8 +228,3 @@ def _track(batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             yield batch
             advance(len(batch.items))
-
-
-def _note_inverted(inverted: int, asked: InvertName) -> None:
-    if inverted and asked == InvertName.auto:
-        _note(f"inverted {inverted:,} whose border is unlike the model's images (--invert no keeps them)")

@@ -81,7 +81,7 @@ class Classifier:
                 any number, but not one by itself.
             top_k: how many classes of each image, at least 1.
             batch_size: images of one run.
-            invert: `auto` (see `ffserve.reading.inverts`), `yes` or `no`.
+            invert: `auto` (see `ffserve.paper.inverts`), `yes` or `no`.
             max_pixels: larger images are refused.
 
         Raises:

@@ -7,7 +7,6 @@ Letters: N images that were read, C channels, H W pixels.
 from __future__ import annotations
 
 import gc
-import math
 import multiprocessing
 import os
 import queue
@@ -20,11 +19,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ffserve.errors import ImageError, ImageTooLarge
-from ffserve.images import SMALL, UInt8Array, border_means, read_image
+from ffserve.images import SMALL, UInt8Array, read_image
 from ffserve.inputs import Item
+from ffserve.paper import inverts, negatives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +47,6 @@ class Read:
     inverted: list[bool]
 
 
-def inverts(images_NCHW: UInt8Array, border: tuple[float, float] | None) -> npt.NDArray[np.bool_]:
-    """Returns which images `auto` turns into their negatives, bool [N].
-
-    Only where the recorded border of the model's own images is uniform and near black or near white: mean at most 32
-    or at least 223, and deviation at most 32, of 255. Then, where the negative's border is nearer to it.
-
-    Args:
-        images_NCHW: uint8.
-        border: mean and deviation as recorded, 0 to 255, or None where they are not.
-    """
-    mean, deviation = border or (0.0, math.inf)
-    if deviation > 32 or 32 < mean < 223:
-        return np.zeros(len(images_NCHW), dtype=bool)
-    here_N = border_means(images_NCHW)
-    turned_N: npt.NDArray[np.bool_] = np.abs(255 - here_N - mean) < np.abs(here_N - mean)
-    return turned_N
-
-
 def read(items: Sequence[Item], wanted: Wanted) -> Read:
     """Reads items one after the other."""
     images: list[UInt8Array] = []
@@ -77,11 +58,12 @@ def read(items: Sequence[Item], wanted: Wanted) -> Read:
         except ImageError as error:
             errors.append(error)
     images_NCHW = _stacked(images, wanted)
-    if wanted.invert == "auto":
+    turned_N = np.full(len(images), wanted.invert == "yes")
+    if wanted.invert == "auto" and wanted.border is not None:
         turned_N = inverts(images_NCHW, wanted.border)
-    else:
-        turned_N = np.full(len(images), wanted.invert == "yes")
-    images_NCHW[turned_N] = 255 - images_NCHW[turned_N]
+        images_NCHW[turned_N] = negatives(images_NCHW[turned_N], wanted.border)
+    elif wanted.invert == "yes":
+        images_NCHW = 255 - images_NCHW
     turned = iter(turned_N.tolist())
     return Read(
         images_NCHW=images_NCHW,

@@ -109,7 +109,6 @@ class Model:
         self.path = Path(path)
         attempts, self.notice = devices(device, provider_options)
         content, self.about = self._read()
-        check_digest(self.path, content)
         for attempt in attempts:
             try:
                 self._load(content, attempt, threads=threads, provider_options=provider_options, spinning=spinning)
@@ -123,6 +122,13 @@ class Model:
     def providers(self) -> list[str]:
         """The execution providers that really run the model."""
         return list(self._session.get_providers())
+
+    @property
+    def ends(self) -> dict[str, list[str]]:
+        """The inputs and outputs in words: name, type, shape."""
+        shape = ", ".join(map(str, ("batch", self.about.channels, self.about.height, self.about.width)))
+        outputs = [f"{name} float32 [batch, {width}]" for name, width in self._widths.items()]
+        return {"inputs": [f"images uint8 [{shape}]"], "outputs": outputs}
 
     def run(self, images_BCHW: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Computes every output: `features` float32 [B, F], and with a head `logits` and `probabilities` [B, K].
@@ -148,7 +154,7 @@ class Model:
             )
 
     def _read(self) -> tuple[bytes, About]:
-        """Returns the file's content and metadata; a file of another program is not even read, let alone loaded."""
+        """Returns the file's content and metadata; a file of another program is not kept in memory, let alone run."""
         try:
             status = os.stat(self.path)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # which may never end
@@ -158,6 +164,8 @@ class Model:
             if status.st_size == 0:
                 raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
             with self.path.open("rb") as file:
+                check_digest(self.path, file)
+                file.seek(0)
                 about = read_about(self.path, stored_metadata(file, status.st_size))
                 file.seek(0)
                 return file.read(), about

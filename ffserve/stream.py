@@ -63,7 +63,7 @@ def stream(
         model: what runs.
         items: what is read.
         batch_size: images of one run; at least 1.
-        invert: `yes`, `no`, or `auto`, see `ffserve.reading.inverts`.
+        invert: `yes`, `no`, or `auto`, see `ffserve.paper.inverts`.
         max_pixels: larger images are refused.
         workers: threads that read; None means as many as there are cores.
         processes: where there are more than a few images, read small ones in as many forked processes (Linux), which

@@ -122,7 +122,11 @@ def test_info(cli, make_model):
     assert (ended.code, ended.err) == (0, "")
     result = json.loads(ended.out)
     shown = {key: value for key, value in Model(made.path).about.values.items() if key != "golden"}
-    assert result == {"model": str(made.path), "bytes": made.path.stat().st_size, **shown}
+    ends = {
+        "inputs": ["images uint8 [batch, 3, 5, 2]"],
+        "outputs": ["features float32 [batch, 30]", "logits float32 [batch, 3]", "probabilities float32 [batch, 3]"],
+    }
+    assert result == {"model": str(made.path), "bytes": made.path.stat().st_size, **ends, **shown}
     ended = cli("ffserve", "info", made.path)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[0] == str(made.path)

@@ -16,7 +16,7 @@ from ffserve import stream as stream_module
 from ffserve.errors import ImageError, ModelError, UsageError
 from ffserve.images import border_means
 from ffserve.inputs import Item
-from ffserve.reading import inverts
+from ffserve.paper import inverts
 from ffserve.session import Model
 from ffserve.stream import AHEAD, stream
 
