@@ -101,8 +101,9 @@ def overview(rows: Sequence[Row]) -> list[str]:
             line += [mean(layered(rows, task, *kind), reader) for kind in kinds]
         raw = layered(rows, task, ff, "raw")
         lines.append([*line, mean(pick(raw, seed=raw[0]["seed"]) if raw else [], at("pixels"))])
-    heads = ["task", "pretext: `ff`", "`bp`", "transfer: `ff`", "`bp`", "`random`", "layers 2-4: `ff`", "`bp`"]
-    return markdown([*heads, "`random`", "`raw`"], lines)
+    parts = {"pretext": ["ff", "bp"], "transfer": ["ff", "bp", "random"], "layers 2-4": ["ff", "bp", "random"]}
+    heads = [f"{part} `{source}`" for part, sources in parts.items() for source in sources]
+    return markdown(["task", *heads, "`raw`"], lines)
 
 
 def beside_the_study(rows: Sequence[Row], dataset: str) -> list[str]:

@@ -84,7 +84,7 @@ def check(here: Path, out: str, err: str) -> None:
     assert ("--device cuda" in err) == (out.count("exit code 1\n") == 3)
 
     with np.load(here / "features.npz") as features:
-        assert features["features"].shape == (len(features["names"]), 256)
+        assert features["features"].shape == (len(features["names"]), 400)
     assert b"<svg" in (here / "confusion.svg").read_bytes()[:1000]
     answers = re.findall(r"^(?:[0-9] [01]\.\d\d|bad request: .*)$", out, flags=re.MULTILINE)
     assert len(answers) == len([*here.glob("images/test/3/*.png")]) + 1

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.datasets import load_digits
 
 from ffserve.paper import negatives
+from ffserve.session import BUNDLED, Model
 
 BLACK, WHITE = (0.0, 0.0), (255.0, 0.0)
 IMAGES = arrays.arrays(np.uint8, st.tuples(st.integers(0, 3), st.sampled_from([1, 3]), *[st.integers(1, 9)] * 2))
@@ -58,3 +59,20 @@ def test_a_model_of_dark_ink_sees_the_same_the_other_way_round(images):
     found = negatives(images, BLACK)
     assert (found.dtype, found.shape) == (np.uint8, images.shape)
     np.testing.assert_array_equal(negatives(255 - images, WHITE), 255 - found)
+
+
+@pytest.mark.parametrize(("paper", "plain"), [(200, 0.5), (slope(), 0.5), (255, 1.0)])
+def test_the_model_that_ships_reads_real_digits_on_paper(real_mnist, paper, plain):
+    raw = real_mnist / "MNIST" / "raw"
+    ink = np.frombuffer((raw / "t10k-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    labels = np.frombuffer((raw / "t10k-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
+    model = Model(BUNDLED, device="cpu")
+    assert model.about.border is not None
+    ink, labels = ink[:2000], labels[:2000]
+    drawn = on_paper(ink, paper)
+
+    def right(images):
+        return float((model.run(images)["probabilities"].argmax(1) == labels).mean())
+
+    assert right(negatives(drawn, model.about.border)) > right(ink) - 0.005
+    assert right(255 - drawn) <= plain
