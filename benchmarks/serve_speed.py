@@ -34,7 +34,7 @@ import numpy as np
 import typer
 from PIL import Image
 
-BATCH = 64
+BATCH = 128
 
 
 def generate(folder: Path, count: int, size: tuple[int, int], jpeg: bool) -> None:

@@ -112,12 +112,12 @@ def _search(folder: str, passed_over: Counter[str]) -> Iterator[Item]:
             nothing = False
             reason = (error.strerror or str(error)).lower()
             yield Item(inside, ImageError(f"{inside or folder!r} cannot be listed: {reason}"))
+        above = os.path.join(inside, "")
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
             if suffix in SUFFIXES:
                 nothing = False
-                path = os.path.join(inside, name)
-                yield Item(path, path)
+                yield Item(above + name, above + name)
             elif suffix in UNREAD:
                 passed_over[suffix] += 1
     if nothing:

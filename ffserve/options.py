@@ -12,7 +12,7 @@ import typer
 from ffserve.errors import UsageError
 
 MAX_PIXELS = 64_000_000  # as in images.py, which imports Pillow
-BATCH_SIZE = 64
+BATCH_SIZE = 128
 _MODEL = "An .onnx file or a run folder. [env: FFSERVE_MODEL; default: the MNIST model that ships]"
 
 

@@ -25,7 +25,7 @@ from ffserve.reading import Read, Readers, Wanted, read
 from ffserve.session import Model
 
 INVERT = ("auto", "yes", "no")
-BATCH_SIZE = 64
+BATCH_SIZE = 128
 AHEAD = 2  # batches that are being read while one is run
 FEW = 256  # images for which no processes are started
 
