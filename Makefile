@@ -19,6 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "ffstudy needs Python 3.11 to 3.13: name one with make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "installing into $(VENV): torch and what goes with it, about 6 GB and some minutes"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@mkdir -p $(VENV)/typed
@@ -40,6 +41,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/ffserve predict --model $(DEMO)/ff --json "$$(ls $(DEMO)/images/3/*.png | head -n 1)" > $(DEMO)/prediction.json
 	$(BIN)/ffserve compare --run $(DEMO)/ff --rounds 3 --chart $(DEMO)/compare.svg
 	@$(BIN)/fftrain report $(DEMO)
+	@echo "exports side by side: $(DEMO)/compare.svg; what answers what: $(DEMO)/prediction.json"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -123,7 +123,7 @@ def compare_models(
     left_out = [] if has_torch() else [c.name for c in candidates if c.needs_torch]
     rows = [_Row(c) for c in candidates if c.name not in left_out]
     if left_out:
-        say(f"torch is not installed, left out: {', '.join(left_out)} (pip install 'ffstudy[train]' brings it)")
+        say(f"torch is not installed, left out: {', '.join(left_out)}")
     if not rows:
         raise FFServeError("nothing is left to compare without torch: name an .onnx file")
     threads, sizes, before = threads or cores(), list(dict.fromkeys(batch_sizes)), load_average()
