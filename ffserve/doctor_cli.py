@@ -39,6 +39,13 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _lacking(lacks: list[str]) -> str:
+    """Returns what an extra lacks, with what is not installed at all named once."""
+    absent = [text.removesuffix(" is not installed") for text in lacks if text.endswith(" is not installed")]
+    others = [text for text in lacks if not text.endswith(" is not installed")]
+    return "; ".join([*([f"not installed: {', '.join(absent)}"] if absent else []), *others]) or "installed"
+
+
 def _print(result: dict[str, Any]) -> None:
     machine, cuda, model = result["machine"], result["cuda"], result["model"]
     flags = [*(machine["int8_instructions"] or []), *(machine["other_instructions"] or [])]
@@ -50,7 +57,7 @@ def _print(result: dict[str, Any]) -> None:
             ["CPU", f"{machine['cpu']}: {machine['cores']} cores{quota}, {machine['system']}"],
             ["instructions", ", ".join(flags) or "not known"],
             *([name, text or "not installed"] for name, text in result["versions"].items()),
-            *([f"ffstudy[{name}]", "; ".join(lacks) or "installed"] for name, lacks in result["extras"].items()),
+            *([f"ffstudy[{name}]", _lacking(lacks)] for name, lacks in result["extras"].items()),
         ],
     )
     rows = [

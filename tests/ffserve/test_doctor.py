@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from ffserve import doctor, trial
+from ffserve import doctor, doctor_cli, trial
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FAKE = """
@@ -252,3 +252,15 @@ def test_library_names_follow_the_version_of_cuda(monkeypatch):
     assert {"libcudart.so.13", "libcufft.so.12", "libcudnn.so.9"} <= {*trial.libraries("13.0")}
     monkeypatch.setattr(sys, "platform", "win32")
     assert {"nvcuda.dll", "cublas64_12.dll", "cufft64_11.dll"} <= {*trial.libraries("12.8")}
+
+
+@pytest.mark.parametrize(
+    ("lacks", "words"),
+    [
+        ([], "installed"),
+        (["torch is not installed", "onnx is not installed"], "not installed: torch, onnx"),
+        (["numpy is 1.26, not >=2", "onnx is not installed"], "not installed: onnx; numpy is 1.26, not >=2"),
+    ],
+)
+def test_what_an_extra_lacks_is_named_once(lacks, words):
+    assert doctor_cli._lacking(lacks) == words
