@@ -138,13 +138,21 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
     except OSError as error:
         if not code and not isinstance(error, BrokenPipeError):  # where whoever read the results has left
             _fail(name, _unwritten(error), 1)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is to be flushed at the end
+        _give_up(sys.stdout)
         code = code or 1
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _give_up(sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # gloo's threads may outlive the interpreter and abort a process that has done its work (pytorch #190489).
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _give_up(stream: Any) -> None:
+    """Lets what a stream still holds go nowhere, so that the interpreter's end does not fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_what_is_closed() -> None:
