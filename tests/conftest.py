@@ -7,6 +7,7 @@ os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # bit-identity is promised 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before torch is loaded
 
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 
 from tests.helpers import ROOT, Ended
 
+# A shell that starts tests in the background lets them ignore Ctrl-C, and with them the commands that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 REAL_DATA = Path(os.environ.get("FFSTUDY_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 
