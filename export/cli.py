@@ -105,10 +105,9 @@ def _print(result: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
     """Prints what was written."""
     first = next(iter(files.values()))
     rows = [{"file": name, **_row(about)} for name, about in files.items()]
-    columns = [column for column in rows[0] if any(row[column] for row in rows)]
     on = f"; {first['validation']['images']:,} validation images" if first["validation"] else ""
     title = f"{result['out']}: {first['probe'] or 'no probe'}, {first['layers']} of {result['depth']} layers{on}"
-    console.print_table(title, columns, [[row[column] for column in columns] for row in rows])
+    console.print_records(title, rows)
 
 
 def _row(about: dict[str, Any]) -> dict[str, str]:

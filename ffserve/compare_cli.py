@@ -116,9 +116,8 @@ def _print(result: Mapping[str, Any]) -> None:
         }
         for model in models
     ]
-    filled = [column for column in rows[0] if any(row[column] for row in rows)]
     on = f"; outputs on {used['what']}" if used and result["reference"] else ""
-    console.print_table(f"models{on}", filled, [[row[column] for column in filled] for row in rows])
+    console.print_records(f"models{on}", rows)
     speeds = [
         [
             str(speed["batch"]),

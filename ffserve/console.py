@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NoReturn
 
@@ -265,6 +265,12 @@ def _can_show(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def print_records(title: str, records: Sequence[Mapping[str, str]], nothing: Collection[str] = ("",)) -> None:
+    """Prints records of the same keys as a table, without the columns in which none has more than `nothing`."""
+    columns = [name for name in (records[0] if records else ()) if any(row[name] not in nothing for row in records)]
+    print_table(title, columns, [[row[name] for name in columns] for row in records])
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

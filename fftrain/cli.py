@@ -237,10 +237,9 @@ def report(
     from fftrain.tables import NO_VALUE
 
     result = write_report(folder)
-    shown = result["results"]
-    columns = [name for name in shown[0] if any(record[name] not in NO_VALUE for record in shown)]
-    rows = [[record[name] for name in columns] for record in shown]
-    console.print_result(result, json, lambda _: console.print_table(result["title"], columns, rows))
+    console.print_result(
+        result, json, lambda _: console.print_records(result["title"], result["results"], nothing=NO_VALUE)
+    )
     reporter, problems = TerminalReporter(), result["problems"]
     for problem in problems[:LISTED]:
         reporter.note("{name}: {state}: {reason}".format(**problem))
