@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@mkdir -p $(VENV)/typed
-	@for pair in fftrain:fftrain ffserve:ffserve export:ffexport models:ffmodels; do \
+	@for pair in ffcore:ffcore fftrain:fftrain ffserve:ffserve export:ffexport models:ffmodels; do \
 	  ln -sfn "$(CURDIR)/$${pair%%:*}" "$(VENV)/typed/$${pair##*:}"; done
 	@touch $@
 

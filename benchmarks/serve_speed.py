@@ -104,15 +104,15 @@ def main(
     import onnxruntime
     import PIL
 
+    from ffcore.folders import find
+    from ffcore.machine import cores
     from ffserve import Classifier, Model, find_model
-    from ffserve.inputs import find
     from ffserve.output import JsonLinesWriter
-    from ffserve.providers import cores
 
     classifier = Classifier(Model(find_model(model), device="cpu", spinning=False))
     about, path = classifier.model.about, classifier.model.path
     size, mode = (about.width, about.height), "L" if about.channels == 1 else "RGB"
-    many = cores() or os.cpu_count() or 1
+    many = cores()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = many
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ffmodels.errors import RunError
+from ffcore.errors import RunError
 
 METADATA = "ffstudy.json"
 

@@ -7,7 +7,6 @@ several models can take turns. Standard input and output carry one JSON object a
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -17,8 +16,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ffcore.errors import FFStudyError, RunError, SettingError
+from ffcore.machine import cores
 from ffexport.registry import FORMATS, file_name
-from ffmodels.errors import FFStudyError, RunError, SettingError
 from ffserve import console
 from ffserve.console import Debug
 
@@ -201,8 +201,3 @@ def peak_rss() -> int:
 
         used = psutil.Process().memory_info()
         return int(getattr(used, "peak_wset", used.rss))
-
-
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -45,7 +45,7 @@ def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         config: the run's config.json.
         manifest: what manifest.json holds.
     """
-    from ffserve.images import READING
+    from ffcore.images import READING
 
     channels, height, width = config["data"]["shape"]
     files: Mapping[str, Mapping[str, Any]] = manifest["files"]

@@ -22,7 +22,7 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
         scheme: how it is quantised, or None.
         samples: the run's, uint8 [N, C, H, W]; N at least 1.
     """
-    from ffserve.images import READING, border_means
+    from ffcore.images import READING, border_means
 
     config = read_config(subject.run)
     channels, height, width = config["data"]["shape"]

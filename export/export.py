@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ffcore.errors import RunError, SettingError, WriteError
+from ffcore.files import replacing, write_json, write_text
 from ffexport.card import card
 from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
@@ -16,8 +18,6 @@ from ffexport.onnx_format import check_opset
 from ffexport.registry import OPSET, PRECISIONS, SCHEMES, choose_formats, file_name
 from ffexport.subject import load_subject
 from ffmodels.checkpoint import CONFIG_FILE, read_config
-from ffmodels.errors import RunError, SettingError, WriteError
-from ffmodels.files import replacing, write_json, write_text
 
 
 def newest_run(root: Path = Path("runs")) -> Path:

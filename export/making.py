@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffcore.errors import ExportError
+from ffcore.files import sha256
 from ffexport.describe import describe, encode, golden
 from ffexport.formats import Format, Images, Settings
 from ffexport.graph import DeployedModel, with_dead_layer
@@ -19,8 +21,6 @@ from ffexport.registry import FORMATS, PRECISIONS
 from ffexport.subject import Subject
 from ffexport.validation import Validation, check_validation, read_validation
 from ffmodels.checkpoint import read_samples
-from ffmodels.errors import ExportError
-from ffmodels.files import sha256
 
 # How much smaller the error of another scheme must be, to be taken instead of the first: a share of the images that get
 # another class than from the eager model, or without classes, of the features' size.

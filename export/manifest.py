@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ffcore.errors import RunError
+from ffcore.files import read_json, sha256
 from ffexport.subject import Subject
 from ffmodels.backbone import layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, read_config
-from ffmodels.errors import RunError
-from ffmodels.files import read_json, sha256
 
 
 def make_manifest(

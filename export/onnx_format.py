@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ffcore.errors import RunError, SettingError
 from ffexport.formats import Images, Outputs, Run, Settings, example
 from ffexport.graph import DeployedModel
 from ffexport.registry import SCHEMES
-from ffmodels.errors import RunError, SettingError
 
 if TYPE_CHECKING:
     import onnx

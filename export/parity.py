@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ffcore.errors import ExportError
 from ffexport.formats import Images, Outputs, Run
 from ffexport.graph import DeployedModel
-from ffmodels.errors import ExportError
 
 Array = npt.NDArray[np.floating[Any]]
 

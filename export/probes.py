@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json
 from ffmodels.checkpoint import read_config
-from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json
 
 # What a probe's JSON must say of it.
 KEYS = {"dataset", "slot", "slot_classes", "layers", "class_names", "validation", "test", "backbone_sha256"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from ffmodels.registry import Registry
 
 # Facts: the file's suffix, and the precisions that it comes in.

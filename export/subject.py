@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ffcore.errors import FFStudyError, RunError, SettingError
+from ffcore.files import read_json, sha256
 from ffexport.graph import DeployedModel, GoodnessModel
 from ffexport.probes import Probe, choose_probe
 from ffexport.registry import HEADS
 from ffmodels.backbone import last_layers, layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, load_head, read_config, read_samples
-from ffmodels.errors import FFStudyError, RunError, SettingError
-from ffmodels.files import read_json, sha256
 from ffmodels.registry import GOODNESS
 
 # The methods that tell labels apart by their goodness -> over how many of the last layers it is averaged.

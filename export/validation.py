@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ffcore.errors import DataError, ExportError, SettingError
 from ffexport.formats import Images, Outputs, Run
 from ffexport.parity import relative_error, rounded, run_eager
 from ffexport.subject import Subject
 from ffmodels.checkpoint import read_config, read_samples
-from ffmodels.errors import DataError, ExportError, SettingError
 
 BATCH = 64
 CALIBRATION = 256
@@ -118,7 +118,7 @@ def read_validation(subject: Subject, folder: Path | None) -> Validation:
 
 def _read_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[Images, list[str]]:
     """Returns the images of class folders, uint8 [N, C, H, W], and the name of each one's folder."""
-    from ffserve.images import read_image
+    from ffcore.images import read_image
 
     channels, height, width = shape
     if not folder.is_dir():
@@ -134,7 +134,7 @@ def _read_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[Images, lis
 
 def _files(folder: Path) -> list[Path]:
     """Returns the image files in the folders of a folder, sorted by name."""
-    from ffserve.images import SUFFIXES
+    from ffcore.images import SUFFIXES
 
     return [
         path

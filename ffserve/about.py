@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.errors import ModelError
+from ffcore.errors import ModelError
 from ffserve.providers import first_line
 
 FORMAT = 1

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.errors import ImageError, UsageError
-from ffserve.images import MAX_PIXELS, UInt8Array
-from ffserve.inputs import find
+from ffcore.errors import ImageError, UsageError
+from ffcore.folders import find
+from ffcore.images import MAX_PIXELS, UInt8Array
 from ffserve.reading import Wanted, read
 
 CHUNK = 256

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffserve.errors import ModelError, ModelNotFound, UsageError
+from ffcore.errors import ModelError, ModelNotFound, UsageError
 
 KINDS = {".onnx": "onnx", ".ts": "torchscript", ".pt2": "pt2"}
 HEADS = ("goodness", "features")  # in file names, where it is not the probe

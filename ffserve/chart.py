@@ -21,7 +21,7 @@ def draw_chart(result: Mapping[str, Any], path: Path) -> None:
     Raises:
         UsageError: where the name ends otherwise.
         ModuleNotFoundError: where matplotlib is not installed.
-        FFServeError: where the file cannot be written.
+        FFStudyError: where the file cannot be written.
     """
     check_picture("--chart", path)
     models = result["models"]

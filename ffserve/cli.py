@@ -63,8 +63,8 @@ def predict(
       curl -s https://example.org/digit.png | ffserve predict - --json
       ffserve predict image.png --model runs/ff-rot
     """
-    from ffserve.errors import ImageError
-    from ffserve.inputs import find
+    from ffcore.errors import ImageError
+    from ffcore.folders import find
     from ffserve.output import writer
     from ffserve.predict import Classifier
     from ffserve.progress import progress

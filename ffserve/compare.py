@@ -23,20 +23,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ffcore.errors import FFStudyError, UsageError
+from ffcore.images import from_array
+from ffcore.machine import cores, machine
 from ffserve.agreement import Images, Tally, choose_images
 from ffserve.candidates import PYTHON, Candidate, find_candidates
-from ffserve.errors import FFServeError, UsageError
-from ffserve.images import from_array
 from ffserve.timing import (
     FEWEST,
     WARM_UP,
     Child,
     ChildError,
-    cores,
     exit_words,
     last_words,
     load_average,
-    machine,
     repeats_for,
     summary,
 )
@@ -125,7 +124,7 @@ def compare_models(
     if left_out:
         say(f"torch is not installed, left out: {', '.join(left_out)}")
     if not rows:
-        raise FFServeError("nothing is left to compare without torch: name an .onnx file")
+        raise FFStudyError("nothing is left to compare without torch: name an .onnx file")
     threads, sizes, before = threads or cores(), list(dict.fromkeys(batch_sizes)), load_average()
     source: Images | None = None
     with ExitStack() as stack:

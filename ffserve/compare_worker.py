@@ -82,9 +82,9 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from ffserve.errors import FFServeError
+    from ffcore.errors import FFStudyError
 
     try:
         main(sys.argv[1], int(sys.argv[3]))
-    except FFServeError as error:
+    except FFStudyError as error:
         sys.exit(str(error))

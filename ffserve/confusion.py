@@ -93,7 +93,7 @@ class Confusion:
         Raises:
             UsageError: where the name ends otherwise.
             ModuleNotFoundError: where matplotlib is not installed.
-            FFServeError: where the file cannot be written.
+            FFStudyError: where the file cannot be written.
         """
         check_picture("--picture", path)
         from matplotlib.colors import PowerNorm

@@ -22,7 +22,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ffserve.errors import FFServeError
+from ffcore.errors import FFStudyError
 from ffserve.table import lines, shown
 
 _debug = False
@@ -212,7 +212,7 @@ def put(text: str) -> None:
     """Writes results on standard output.
 
     Raises:
-        FFServeError: where it cannot be written.
+        FFStudyError: where it cannot be written.
         BrokenPipeError: where whoever read it has left.
     """
     try:
@@ -220,7 +220,7 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise FFServeError(_unwritten(error)) from error
+        raise FFStudyError(_unwritten(error)) from error
 
 
 def flush() -> None:
@@ -230,7 +230,7 @@ def flush() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise FFServeError(_unwritten(error)) from error
+        raise FFStudyError(_unwritten(error)) from error
 
 
 def _unwritten(error: OSError) -> str:

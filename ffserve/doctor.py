@@ -18,8 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ffserve.errors import FFServeError, ModelNotFound
-from ffserve.timing import exit_words, last_words, machine
+from ffcore.errors import FFStudyError, ModelNotFound
+from ffcore.machine import cpu_quota, machine
+from ffserve.timing import exit_words, last_words
 
 TRIAL = Path(__file__).with_name("trial.py")
 LIMIT = 60.0
@@ -135,7 +136,7 @@ def default_model() -> dict[str, Any]:
     try:
         path = find_model()
         Model(path, device="cpu")
-    except FFServeError as error:
+    except FFStudyError as error:
         missing = isinstance(error, ModelNotFound) and not os.environ.get("FFSERVE_MODEL")
         return {"path": path and str(path), "error": str(error), "broken": not missing}
     return {"path": str(path), "error": "", "broken": False}
@@ -183,12 +184,3 @@ def wanted_runtime(packages: Sequence[str]) -> str:
     here = [r.name for r in map(Requirement, texts) if r.marker is None or r.marker.evaluate({"extra": ""})]
     wanted = [name for name in here if name.startswith("onnxruntime")]
     return next((name for name in packages if name in wanted), [*packages, *wanted, "onnxruntime"][0])
-
-
-def cpu_quota() -> float | None:
-    """Returns how many cores a Linux container may keep busy, None where nothing limits it."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None

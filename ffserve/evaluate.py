@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ffcore.errors import FFStudyError, ModelError
+from ffcore.folders import Item, find
 from ffserve.confusion import Confusion
-from ffserve.errors import FFServeError, ModelError
 from ffserve.features import Failed, Report, read_items
-from ffserve.inputs import Item, find
 from ffserve.session import Model
 from ffserve.stream import Batch, stream
 
@@ -66,14 +66,14 @@ def evaluate(
 
     Raises:
         ModelError: where the model has no classes, or those of a pretext task.
-        FFServeError: where `folder` is none, or no folder in it is a class of the model.
+        FFStudyError: where `folder` is none, or no folder in it is a class of the model.
     """
     names = class_names(model)
     folders = class_folders(folder)
     known = {as_folder(name): k for k, name in enumerate(names)} | {name: k for k, name in enumerate(names)}
     wanted = [(path, known[name]) for name, path in folders.items() if name in known]
     if not wanted:
-        raise FFServeError(
+        raise FFStudyError(
             f"{folder} has no folder with the name of a class of {model.path} ({some(names)}), "
             f"it has {some(folders)}: {_mend(folder, folders)}"
         )
@@ -84,7 +84,7 @@ def evaluate(
         confusion.add(labels_of(read_items(batch, failed, report)), batch.outputs["probabilities"].argmax(1))
         inverted += sum(batch.inverted)
     if not confusion.images:
-        raise FFServeError(f"no image below {folder} could be read")
+        raise FFStudyError(f"no image below {folder} could be read")
     found = {k for _, k in wanted}
     return Evaluation(
         confusion=confusion,
@@ -117,15 +117,15 @@ def class_folders(folder: Path) -> dict[str, Path]:
     """Returns the folders in a folder by name, sorted; those whose names start with a dot are passed over.
 
     Raises:
-        FFServeError: where it is no folder, cannot be listed, or holds none.
+        FFStudyError: where it is no folder, cannot be listed, or holds none.
     """
     try:
         names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise FFServeError(f"{folder} cannot be listed ({reason}): name a folder with one folder a class") from error
+        raise FFStudyError(f"{folder} cannot be listed ({reason}): name a folder with one folder a class") from error
     if not names:
-        raise FFServeError(f"{folder} holds no folders: name a folder with one folder of images for each class")
+        raise FFStudyError(f"{folder} holds no folders: name a folder with one folder of images for each class")
     return {name: folder / name for name in names}
 
 

@@ -18,9 +18,9 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.errors import FFServeError, ImageError, UsageError
-from ffserve.files import replacing
-from ffserve.inputs import Item
+from ffcore.errors import FFStudyError, ImageError, UsageError
+from ffcore.files import replacing
+from ffcore.folders import Item
 from ffserve.stream import Batch
 
 Float32Array = npt.NDArray[np.float32]
@@ -76,7 +76,7 @@ def write_features(batches: Iterable[Batch], out: Path, *, report: Report = lamb
 
     Raises:
         UsageError: where the name of `out` ends in neither.
-        FFServeError: where it cannot be written, or no image could be read; `out` is as it was before then.
+        FFStudyError: where it cannot be written, or no image could be read; `out` is as it was before then.
     """
     check_out(out)
     images = width = inverted = 0
@@ -90,7 +90,7 @@ def write_features(batches: Iterable[Batch], out: Path, *, report: Report = lamb
             images += len(names)
             inverted += sum(batch.inverted)
         if not images:
-            raise FFServeError(f"no image could be read: {out} is not written")
+            raise FFStudyError(f"no image could be read: {out} is not written")
     return Written(images, width, inverted, failed)
 
 
@@ -155,7 +155,7 @@ def _parquet(path: Path) -> Iterator[Write]:
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
     except ImportError as error:
-        raise FFServeError("pyarrow is not installed: run pip install pyarrow, or name an .npz file") from error
+        raise FFStudyError("pyarrow is not installed: run pip install pyarrow, or name an .npz file") from error
     writer = None
     waiting: list[tuple[list[str], Float32Array]] = []
 

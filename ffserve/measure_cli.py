@@ -69,8 +69,8 @@ def features(
       ffserve features photos/ --out photos.npz
       ffserve features 'scans/**/*.tif' --out scans.parquet --model runs/ff-rot --batch-size 256
     """
+    from ffcore.folders import find
     from ffserve.features import check_out, write_features
-    from ffserve.inputs import find
     from ffserve.stream import stream
 
     check_out(out)
@@ -152,8 +152,8 @@ def evaluate(
       ffserve evaluate mnist/test --model runs/ff-rot --picture confusion.png
       ffserve evaluate --train cifar/train --test cifar/test --model backbone.onnx --json
     """
+    from ffcore.errors import UsageError
     from ffserve import measured
-    from ffserve.errors import UsageError
     from ffserve.picture import check_picture
 
     if folder is not None and (train or test):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ffserve.errors import ImageError
+    from ffcore.errors import ImageError
 
 
 def say(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ffserve.errors import UsageError
+from ffcore.errors import UsageError
 
 MAX_PIXELS = 64_000_000  # as in images.py, which imports Pillow
 BATCH_SIZE = 128

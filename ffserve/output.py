@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ffcore.errors import ImageError, UsageError
+from ffcore.folders import Item
 from ffserve.console import flush, put
-from ffserve.errors import ImageError, UsageError
-from ffserve.inputs import Item
 from ffserve.predict import Classifier, Prediction
 from ffserve.table import padded, width
 from ffserve.table import shown as shown

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.images import UInt8Array, border_means
+from ffcore.images import UInt8Array, border_means
 
 # Of the paper's own unevenness, in its deviations, what is not ink.
 MARGIN = 2.0

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffserve.errors import UsageError
-from ffserve.files import replacing
+from ffcore.errors import UsageError
+from ffcore.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def drawn(path: Path, font_size: float, *, tight: bool = False, **settings: Any)
         settings: of matplotlib's Figure.
 
     Raises:
-        FFServeError: where the file cannot be written.
+        FFStudyError: where the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure

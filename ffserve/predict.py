@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.errors import ImageError, ModelError, UsageError
-from ffserve.images import MAX_PIXELS
-from ffserve.inputs import Item
+from ffcore.errors import ImageError, ModelError, UsageError
+from ffcore.folders import Item
+from ffcore.images import MAX_PIXELS
 from ffserve.session import Model, find_model
 from ffserve.stream import BATCH_SIZE, Batch, stream
 
@@ -118,7 +118,7 @@ class Classifier:
     ) -> Iterator[list[tuple[Item, Prediction | ImageError]]]:
         """Yields up to `batch_size` items at a time, each with its prediction or with why it could not be read.
 
-        In order, and in constant memory. `ffserve.inputs.find` makes items of files, folders and patterns;
+        In order, and in constant memory. `ffcore.folders.find` makes items of files, folders and patterns;
         `workers` and `processes` are those of `ffserve.stream.stream`; the other arguments are those of `predict`.
 
         Raises:

@@ -13,7 +13,8 @@ from typing import Any
 
 import onnxruntime
 
-from ffserve.errors import DeviceError, ModelError, UsageError
+from ffcore.errors import DeviceError, ModelError, UsageError
+from ffcore.machine import cores
 
 DEVICES = ("auto", "cpu", "cuda")
 # What the runs of all models of a process may hold at once beside the weights, so that a small file that asks for
@@ -25,11 +26,6 @@ _FOLDED_BYTES = 64 * 2**20  # of a constant that is computed while a model is lo
 def gpu_seen() -> bool:
     """Returns whether this machine seems to have an NVIDIA GPU and its driver; not whether it works."""
     return bool(glob.glob("/dev/nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
-
-
-def cores() -> int:
-    """Returns the number of CPU cores that this process may use; 0 where the system does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def devices(device: str, provider_options: Mapping[str, str] | None) -> tuple[list[str], str | None]:

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ffserve.errors import ImageError, ImageTooLarge
-from ffserve.images import SMALL, UInt8Array, read_image
-from ffserve.inputs import Item
+from ffcore.errors import ImageError, ImageTooLarge
+from ffcore.folders import Item
+from ffcore.images import SMALL, UInt8Array, read_image
 from ffserve.paper import inverts, negatives
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from ffcore.errors import FFStudyError, ModelError, ModelNotFound
 from ffserve.about import About, check_digest, golden_of, is_close, read_about
-from ffserve.errors import FFServeError, ModelError, ModelNotFound
 from ffserve.providers import devices, first_line, open_session
 from ffserve.stored import stored_metadata
 
@@ -113,7 +113,7 @@ class Model:
             try:
                 self._load(content, attempt, threads=threads, provider_options=provider_options, spinning=spinning)
                 return
-            except FFServeError as error:
+            except FFStudyError as error:
                 if attempt == attempts[-1]:
                     raise
                 self.notice = f"runs on the CPU: {str(error).removeprefix('--device cuda: ')}"

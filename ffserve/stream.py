@@ -5,7 +5,6 @@ Letters: B batch, C channels, H W pixels.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ffserve.errors import ImageError, UsageError
-from ffserve.images import MAX_PIXELS, UInt8Array
-from ffserve.inputs import Item
-from ffserve.providers import cores
+from ffcore.errors import ImageError, UsageError
+from ffcore.folders import Item
+from ffcore.images import MAX_PIXELS, UInt8Array
+from ffcore.machine import cores
 from ffserve.reading import Read, Readers, Wanted, read
 from ffserve.session import Model
 
@@ -90,7 +89,7 @@ def stream(
         invert=str(invert),
         max_pixels=max_pixels,
     )
-    many = workers or cores() or os.cpu_count() or 1
+    many = workers or cores()
     return _stream(model, iter(items), wanted, batch_size, many, processes and Readers.available and many > 1)
 
 

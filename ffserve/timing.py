@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import queue
 import subprocess
 import tempfile
@@ -21,9 +20,6 @@ REQUEST_S = 0.25
 FEWEST, MOST = 5, 200
 # The first runs of a request find other programs' data in the caches: they are not counted.
 WARM_UP = 3
-# What makes int8 fast, and rounds differently, where it is there.
-INT8_FLAGS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm")
-OTHER_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16")
 
 
 class ChildError(Exception):
@@ -181,28 +177,3 @@ def summary(
 def load_average() -> list[float] | None:
     """Returns the load average over 1, 5 and 15 minutes, None where the system has none."""
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
-
-
-def cores() -> int:
-    """Returns how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine() -> dict[str, Any]:
-    """Returns the CPU, with the instructions that int8 speed and rounding depend on, and the system."""
-    told: dict[str, str] = {}
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                told.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass  # not Linux
-    flags = (told.get("flags") or told.get("Features") or "").split()
-    return {
-        "cpu": told.get("model name") or platform.processor() or platform.machine(),
-        "int8_instructions": [flag for flag in INT8_FLAGS if flag in flags] if flags else None,
-        "other_instructions": [flag for flag in OTHER_FLAGS if flag in flags] if flags else None,
-        "cores": cores(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }

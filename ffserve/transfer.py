@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ffcore.errors import FFStudyError
+from ffcore.images import UInt8Array
+from ffcore.machine import cores
 from ffserve.confusion import Confusion
-from ffserve.errors import FFServeError
 from ffserve.evaluate import Int64Array, Labelled, Track, class_folders, labelled, labels_of
 from ffserve.features import Failed, Float32Array, Report, read_items
-from ffserve.images import UInt8Array
 from ffserve.session import Model
 from ffserve.stream import stream
-from ffserve.timing import cores
 
 Say = Callable[[str], None]
 # What validation chooses from: scikit-learn's C, the inverse of the weight decay, on standardised features.
@@ -104,7 +104,7 @@ def transfer(
         reading: of `ffserve.stream.stream`: `batch_size`, `invert`, `max_pixels`, `workers`, `processes`.
 
     Raises:
-        FFServeError: where a tree is not as above, or no image of it can be read.
+        FFStudyError: where a tree is not as above, or no image of it can be read.
         ModuleNotFoundError: where scikit-learn is not installed.
     """
     from sklearn.model_selection import train_test_split
@@ -113,14 +113,14 @@ def transfer(
     names = tuple(folders)
     test_folders = class_folders(test)
     if unknown := [name for name in test_folders if name not in folders]:
-        raise FFServeError(f"{test} has the class {unknown[0]!r}, which {train} lacks")
+        raise FFStudyError(f"{test} has the class {unknown[0]!r}, which {train} lacks")
     items = [*labelled(zip(folders.values(), range(len(names)), strict=True))]
     labels = labels_of(items)
     counts = np.bincount(labels, minlength=len(names))
     if len(names) < 2:
-        raise FFServeError(f"{train} holds one class folder, {names[0]!r}: at least 2 are needed")
+        raise FFStudyError(f"{train} holds one class folder, {names[0]!r}: at least 2 are needed")
     if counts.min() < 2:
-        raise FFServeError(
+        raise FFStudyError(
             f"{train / names[counts.argmin()]} holds fewer than 2 images: one is held out for validation"
         )
     held_out = max(len(names), min(int(len(items) * VALIDATION_SHARE), VALIDATION_IMAGES))
@@ -139,7 +139,7 @@ def transfer(
         read([*labelled((path, known[name]) for name, path in test_folders.items())], test),
     ]
     if len(np.unique(parts[0].labels)) < 2:
-        raise FFServeError(f"{train} has images of one class alone that can be read: at least 2 classes are needed")
+        raise FFStudyError(f"{train} has images of one class alone that can be read: at least 2 classes are needed")
     labels_of_parts = [part.labels for part in parts]
     on_features = _fit("features", [part.features for part in parts], labels_of_parts, names, threads, say)
     for part in parts:
@@ -180,7 +180,7 @@ def _read(
 
 
 def _none(folder: Path) -> NoReturn:
-    raise FFServeError(f"no image below {folder} could be read")
+    raise FFStudyError(f"no image below {folder} could be read")
 
 
 def _fit(

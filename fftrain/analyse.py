@@ -22,10 +22,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from ffcore.errors import DataError, RunError
+from ffcore.files import replacing, sha256
 from ffmodels.backbone import MLP, layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config
-from ffmodels.errors import DataError, RunError
-from ffmodels.files import replacing, sha256
 from ffmodels.labels import fill
 from fftrain.config import AnalysisConfig
 from fftrain.data import ImageData, load_data, sample

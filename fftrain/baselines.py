@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ffcore.errors import RunError
+from ffcore.files import read_json, write_json
 from ffmodels.checkpoint import read_config
-from ffmodels.errors import RunError
-from ffmodels.files import read_json, write_json
 from fftrain.config import ProbeConfig
 from fftrain.data import ImageData
 from fftrain.features import name_of

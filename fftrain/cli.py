@@ -78,7 +78,7 @@ def pretrain(
       fftrain pretrain --resume --out runs/ff-rot
       accelerate launch -m fftrain pretrain --dataset mnist --task rotation --method ff
     """
-    from ffmodels.errors import SettingError
+    from ffcore.errors import SettingError
 
     given = {key: value for key, value in options.items() if value is not None}
     if config is not None:

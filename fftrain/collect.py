@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ffcore.errors import RunError
+from ffcore.files import read_json
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config
-from ffmodels.errors import RunError
-from ffmodels.files import read_json
 from fftrain.config import PretrainConfig
 from fftrain.evaluate import default_slot
 from fftrain.records import FoundRun, Record, pair_records, read_run, run_records

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from ffmodels.registry import BACKBONES, GOODNESS, NORMALISATIONS, SLOTS
 from fftrain.registry import METHODS, TASKS, check_task, task_of
 

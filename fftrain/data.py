@@ -17,9 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ffmodels.errors import DataError, SettingError
-from ffserve.errors import ImageError
-from ffserve.images import SUFFIXES, fit, from_array, image_size, read_image
+from ffcore.errors import DataError, ImageError, SettingError
+from ffcore.images import SUFFIXES, fit, from_array, image_size, read_image
 from fftrain.config import DataConfig
 from fftrain.registry import DATASETS
 from fftrain.sources import Arrays

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from ffcore.errors import RunError, SettingError
 from ffmodels.checkpoint import load_backbone, load_weights, read_config
-from ffmodels.errors import RunError, SettingError
 from fftrain.config import DataConfig, PretrainConfig
 from fftrain.data import ImageData, Split, load_data
 from fftrain.objectives import Objective, make_batch

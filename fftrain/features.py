@@ -19,8 +19,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from ffcore.errors import RunError, WriteError
 from ffmodels.backbone import MLP, last_layers, layers_name
-from ffmodels.errors import RunError, WriteError
 from ffmodels.heads import Standardisation
 from ffmodels.labels import fill
 from fftrain.data import ImageData, Split

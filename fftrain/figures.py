@@ -25,8 +25,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
+from ffcore.images import decode
 from ffmodels.labels import embed_label
-from ffserve.images import decode
 from fftrain.curves import Curve, layer_order
 from fftrain.lettering import PRINT, label, letters
 from fftrain.means import Mean

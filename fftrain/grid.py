@@ -13,6 +13,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -20,13 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
+from ffcore.errors import FFStudyError, InUse, RunError, SettingError, WriteError
+from ffcore.files import lock, read_json, sha256, write_json
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, check_weights
-from ffmodels.errors import FFStudyError, RunError, SettingError, WriteError
-from ffmodels.files import read_json, sha256, write_json
 from ffmodels.labels import check_slot
-from ffserve.errors import ImageError
 from fftrain import cost
 from fftrain.cells import Work, agrees, only_data, steps
 from fftrain.config import DataConfig
@@ -171,13 +170,9 @@ class Study:
                 planned += sum(steps.values())
         return {name: seconds * (spent / planned if spent else 1.0) for name, seconds in left.items()}
 
-    def lock(self, name: str) -> FileLock:
-        """Returns the lock of a cell or a pair: taken at once or not at all."""
-        try:
-            (self.path / "locks").mkdir(exist_ok=True)
-        except OSError as error:
-            raise WriteError(f"{self.path / 'locks'} cannot be made ({error.strerror}): move what is there") from error
-        return FileLock(self.path / "locks" / f"{name}.lock", blocking=False)
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Returns the lock of a cell or a pair: taken at once, else InUse is raised."""
+        return lock(self.path / "locks" / f"{name}.lock", f"{name} is another process's work")
 
     def state(self, cell: Cell) -> State:
         """Reads from its run folder how far a cell is; a damaged one is said to be so, never raised."""
@@ -259,7 +254,7 @@ class Study:
         """Writes failed/NAME.json, and returns the reason as one line."""
         known = getattr(error, "exit_code", None) is not None
         text = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
-        damaged = isinstance(error, RunError) and not isinstance(error, WriteError)
+        damaged = isinstance(error, RunError) and not isinstance(error, InUse)
         trace = None if known else traceback.format_exc()
         about = {"error": text, "step": step, "damaged": damaged, "traceback": trace}
         write_json(self.failed_file(name), about)
@@ -302,7 +297,7 @@ class Study:
         except Exception as error:
             # Of several processes, those fail alike that find the settings, the data or the loss at fault. Any other
             # error may be of one alone, for which the others wait: it ends them all.
-            alike = isinstance(error, FFStudyError | ImageError) and not isinstance(error, RunError)
+            alike = isinstance(error, FFStudyError) and not isinstance(error, RunError | WriteError)
             alone = accelerator.num_processes > 1 and not alike
             known = getattr(error, "exit_code", None) is not None
             if accelerator.is_main_process or (alone and known):

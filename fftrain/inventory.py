@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ffmodels.files import read_json
+from ffcore.files import read_json
 from ffmodels.registry import GOODNESS
 from fftrain.collect import STATES, Collection
 from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, option_name

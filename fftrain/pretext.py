@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from fftrain.negatives import draw_hybrids, hybrids
 
 Labels = npt.NDArray[np.int64]

@@ -24,8 +24,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
+from ffcore.files import sha256, write_json
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_weights
-from ffmodels.files import sha256, write_json
 from ffmodels.heads import LinearHead, Standardisation
 from fftrain.baselines import Baselines
 from fftrain.config import ProbeConfig

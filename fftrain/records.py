@@ -12,9 +12,9 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from ffcore.errors import RunError
 from ffmodels.backbone import last_layers, layers_name
 from ffmodels.checkpoint import CONFIG_FILE, read_config, read_samples
-from ffmodels.errors import RunError
 from fftrain.run import RunFolder
 
 # The columns of results.csv; `value` is a share of 1, or seconds.

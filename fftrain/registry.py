@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from ffmodels.registry import Registry
 
 # Facts: shape, number of classes, and images of the training and the test split, so that a study is planned without

@@ -15,10 +15,9 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
+from ffcore.errors import FFStudyError, ImageError, RunError
+from ffcore.files import read_json, write_json, write_text
 from ffmodels.checkpoint import CONFIG_FILE, read_samples
-from ffmodels.errors import FFStudyError, RunError
-from ffmodels.files import read_json, write_json, write_text
-from ffserve.errors import ImageError
 from fftrain import figures, tables
 from fftrain.collect import Collection, collect
 from fftrain.curves import Curve, cka_curves, goodness_curves, layer_curves

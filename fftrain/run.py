@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -21,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ffcore.errors import FFStudyError, RunError
+from ffcore.files import read_json, replacing, write_json, write_text
+from ffcore.machine import machine
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import CONFIG_FILE, read_config
-from ffmodels.errors import FFStudyError, RunError
-from ffmodels.files import read_json, replacing, write_json, write_text
 from fftrain.config import PretrainConfig
 from fftrain.data import ImageData, sample
 from fftrain.pretext import Task
@@ -214,12 +214,11 @@ def held_out_digest(data: ImageData) -> str:
 
 def describe_hardware(processes: int, device: torch.device) -> dict[str, Any]:
     """Returns what config.json records of the machine: what a time may depend on."""
-    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in about.splitlines() if line.startswith("model name")]
+    here = machine()
     return {
         "machine": platform.machine(),
-        "cpu": names[0] if names else platform.processor() or "unknown",
-        "cores": os.cpu_count(),
+        "cpu": here["cpu"],
+        "cores": here["cores"],
         "processes": processes,
         "cpu_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffmodels.errors import DataError
+from ffcore.errors import DataError
 
 # Letters of a reason that others give, in an error of one line.
 REASON = 300

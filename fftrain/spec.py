@@ -30,8 +30,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json
 from ffmodels.registry import SLOTS
 from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, read_toml, underscored
 from fftrain.registry import DATASETS, METHODS, TASKS, fits, task_of

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from contextlib import ExitStack
 
-from ffmodels.files import write_json
+from accelerate.utils import broadcast_object_list
+
+from ffcore.errors import InUse
+from ffcore.files import write_json
 from fftrain.analyse import compare_runs
 from fftrain.cells import Work
 from fftrain.config import DataConfig
@@ -61,10 +63,10 @@ def run_study(
         config = cell.config  # an accelerator keeps what it prepared: each cell has its own
         accelerator = make_accelerator(config.threads, config.mixed_precision, config.track, processes)
         work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=data)
-        lock = study.lock(cell.name)
-        left, note = _taken(study, cell, lock, redo_damaged) if accelerator.is_main_process else ((), "")
-        [left, note] = broadcast_object_list([left, note])
-        try:
+        with ExitStack() as held:
+            left, note = _taken(study, cell, held, redo_damaged) if accelerator.is_main_process else ((), "")
+            [left, note] = broadcast_object_list([left, note])
+            held.callback(accelerator.free_memory)
             if note:
                 reporter.note(f"cell {number}/{len(cells)} {cell.name} {note}")
             if note and note != LOCKED:
@@ -79,19 +81,16 @@ def run_study(
                     forecast = study.forecast()
                     rest = duration(sum(forecast[other.name] for other in cells[number:]))
                     reporter.note(f"cell {number}/{len(cells)} {cell.name} {said}; left: about {rest}")
-        finally:
-            lock.release()
-            accelerator.free_memory()
     accelerator = make_accelerator(None, processes=processes)
     work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=data)
     return {**failed, **_compare(study, work)}
 
 
-def _taken(study: Study, cell: Cell, lock: FileLock, redo_damaged: bool) -> tuple[tuple[str, ...], str]:
+def _taken(study: Study, cell: Cell, held: ExitStack, redo_damaged: bool) -> tuple[tuple[str, ...], str]:
     """Takes a cell's lock; returns what is left to do under it, and what to say where nothing is done."""
     try:
-        lock.acquire()
-    except Timeout:
+        held.enter_context(study.lock(cell.name))
+    except InUse:
         return (), LOCKED
     state = study.state(cell)
     if state.status == DAMAGED and redo_damaged:
@@ -110,29 +109,26 @@ def _compare(study: Study, work: Work) -> dict[str, str]:
     main = work.accelerator.is_main_process
     for pair in study.spec.pairs:
         name = f"pair-{pair[0].name}--{pair[1].name}"
-        lock = study.lock(name)
         wanted = main and all(study.state(cell).status == DONE for cell in pair) and not study.compared(pair)
-        try:
-            if wanted:
-                lock.acquire()
-                wanted = not study.compared(pair)  # another process may have, until now
-        except Timeout:  # another process compares them
-            wanted = False
-        [wanted] = broadcast_object_list([wanted])
-        if not wanted:
-            lock.release()
-            continue
-        reason = ""
-        try:
-            data = work.load(pair[0].config)
-            if main:
-                folders = [study.folder(cell) for cell in pair]
-                write_json(study.pair_file(pair), compare_runs(*folders, data=data, reporter=work.reporter))
-                study.failed_file(name).unlink(missing_ok=True)
-        except Exception as error:
-            reason = study.record_failure(name, "compare", error) if main else str(error)
-        finally:
-            lock.release()
+        with ExitStack() as held:
+            try:
+                if wanted:
+                    held.enter_context(study.lock(name))
+                    wanted = not study.compared(pair)  # another process may have, until now
+            except InUse:  # another process compares them
+                wanted = False
+            [wanted] = broadcast_object_list([wanted])
+            if not wanted:
+                continue
+            reason = ""
+            try:
+                data = work.load(pair[0].config)
+                if main:
+                    folders = [study.folder(cell) for cell in pair]
+                    write_json(study.pair_file(pair), compare_runs(*folders, data=data, reporter=work.reporter))
+                    study.failed_file(name).unlink(missing_ok=True)
+            except Exception as error:
+                reason = study.record_failure(name, "compare", error) if main else str(error)
         [reason] = broadcast_object_list([reason])
         if reason:
             failed[name] = reason

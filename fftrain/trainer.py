@@ -22,9 +22,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from ffcore.errors import RunError, SettingError, TrainingError, WriteError
+from ffcore.machine import cores
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
-from ffmodels.errors import RunError, SettingError, TrainingError, WriteError
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS
 from fftrain.allocator import keep_large_buffers
@@ -83,8 +84,7 @@ def make_accelerator(
             f"`accelerate launch --multi_gpu --num_processes {processes}` with ACCELERATE_USE_CPU=true starts several"
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or max(1, cores // local))
+    torch.set_num_threads(threads or max(1, cores() // local))
     return accelerator
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import Any
 
 _HOME = {
-    "MLP": "backbone",
-    "BackboneConfig": "backbone",
-    "GOODNESS": "registry",
-    "BACKBONES": "registry",
-    "NORMALISATIONS": "registry",
-    "Goodness": "goodness",
-    "ff_loss": "goodness",
-    "LinearHead": "heads",
-    "load_backbone": "checkpoint",
-    "load_head": "checkpoint",
-    "FFStudyError": "errors",
+    "MLP": "ffmodels.backbone",
+    "BackboneConfig": "ffmodels.backbone",
+    "GOODNESS": "ffmodels.registry",
+    "BACKBONES": "ffmodels.registry",
+    "NORMALISATIONS": "ffmodels.registry",
+    "Goodness": "ffmodels.goodness",
+    "ff_loss": "ffmodels.goodness",
+    "LinearHead": "ffmodels.heads",
+    "load_backbone": "ffmodels.checkpoint",
+    "load_head": "ffmodels.checkpoint",
+    "FFStudyError": "ffcore.errors",
 }
 __all__ = sorted(_HOME)
 
@@ -25,4 +25,4 @@ def __getattr__(name: str) -> Any:
     """Loads a public name when it is first used, so that ``import ffmodels`` costs no torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return pkgutil.resolve_name(f"{_HOME[name]}:{name}")

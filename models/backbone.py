@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from ffmodels.registry import BACKBONES, NORMALISATIONS
 
 # A floor, not a summand: the ONNX optimiser drops tiny summands, and a row of zeros then gives NaN.

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ffcore.errors import FFStudyError, RunError
+from ffcore.files import read_json, replacing
 from ffmodels.backbone import MLP, BackboneConfig
-from ffmodels.errors import FFStudyError, RunError
-from ffmodels.files import read_json, replacing
 from ffmodels.heads import LinearHead
 
 BACKBONE_FILE = "backbone.safetensors"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from ffmodels.registry import SLOTS
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import onnx
 
+from ffcore.files import read_json
 from ffexport.probes import choose_probe
-from ffmodels.files import read_json
 
 # The probe of `ff` reads every layer but the first; that of `bp` is the best.
 PROBE = "digits-neutral/layers2-4"

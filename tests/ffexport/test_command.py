@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ffcore.errors import RunError, SettingError
 from ffexport import bench
 from ffexport.export import newest_run
 from ffexport.formats import as_run
 from ffexport.subject import load_subject
-from ffmodels.errors import RunError, SettingError
 from tests.helpers import one_line, python
 
 

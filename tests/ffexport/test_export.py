@@ -14,11 +14,11 @@ import onnx
 import pytest
 import torch
 
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json, sha256, write_json
 from ffexport.describe import golden
 from ffexport.export import export_run
 from ffexport.registry import FORMATS, file_name
-from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json, sha256, write_json
 from ffserve import Classifier, Model
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, softmax
 from tests.helpers import ROOT, python
@@ -86,7 +86,7 @@ def test_the_manifest_describes_the_files(exported, trained):
 
 
 def test_the_metadata_are_all_that_serving_needs(exported, trained):
-    from ffserve.images import border_means
+    from ffcore.images import border_means
 
     about = Model(exported["ff"] / "model.onnx").about
     assert (about.channels, about.height, about.width) == (1, 28, 28)

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json, write_json
 from ffexport.graph import GoodnessModel, with_dead_layer
 from ffexport.registry import FORMATS
 from ffexport.subject import load_subject, temperature
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import load_backbone, read_samples
-from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json, write_json
 from ffmodels.labels import embed_label
 from ffmodels.registry import GOODNESS, NORMALISATIONS
 from ffserve import Classifier

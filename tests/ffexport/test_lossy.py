@@ -8,17 +8,16 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from ffcore.errors import DataError, ExportError, ImageError, SettingError
+from ffcore.files import read_json
+from ffcore.images import from_array
 from ffexport import quantise
 from ffexport.export import export_run
 from ffexport.making import CLEARLY, _best
 from ffexport.registry import FORMATS, PRECISIONS, SCHEMES, choose_formats
 from ffexport.subject import load_subject
 from ffexport.validation import check_validation, read_validation
-from ffmodels.errors import DataError, ExportError, SettingError
-from ffmodels.files import read_json
 from ffserve import Model
-from ffserve.errors import ImageError
-from ffserve.images import from_array
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (64, 1, 28, 28), dtype=np.uint8)

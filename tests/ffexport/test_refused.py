@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from ffcore.errors import ExportError, RunError, SettingError, WriteError
+from ffcore.files import read_json, write_json
 from ffexport import registry
 from ffexport.export import export_run
 from ffexport.graph import with_dead_layer
@@ -18,8 +20,6 @@ from ffexport.parity import check_parity, eager
 from ffexport.probes import probes_of
 from ffexport.subject import load_subject
 from ffexport.torchscript import TorchScriptFormat
-from ffmodels.errors import ExportError, RunError, SettingError, WriteError
-from ffmodels.files import read_json, write_json
 from tests.ffexport.checks import content
 
 

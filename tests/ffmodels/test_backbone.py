@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from ffcore.errors import SettingError
 from ffmodels.backbone import Activations, BackboneConfig, last_layers, layer_normalise, layers_name, rms_normalise
-from ffmodels.errors import SettingError
 
 
 def build(seed=0, **settings):

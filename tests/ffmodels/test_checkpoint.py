@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ffcore.errors import RunError
+from ffcore.files import read_json, write_json
 from ffmodels.checkpoint import load_backbone, load_weights, save_weights
-from ffmodels.errors import RunError
-from ffmodels.files import read_json, replacing, write_json
 from ffmodels.heads import LinearHead, Standardisation
 
 
@@ -86,22 +84,6 @@ def test_weights_of_another_width_do_not_fit(run_copy):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(RunError, match="is not a run folder"):
         load_backbone(tmp_path / "nothing")
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"old": 1})
-    with suppress(ZeroDivisionError), replacing(path) as partial:
-        partial.write_text("half")
-        raise ZeroDivisionError
-    assert json.loads(path.read_text()) == {"old": 1}
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written"):
-        write_json(tmp_path / "file" / "a.json", {})
 
 
 def test_standardisation_folds_into_the_head():

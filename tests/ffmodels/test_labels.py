@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from ffmodels.labels import check_slot, embed_label, fill
 
 

@@ -18,10 +18,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from ffcore.errors import FFStudyError, ImageError, UsageError
+from ffcore.folders import Item
 from ffserve import features as features_module
-from ffserve.errors import FFServeError, ImageError, UsageError
 from ffserve.features import write_features
-from ffserve.inputs import Item
 from ffserve.session import Model
 from ffserve.stream import Batch, stream
 from tests.ffserve.measuring import failed
@@ -198,7 +198,7 @@ def test_a_failure_on_the_way_leaves_nothing_and_spares_what_is_there(tmp_path, 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(FFServeError, match=r"cannot be written \(.*too large"):  # as on a full disk
+        with pytest.raises(FFStudyError, match=r"cannot be written \(.*too large"):  # as on a full disk
             write_features(
                 batches(["a"] * 3000, np.random.default_rng(0).normal(size=(3000, 100)).astype(np.float32)), out
             )

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ffserve.errors import ImageError, ModelError
-from ffserve.images import FORMATS, read_image
+from ffcore.errors import ImageError, ModelError
+from ffcore.images import FORMATS, read_image
 from ffserve.session import Model
 from tests.ffserve.conftest import write_model
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ffcore.errors import FFStudyError, ImageError, ModelError, UsageError
 from ffserve import Classifier, Model
-from ffserve.errors import FFServeError, ImageError, ModelError, UsageError
 from ffserve.stream import BATCH_SIZE
 
 
@@ -152,4 +152,4 @@ def test_threads_share_a_classifier(make_model, tmp_path):
 
 def test_usage_errors_are_value_errors_and_end_with_code_2():
     assert issubclass(UsageError, ValueError)
-    assert (UsageError.exit_code, FFServeError.exit_code) == (2, 1)
+    assert (UsageError.exit_code, FFStudyError.exit_code) == (2, 1)

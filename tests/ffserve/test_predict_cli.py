@@ -188,7 +188,7 @@ def test_max_pixels(cli, made):
 
 
 def test_json_is_whole_where_the_model_fails_on_the_way(cli, made, monkeypatch):
-    from ffserve.errors import ModelError
+    from ffcore.errors import ModelError
     from ffserve.session import Model
 
     run, calls = Model.run, []

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffserve import images
-from ffserve.errors import ImageError
-from ffserve.images import HUNGRY, MAX_PIXELS, decode, read_image
+from ffcore import images
+from ffcore.errors import ImageError
+from ffcore.images import HUNGRY, MAX_PIXELS, decode, read_image
 from tests.ffserve.limited import GIB, limited
 from tests.helpers import python
 
@@ -192,8 +192,8 @@ def test_an_error_keeps_its_lines_and_no_pixels(read):
 
 MANY_BAD = """
 import sys
-from ffserve.errors import ImageError
-from ffserve.images import read_image
+from ffcore.errors import ImageError
+from ffcore.images import read_image
 errors = []
 for _ in range(25):
     try:
@@ -214,7 +214,7 @@ def test_damaged_images_take_the_memory_of_one(tmp_path):
 
 IN_THREADS = """
 import sys, threading
-from ffserve.images import read_image
+from ffcore.images import read_image
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
 read = lambda: read_image(sys.argv[1], height=4, width=4, channels=3)
@@ -252,14 +252,14 @@ def test_large_images_are_flattened_in_strips_as_small_ones_are(mode, monkeypatc
     options = {"transparency": bytes(range(200))} if mode == "P" else {}
     content = saved(image, "TIFF" if mode == "CMYK" else "PNG", **options)
     whole = np.asarray(decode(content))
-    monkeypatch.setattr("ffserve.images._STRIP", 3 * 40 + 5)
+    monkeypatch.setattr("ffcore.images._STRIP", 3 * 40 + 5)
     np.testing.assert_array_equal(np.asarray(decode(content)), whole)
 
 
 def test_sixteen_bits_in_strips(monkeypatch):
     content = saved(Image.fromarray(np.arange(6000, dtype=np.uint16).reshape(60, 100) * 10), "PNG")
     whole = np.asarray(decode(content))
-    monkeypatch.setattr("ffserve.images._STRIP", 700)
+    monkeypatch.setattr("ffcore.images._STRIP", 700)
     np.testing.assert_array_equal(np.asarray(decode(content)), whole)
 
 

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from ffcore.errors import DeviceError, ModelError, ModelNotFound, UsageError
 from ffserve import providers, session
-from ffserve.errors import DeviceError, ModelError, ModelNotFound, UsageError
 from ffserve.session import Model, find_model
 from tests.ffserve.limited import GIB, limited
 

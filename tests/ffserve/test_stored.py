@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from ffserve.errors import ModelError
+from ffcore.errors import ModelError
 from ffserve.session import Model
 from ffserve.stored import stored_metadata
 from tests.ffserve.limited import limited

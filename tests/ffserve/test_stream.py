@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ffcore.errors import ImageError, ModelError, UsageError
+from ffcore.folders import Item
+from ffcore.images import border_means
 from ffserve import reading
 from ffserve import stream as stream_module
-from ffserve.errors import ImageError, ModelError, UsageError
-from ffserve.images import border_means
-from ffserve.inputs import Item
 from ffserve.paper import inverts
 from ffserve.session import Model
 from ffserve.stream import AHEAD, stream

@@ -8,7 +8,7 @@ import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ffmodels.files import read_json, write_json
+from ffcore.files import read_json, write_json
 from fftrain import PretrainConfig, ProbeConfig, pretrain, probe_run, write_report
 from fftrain.analyse import analyse_run, compare_runs
 from fftrain.config import AnalysisConfig, DataConfig

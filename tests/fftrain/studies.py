@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from ffmodels.files import read_json
+from ffcore.files import read_json
 from fftrain.spec import plan
 from tests.helpers import ROOT, python
 

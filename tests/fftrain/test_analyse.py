@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from ffcore.errors import DataError, RunError
 from ffmodels.checkpoint import load_backbone
-from ffmodels.errors import DataError, RunError
 from ffmodels.labels import fill
 from fftrain.analyse import PENALTIES, analyse_run, compare_runs, decode, embed, linear_cka
 from fftrain.config import AnalysisConfig, ProbeConfig

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from ffmodels.registry import BACKBONES, GOODNESS, NORMALISATIONS
 from fftrain.config import PretrainConfig, ProbeConfig, continued, read_toml
 from fftrain.registry import DATASETS, METHODS, TASKS, fits

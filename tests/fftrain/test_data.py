@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ffmodels.errors import DataError, SettingError
-from ffserve.errors import ImageError
+from ffcore.errors import DataError, ImageError, SettingError
 from fftrain import sources
 from fftrain.config import DataConfig
 from fftrain.data import dump_images, file_name, load_data

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from ffmodels.files import read_json
+from ffcore.files import read_json
 from fftrain import write_report
 from fftrain.collect import collect
 from fftrain.findings import findings

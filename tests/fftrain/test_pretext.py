@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from fftrain.registry import TASKS
 
 NAMES = ("0", "1", "2")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ffcore.errors import RunError
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import load_backbone
-from ffmodels.errors import RunError
 from ffmodels.heads import Standardisation
 from ffmodels.labels import fill
 from fftrain import ProbeConfig, load_data, probe_run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ffmodels.errors import RunError
-from ffmodels.files import read_json, write_json
+from ffcore.errors import RunError
+from ffcore.files import read_json, write_json
 from fftrain import write_report
 from fftrain.collect import collect
 from tests.fftrain.reports import (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from ffmodels.errors import RunError
-from ffmodels.files import read_json, write_json
+from ffcore.errors import RunError
+from ffcore.files import read_json, write_json
 from fftrain import write_report
 from fftrain.collect import collect
 from fftrain.curves import Curve

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ffmodels.errors import RunError
-from ffmodels.files import read_json
+from ffcore.errors import RunError
+from ffcore.files import read_json
 from fftrain import PretrainConfig, write_report
 from fftrain.run import RunFolder
 from tests.fftrain.reports import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffmodels.files import read_json
+from ffcore.files import read_json
 from fftrain import write_report
 from fftrain.grid import Shard, Study
 from fftrain.study import run_study

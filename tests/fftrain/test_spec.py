@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ffmodels.errors import SettingError
+from ffcore.errors import SettingError
 from fftrain.cells import steps
 from fftrain.registry import METHODS, TASKS
 from fftrain.spec import PRESETS, plan, read_preset, step_name

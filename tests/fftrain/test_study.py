@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ffmodels.errors import RunError, SettingError
-from ffmodels.files import read_json
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json
 from fftrain.cost import NOMINAL, estimate
 from fftrain.grid import Shard, Study
 from fftrain.progress import duration

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ffmodels.errors import RunError, WriteError
-from ffmodels.files import read_json
+from ffcore.errors import RunError, WriteError
+from ffcore.files import read_json
 from fftrain import cells as cells_module
 from fftrain.grid import Shard, Study
 from fftrain.run import RunFolder

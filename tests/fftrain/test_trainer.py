@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ffcore.errors import RunError, SettingError, TrainingError
 from ffmodels.checkpoint import load_backbone
-from ffmodels.errors import RunError, SettingError, TrainingError
 from fftrain.config import PretrainConfig
 from fftrain.data import load_data
 from fftrain.registry import METHODS, TASKS, fits

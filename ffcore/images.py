@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from ffserve.errors import ImageError, ImageTooLarge
+from ffcore.errors import ImageError, ImageTooLarge
 
 # Formats that Pillow decodes by itself; others start programs (EPS) or are no pictures.
 FORMATS = {

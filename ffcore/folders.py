@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ffserve.errors import ImageError
-from ffserve.images import SUFFIXES, UInt8Array
+from ffcore.errors import ImageError
+from ffcore.images import SUFFIXES, UInt8Array
 
 STDIN = "-"
 # More than an image of the largest size takes in any format that is read.

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ffserve.errors import ImageError
-from ffserve.images import FORMATS, MAX_PIXELS, SUFFIXES, decode, fit, from_array, image_size, read_image
+from ffcore.errors import ImageError
+from ffcore.images import FORMATS, MAX_PIXELS, SUFFIXES, decode, fit, from_array, image_size, read_image
 
 UPRIGHT = {
     1: lambda stored: stored,

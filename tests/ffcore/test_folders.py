@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ffserve import inputs
-from ffserve.errors import ImageError
-from ffserve.inputs import find
+from ffcore import folders
+from ffcore.errors import ImageError
+from ffcore.folders import find
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_pictures_that_are_not_read_are_counted(tree):
     passed_over = Counter()
     assert len([*find(["b", "a.png"], passed_over)]) == 4
     assert passed_over == {".heic": 2, ".svg": 1}
-    assert not inputs.UNREAD & inputs.SUFFIXES
+    assert not folders.UNREAD & folders.SUFFIXES
 
 
 def test_an_absolute_pattern(tree):
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(tree, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return listed(folder)
 
-    monkeypatch.setattr(inputs.os, "scandir", scandir)
+    monkeypatch.setattr(folders.os, "scandir", scandir)
     *found, denied = find(["b"])
     assert [item.name for item in found] == ["b/1.JPG", "b/2.png"]
     assert (denied.name, str(denied.source)) == ("b/deep", "'b/deep' cannot be listed: permission denied")
@@ -182,7 +182,7 @@ def test_standard_input_may_be_closed(monkeypatch):
 
 
 def test_standard_input_has_a_limit(monkeypatch):
-    monkeypatch.setattr(inputs, "MAX_STDIN_BYTES", 10)
+    monkeypatch.setattr(folders, "MAX_STDIN_BYTES", 10)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(10))))
     assert next(find(["-"])).source == bytes(10)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(11))))
@@ -192,7 +192,7 @@ def test_standard_input_has_a_limit(monkeypatch):
 def test_folders_are_listed_as_they_are_come_to(tree, monkeypatch):
     seen = []
     listed = os.scandir
-    monkeypatch.setattr(inputs.os, "scandir", lambda folder: seen.append(folder) or listed(folder))
+    monkeypatch.setattr(folders.os, "scandir", lambda folder: seen.append(folder) or listed(folder))
     found = find(["b", "elsewhere"])
     assert seen == []
     list(islice(found, 2))

@@ -1,0 +1,125 @@
+"""Files that are written whole or not at all, and folders that one process at a time writes into."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ffcore.errors import InUse, RunError, WriteError
+
+LOCK_FILE = ".lock"
+# Set to `off`, folders on file systems without locks are written into all the same.
+LOCKS = "FFSTUDY_LOCKS"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives an empty file beside `path` to write to, and renames it into place when the block ends well.
+
+    A file that is there stays as it was until then. A kill leaves at most the hidden file beside it.
+
+    Raises:
+        WriteError: where the folder cannot be written, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # which fails before any work where the folder cannot be written
+        yield partial
+        with partial.open("r+b") as file:  # Windows syncs only what can be written
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written ({error.strerror or error}): name a place that can") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes a folder and holds it in the block: no other process that claims it writes into it at the same time.
+
+    The system gives a folder back whose process was killed. A process may claim a folder again that it holds.
+
+    Raises:
+        InUse: at once where another process holds it.
+        WriteError: where it cannot be made, or its file system has no locks and FFSTUDY_LOCKS is not `off`.
+    """
+    held = f"{folder} is in use by another process: wait for it, or name another --out"
+    with lock(folder / LOCK_FILE, held, again=True):
+        yield
+
+
+@contextmanager
+def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
+    """Holds a lock in the block; `held` is what InUse says where another has it. Raises as `claimed` does.
+
+    Args:
+        path: the lock's file.
+        held: of InUse.
+        again: whether this process may take a lock again that it holds.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise WriteError(f"{path.parent} cannot be made ({reason}): name a folder that can") from error
+    taken = FileLock(path, blocking=False, is_singleton=again)
+    try:
+        taken.acquire()
+    except Timeout as error:
+        raise InUse(held) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise WriteError(f"{path} cannot be written ({error.strerror or error}): name a place that can") from error
+        if os.environ.get(LOCKS) != "off":
+            raise WriteError(
+                f"{path.parent} is on a file system without locks ({error.strerror}): name a folder on another, "
+                f"or set {LOCKS}=off and let one process at a time write there"
+            ) from error
+    try:
+        yield
+    finally:
+        taken.release()
+
+
+def sha256(path: Path) -> str:
+    """Returns a file's SHA-256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        RunError: where the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror or error}): is this a run folder?") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): restore it, or delete it and make it again") from error
