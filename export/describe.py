@@ -7,6 +7,10 @@ import json
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
+from ffcore.images import READING
+from ffcore.ink import drawn, ring_of
 from ffexport.formats import Images, Run
 from ffexport.subject import Subject, public_name
 from ffmodels.backbone import layers_name
@@ -22,11 +26,10 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
         scheme: how it is quantised, or None.
         samples: the run's, uint8 [N, C, H, W]; N at least 1.
     """
-    from ffcore.images import READING, border_means
-
     config = read_config(subject.run)
     channels, height, width = config["data"]["shape"]
-    borders_N = border_means(samples)
+    borders_NCR = samples[:, :, ring_of(height, width)].astype(np.float64)
+    ink = drawn(samples)
     about: dict[str, Any] = {
         "format": 1,
         "version": version("ffstudy"),
@@ -39,8 +42,14 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
         "slot": subject.model.slot,
         "precision": precision,
         "head": subject.head,
-        # Of each image's outermost pixels: dark digits on white paper are told by it.
-        "border": {"mean": round(float(borders_N.mean()), 3), "deviation": round(float(borders_N.std()), 3)},
+        # Of the outermost pixels, and of their means over images: what transparency is laid over.
+        "border": {
+            "mean": round(float(borders_NCR.mean()), 3),
+            "deviation": round(float(borders_NCR.mean((1, 2)).std()), 3),
+            "means": [round(float(mean), 3) for mean in borders_NCR.mean((0, 2))],
+        },
+        # Whether they are drawings, whose ink may stand on any ground; and where they have it.
+        "ink": ink and ink.to_dict(),
         **subject.about,
     }
     if scheme is not None:

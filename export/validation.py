@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import DataError, ExportError, SettingError
+from ffcore.images import read_image
+from ffcore.layout import as_class, class_folders, images_in
 from ffexport.formats import Images, Outputs, Run
 from ffexport.parity import relative_error, rounded, run_eager
 from ffexport.subject import Subject
@@ -106,7 +108,7 @@ def read_validation(subject: Subject, folder: Path | None) -> Validation:
         images, names = _read_folder(folder, tuple(read_config(subject.run)["data"]["shape"]))
         source, labels = "images given", np.zeros(len(names), dtype=np.int64)
         if known:
-            classes = subject.class_names or ()
+            classes = [*map(as_class, subject.class_names or ())]
             foreign = sorted({*names} - {*classes})
             if foreign:
                 raise SettingError(f"--images {folder} has a folder {foreign[0]!r}, which is no class of the model")
@@ -117,29 +119,16 @@ def read_validation(subject: Subject, folder: Path | None) -> Validation:
 
 
 def _read_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[Images, list[str]]:
-    """Returns the images of class folders, uint8 [N, C, H, W], and the name of each one's folder."""
-    from ffcore.images import read_image
-
+    """Returns the images of class folders, uint8 [N, C, H, W], and the class of each (`ffcore.layout.as_class`)."""
     channels, height, width = shape
-    if not folder.is_dir():
-        raise DataError(f"--images {folder} is no folder: `fftrain dump-images DATASET DIR` makes one")
-    files = _files(folder)
-    if not files:
+    try:
+        classes = class_folders(folder)
+    except DataError as error:
+        raise DataError(f"--images {error}, as `fftrain dump-images DATASET DIR` makes them") from error
+    found = [(as_class(name), file) for name, paths in classes.items() for file in images_in(paths)]
+    if not found:
         raise DataError(
             f"--images {folder} has no images in class folders: `fftrain dump-images DATASET DIR` makes some"
         )
-    images = [read_image(path, channels=channels, height=height, width=width) for path in files]
-    return np.stack(images), [path.parent.name for path in files]
-
-
-def _files(folder: Path) -> list[Path]:
-    """Returns the image files in the folders of a folder, sorted by name."""
-    from ffcore.images import SUFFIXES
-
-    return [
-        path
-        for inside in sorted(folder.iterdir())
-        if inside.is_dir() and not inside.name.startswith(".")
-        for path in sorted(inside.iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
+    images = [read_image(file, channels=channels, height=height, width=width) for _, file in found]
+    return np.stack(images), [name for name, _ in found]

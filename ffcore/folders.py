@@ -1,25 +1,27 @@
-"""What a command is given -> images by name, one at a time: files, folders, patterns, standard input."""
+"""What a command is given -> images by name: files, folders, patterns, lists of names, standard input."""
 
 from __future__ import annotations
 
 import glob
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
+from typing import BinaryIO
 
-from ffcore.errors import ImageError
-from ffcore.images import SUFFIXES, UInt8Array
+from ffcore.contents import HEAD, what_is
+from ffcore.errors import ImageError, UsageError
+from ffcore.formats import RAW_SUFFIXES, SUFFIXES
+from ffcore.images import Source, is_image
+from ffcore.tally import Tally
 
 STDIN = "-"
 # More than an image of the largest size takes in any format that is read.
 MAX_STDIN_BYTES = 512 * 2**20
-# Suffixes of pictures that are not read.
-UNREAD = frozenset(
-    {".arw", ".avif", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".orf"}
-    | {".psd", ".raf", ".rw2", ".svg", ".wmf", ".xcf"}
-)
+MAX_NAME_BYTES = 2**16
+# Folders that archives made on a Mac bring along.
+_OF_ARCHIVES = ("__MACOSX",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +29,17 @@ class Item:
     """One image to be read, by the name that it is reported under."""
 
     name: str
-    source: str | os.PathLike[str] | bytes | UInt8Array | ImageError
-    """A file, the content of one, pixels uint8 [C, H, W] of the model's size, or why there is none."""
+    source: Source | ImageError
+    """A file, the content of one, an image of Pillow, or why there is none."""
 
 
-def find(given: Sequence[str | os.PathLike[str]], passed_over: Counter[str] | None = None) -> Iterator[Item]:
+def find(given: Iterable[str | os.PathLike[str]], left_out: Tally | None = None) -> Iterator[Item]:
     """Yields every image that the arguments name, in their order, as it is found.
 
     - A file is taken whatever its name.
-    - A folder is searched with all below it, sorted: each folder's own files, then its folders. Files of known image
-      suffixes are taken, those whose names start with a dot are not; links are followed, but no folder is searched
-      twice.
+    - A folder is searched with all below it, sorted: each folder's own files, then its folders. Images are taken, by
+      their content or by an image's suffix; those whose names start with a dot are not; links are followed, but no
+      folder is searched twice.
     - A pattern (`*`, `?`, `[...]`, `**` for any folders), where no file has that very name, stands for what it
       matches, sorted; matching folders are searched, except by a pattern with `**`, which reaches into them itself,
       as a search does.
@@ -48,19 +50,58 @@ def find(given: Sequence[str | os.PathLike[str]], passed_over: Counter[str] | No
 
     Args:
         given: the arguments.
-        passed_over: counts by suffix what a search finds of pictures that are not read, such as `.heic`.
+        left_out: counts what a search leaves out.
     """
-    counter = Counter[str]() if passed_over is None else passed_over
+    left_out = Tally() if left_out is None else left_out
     for argument in given:
         name = os.fsdecode(argument)
         if name == STDIN:
             yield _standard_input()
         elif os.path.isdir(name):
-            yield from _search(name, counter)
+            yield from _search(name, left_out)
         elif glob.has_magic(name) and not os.path.lexists(name):
-            yield from _match(name, counter)
+            yield from _match(name, left_out)
         else:
             yield Item(name, name)
+
+
+def listed(files_from: str | None) -> Iterator[str]:
+    """Yields the names that stand in a file, or on standard input (`-`): one a line, or with a zero byte behind each.
+
+    Raises:
+        UsageError: where it cannot be read, or holds what are no names.
+    """
+    if files_from is None:
+        return
+    try:
+        if files_from == STDIN:
+            if sys.stdin is None:
+                raise UsageError("--files-from -: standard input is closed")
+            yield from _names(sys.stdin.buffer)
+            return
+        with open(files_from, "rb") as file:
+            yield from _names(file)
+    except OSError as error:
+        raise UsageError(f"--files-from {files_from} cannot be read: {error.strerror or error}") from error
+
+
+def _names(file: BinaryIO) -> Iterator[str]:
+    """Yields names as they come: what ends them is a zero byte where one of the first does, else a line's end."""
+    rest, end = b"", b""
+    while block := file.read1(2**16) if isinstance(file, BufferedReader) else file.read(2**16):
+        end = end or (b"\0" if b"\0" in block else b"\n")
+        *names, rest = (rest + block).split(end)
+        if max(map(len, (rest, *names))) > MAX_NAME_BYTES:
+            raise UsageError(f"--files-from holds a name of more than {MAX_NAME_BYTES:,} bytes: write one name a line")
+        yield from _decoded(names, end)
+    yield from _decoded([rest], end)
+
+
+def _decoded(names: Iterable[bytes], end: bytes) -> Iterator[str]:
+    """Yields the names that are not empty as text, without a carriage return of their line."""
+    for name in names:
+        if name := name.removesuffix(b"\r") if end == b"\n" else name:
+            yield os.fsdecode(name)
 
 
 def _standard_input() -> Item:
@@ -75,7 +116,7 @@ def _standard_input() -> Item:
     return Item(STDIN, content)
 
 
-def _match(pattern: str, passed_over: Counter[str]) -> Iterator[Item]:
+def _match(pattern: str, left_out: Tally) -> Iterator[Item]:
     matches = sorted({*_expand(pattern)})
     if "**" in pattern:
         matches = [match for match in matches if not os.path.isdir(match)]
@@ -83,7 +124,7 @@ def _match(pattern: str, passed_over: Counter[str]) -> Iterator[Item]:
         yield Item(pattern, ImageError(f"{pattern!r} matches no file"))
     for match in matches:
         if os.path.isdir(match):
-            yield from _search(match, passed_over)
+            yield from _search(match, left_out)
         else:
             yield Item(match, match)
 
@@ -100,34 +141,53 @@ def _expand(pattern: str) -> Iterator[str]:
         at += 1
     tail = os.sep.join(parts[at:]) or "*"
     for root in glob.iglob(head) if head else [""]:
-        for folder, _, error in _walk(root):
+        for folder, _, error in _walk(root, Tally()):
             if error is None:
                 yield from _expand(os.path.join(glob.escape(folder), tail))
 
 
-def _search(folder: str, passed_over: Counter[str]) -> Iterator[Item]:
+def _search(folder: str, left_out: Tally) -> Iterator[Item]:
     nothing = True
-    for inside, files, error in _walk("" if folder == os.curdir else folder):
+    for inside, files, error in _walk("" if folder == os.curdir else folder, left_out):
         if error is not None:
             nothing = False
             reason = (error.strerror or str(error)).lower()
             yield Item(inside, ImageError(f"{inside or folder!r} cannot be listed: {reason}"))
         above = os.path.join(inside, "")
         for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
+            what = _no_image(above + name)
+            if what is None:
                 nothing = False
                 yield Item(above + name, above + name)
-            elif suffix in UNREAD:
-                passed_over[suffix] += 1
+            else:
+                left_out.add(what, above + name)
     if nothing:
-        yield Item(folder, ImageError(f"{folder!r} has no images: files ending in {', '.join(sorted(SUFFIXES))}"))
+        yield Item(folder, ImageError(f"{folder!r} has no images"))
 
 
-def _walk(top: str) -> Iterator[tuple[str, list[str], OSError | None]]:
+def _no_image(path: str) -> str | None:
+    """Returns what a file is that is no image, or none that is read; None where it is one."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in SUFFIXES:
+        return None
+    if suffix in RAW_SUFFIXES:
+        return "raw files of cameras"
+    if is_image(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            content = what_is(file.read(HEAD))
+    except OSError:
+        content = None
+    if content is not None and content.plugin:
+        return f"{content.what}, which is read after pip install {content.plugin}"
+    return "no images"
+
+
+def _walk(top: str, left_out: Tally) -> Iterator[tuple[str, list[str], OSError | None]]:
     """Yields a folder and all below it, each once: its path, the sorted names of its files, why it cannot be listed.
 
-    "" is the working folder. A link that cannot be followed is a file.
+    "" is the working folder. A link that cannot be followed is a file. What is hidden is left out.
     """
     seen, waiting = set[tuple[int, int]](), [top]
     while waiting:
@@ -142,13 +202,20 @@ def _walk(top: str) -> Iterator[tuple[str, list[str], OSError | None]]:
             seen.add(here)
             with os.scandir(folder or os.curdir) as entries:
                 for entry in entries:
-                    if not entry.name.startswith("."):
+                    if is_hidden(entry.name):
+                        left_out.add("hidden", os.path.join(folder, entry.name))
+                    else:
                         (folders if _is_folder(entry) else files).append(entry.name)
         except OSError as error:
             yield folder, [], error
             continue
         yield folder, sorted(files), None
         waiting += [os.path.join(folder, name) for name in sorted(folders, reverse=True)]
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of this name is passed over: what starts with a dot, and what archives add."""
+    return name.startswith(".") or name in _OF_ARCHIVES
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -11,48 +11,34 @@ import re
 import stat
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from ffcore.contents import HEAD, what_is
 from ffcore.errors import ImageError, ImageTooLarge
+from ffcore.flat import BLACK, Depth, Ground, flat
+from ffcore.formats import HUNGRY, formats_of, instead
 
-# Formats that Pillow decodes by itself; others start programs (EPS) or are no pictures.
-FORMATS = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".mpo"),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k"),
-    "TGA": (".tga",),
-    "ICO": (".ico",),
-}
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 64_000_000
 SMALL = 1_000_000  # pixels of an image of which many may be decoded at once
-# Formats whose decoders hold several copies of an image: half as many pixels are read, so that memory stays under 1 GB.
-HUNGRY = ("WEBP", "JPEG2000")
-
-# How files become pixels, recorded in exported models.
+# How files become pixels when a model is trained, recorded in exported models.
 READING = {
     "resize": "shorter side, bilinear",
     "crop": "centre",
     "alpha": "over black",
-    "sixteen_bit": "gray divided by 257, colour by 256",
+    "sixteen_bit": "gray divided by 257, or by what a TIFF declares; colour by 256",
     "exif": "rotation applied",
 }
 
+T = TypeVar("T")
 UInt8Array = npt.NDArray[np.uint8]
-Source = str | os.PathLike[str] | bytes
-_OPENED = tuple(FORMATS)
+Source = str | os.PathLike[str] | bytes | Image.Image
 _ORIENTATION = 0x0112  # the EXIF tag
-_STRIP = 1_000_000  # pixels that are laid over black at once
 _READ_WHOLE = 2**20  # bytes of a file that is read at once
 # A JPEG may say its pixels again and again, scan after scan, each of which costs time and hardly any bytes: cameras
 # write one, progressive files about ten.
@@ -76,9 +62,9 @@ def read_image(
 ) -> UInt8Array:
     """Reads an image file of any size and mode. Safe in many threads, whose large images share one limit of memory.
 
-    EXIF rotation is applied, alpha is laid over black, 16-bit gray is divided by 257 (Pillow reads 16-bit colour as
-    its high byte), the shorter side is resized (bilinear) and the centre is cropped. Of an animation the first frame
-    is read.
+    EXIF rotation is applied, alpha is laid over black, 16-bit gray is divided by 257, or by what a TIFF declares as its
+    depth (Pillow reads 16-bit colour as its high byte), the shorter side is resized (bilinear) and the centre is
+    cropped. Of an animation the first frame is read.
 
     Args:
         source: the file, or the content of one.
@@ -94,29 +80,73 @@ def read_image(
     Raises:
         ImageError: where the file is missing, empty, no image, damaged, or too large.
     """
-    try:
-        return _read(source, name or _name(source), height, width, channels, max_pixels)
-    except ImageError as error:
-        _let_go(error)
-        raise
+    return read_picture(
+        source,
+        lambda image, _: fit(image, height=height, width=width, channels=channels),
+        max_pixels=max_pixels,
+        name=name,
+    )
 
 
-def decode(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
-    """Reads a file, or the content of one, into an upright image of mode L or RGB.
+def decode(
+    source: Source, *, ground: Ground = BLACK, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Image.Image:
+    """Reads a file, or the content of one, into an upright image of mode L or RGB. Raises as `read_image` does."""
+    return read_picture(source, lambda image, _: image, ground=ground, max_pixels=max_pixels, name=name)
 
-    Raises ImageError, as `read_image` does.
+
+def read_picture(
+    source: Source,
+    use: Callable[[Image.Image, bool], T],
+    *,
+    ground: Ground = BLACK,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+) -> T:
+    """Returns what `use` makes of an upright image of mode L or RGB, while that is in memory.
+
+    Args:
+        source: as for `read_image`, or an image of Pillow, which stays as it is.
+        use: is given the image, and whether it is nearly black since a file of 16 bits uses few of them.
+        ground: what transparency is laid over.
+        max_pixels: as for `read_image`.
+        name: likewise.
+
+    Raises:
+        ImageError: as `read_image` does.
     """
     try:
-        return _decode(source, name or _name(source), max_pixels)
+        return _used(source, use, ground, max_pixels, name or _name(source))
     except ImageError as error:
         _let_go(error)
         raise
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file's content is that of an image which is read, or would be, were it not damaged further on.
+
+    Targa files have no mark of their own and are known by their suffix alone.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, _: os.open(name, _OPEN)) as file:
+            head = file.read(HEAD) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+            content = what_is(head)
+            if not head or (content is not None and not content.plugin):
+                return False
+            formats = [name for name in formats_of(head) if name != "TGA"]
+            file.seek(0)
+            with Image.open(file, formats=formats):
+                return True
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True
+    except Exception:  # Pillow's openers raise nearly anything on what is none
+        return False
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns an image's upright (height, width) without decoding it. Raises ImageError, as `read_image` does."""
     try:
-        with Image.open(path, formats=_OPENED) as image:
+        with Image.open(path, formats=formats_of(b"")) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             if turned and image.format == "TIFF":  # some releases of Pillow have turned its size already
                 width, height = decode(path).size
@@ -137,14 +167,6 @@ def fit(image: Image.Image, *, height: int, width: int, channels: int) -> UInt8A
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def border_means(images_NCHW: UInt8Array) -> npt.NDArray[np.float64]:
-    """Returns the mean of each image's outermost ring of pixels over all channels, float64 [N], 0 to 255."""
-    ring_HW = np.ones(images_NCHW.shape[2:], dtype=bool)
-    ring_HW[1:-1, 1:-1] = False
-    means_N: npt.NDArray[np.float64] = images_NCHW[:, :, ring_HW].mean(axis=(1, 2), dtype=np.float64)
-    return means_N
 
 
 def from_array(pixels_CHW: UInt8Array) -> Image.Image:
@@ -178,20 +200,15 @@ _room = _Room(MAX_PIXELS)
 
 
 def _name(source: Source) -> str:
-    return "the image" if isinstance(source, bytes) else os.fsdecode(source)
+    return "the image" if isinstance(source, bytes | Image.Image) else os.fsdecode(source)
 
 
-def _read(source: Source, name: str, height: int, width: int, channels: int, max_pixels: int) -> UInt8Array:
+def _used(source: Source, use: Callable[[Image.Image, bool], T], ground: Ground, max_pixels: int, name: str) -> T:
     with _opened(source, name, max_pixels) as image:
         if image.width * image.height <= SMALL:
-            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
+            return use(*_upright(image, name, max_pixels, ground))
         with _room.take(image):
-            return fit(_upright(image, name, max_pixels), height=height, width=width, channels=channels)
-
-
-def _decode(source: Source, name: str, max_pixels: int) -> Image.Image:
-    with _opened(source, name, max_pixels) as image:
-        return _upright(image, name, max_pixels)
+            return use(*_upright(image, name, max_pixels, ground))
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -204,11 +221,17 @@ def _let_go(error: BaseException | None) -> None:
 @contextmanager
 def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file; whatever is wrong with it, here or in the block, is an ImageError that names it."""
+    head = b""
     try:
-        content = source if isinstance(source, bytes) else _content(source, name)
+        if isinstance(source, Image.Image):
+            _check_size(name, source, max_pixels)
+            yield source.copy()
+            return
+        head, content = (source[:HEAD], source) if isinstance(source, bytes) else _content(source, name)
         if content == b"":
             raise ImageError(f"{name!r} is empty (0 bytes)")
-        with Image.open(source if content is None else io.BytesIO(content), formats=_OPENED) as image:
+        whole = io.BytesIO(content) if content is not None else source
+        with Image.open(whole, formats=formats_of(head)) as image:
             _check_size(name, image, max_pixels)
             if image.format in ("JPEG", "MPO"):
                 _check_scans(name, image)
@@ -216,7 +239,7 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name!r} is no image of a known format ({', '.join(FORMATS)})") from error
+        raise ImageError(f"{name!r} is {instead(head)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         said = re.search(r"\d+", str(error))
@@ -231,8 +254,8 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]
         raise ImageError(f"{name!r} is damaged: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def _content(path: str | os.PathLike[str], name: str) -> bytes | None:
-    """Returns a small file's content, for Pillow asks for a few bytes at a time; None for a large one."""
+def _content(path: str | os.PathLike[str], name: str) -> tuple[bytes, bytes | None]:
+    """Returns a file's first bytes, and the whole of a small one: Pillow asks for a few bytes at a time."""
     file = os.open(path, _OPEN)
     try:
         status = os.fstat(file)
@@ -240,8 +263,8 @@ def _content(path: str | os.PathLike[str], name: str) -> bytes | None:
             raise ImageError(f"{name!r} is a pipe: hand its content over on standard input, as -")
         if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             raise ImageError(f"{name!r} is a device: name a file")
-        content = os.read(file, status.st_size) if status.st_size <= _READ_WHOLE else b""
-        return content if len(content) == status.st_size else None
+        content = os.read(file, status.st_size if status.st_size <= _READ_WHOLE else HEAD)
+        return content[:HEAD], content if len(content) == status.st_size else None
     finally:
         os.close(file)
 
@@ -266,8 +289,9 @@ def _check_scans(name: str, image: ImageFile.ImageFile) -> None:
         raise ImageError(f"{name!r} has {count:,} scans: a JPEG of at most {_MOST_SCANS} is read, save it again")
 
 
-def _upright(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    """Decodes an opened image: mode L or RGB, EXIF rotation applied. It copies no more than it must."""
+def _upright(image: Image.Image, name: str, max_pixels: int, ground: Ground) -> tuple[Image.Image, bool]:
+    """Decodes an opened image: mode L or RGB, EXIF rotation applied; and whether it is dim. It copies what it must."""
+    depth = Depth.of(image)
     image.load()
     _check_size(name, image, max_pixels)  # again, for an ICO may hold a larger image than it says
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # which alone holds 16 bits so
@@ -275,30 +299,7 @@ def _upright(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name!r} has {kind} pixels: save it with 8 or 16 bits a channel")
     if image.info and image.getexif().get(_ORIENTATION, 1) != 1:  # EXIF data leave something in `info`
         ImageOps.exif_transpose(image, in_place=True)
+    dim = depth.is_dim(image)
     if image.mode in ("L", "RGB") and not image.has_transparency_data:
-        return image
-    rows = max(1, _STRIP // image.width)
-    if rows >= image.height:
-        return _flat(image)
-    flat = None
-    for top in range(0, image.height, rows):
-        part = _flat(image.crop((0, top, image.width, min(top + rows, image.height))))
-        flat = flat or Image.new(part.mode, image.size)
-        flat.paste(part, (0, top))
-    assert flat is not None
-    return flat
-
-
-def _flat(image: Image.Image) -> Image.Image:
-    """Returns the image as mode L or RGB: 8 bits a channel, alpha over black."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _scaled(np.asarray(image).astype(np.uint32))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def _scaled(values: npt.NDArray[np.uint32]) -> Image.Image:
-    """Returns 16-bit gray values as 8-bit ones: divided by 257, rounded."""
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        return image, dim
+    return flat(image, depth, ground), dim

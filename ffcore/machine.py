@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ def _limit(folder: Path) -> float | None:
         return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def frozen() -> bool:
+    """Whether this is a program that PyInstaller or another has packed, which has no Python to start."""
+    return bool(getattr(sys, "frozen", False))
 
 
 def machine() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import ModelError
+from ffcore.flat import BLACK, Ground
+from ffcore.ink import Ink
 from ffserve.providers import first_line
 
 FORMAT = 1
@@ -40,6 +42,10 @@ class About:
     """`fp32`, `fp16` or `int8`."""
     border: tuple[float, float] | None
     """Mean and deviation of the border pixels of the model's own images, 0 to 255; None where they are not recorded."""
+    ground: Ground
+    """What transparency is laid over: the mean of these pixels; for a drawing, what its ink stands out from."""
+    ink: Ink | None
+    """How the model's own images are drawn; None where they are no ink on a ground."""
     values: dict[str, Any]
     """All metadata, decoded."""
 
@@ -73,16 +79,31 @@ def read_about(path: Path, metadata: Mapping[str, str]) -> About:
             head=str(values.get("head", "none" if names is None else "probe")),
             precision=str(values.get("precision", "fp32")),
             border=None if border is None else (float(border["mean"]), float(border["deviation"])),
+            ground=BLACK if border is None else tuple(round(float(m)) for m in border.get("means", [border["mean"]])),
+            ink=Ink.from_dict(values["ink"]) if values.get("ink") else None,
             values=values,
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} has damaged metadata ({first_line(error)}): export it again") from error
-    if about.border is not None and not all(0 <= value <= 255 for value in about.border):
-        raise ModelError(f"{path} has damaged metadata (border {about.border}): export it again")
+    levels = (*(about.border or ()), *(about.ground or ()))
+    if not all(0 <= level <= 255 for level in levels) or len(about.ground or ()) not in (1, 3):
+        raise ModelError(f"{path} has damaged metadata (border {about.border}, {about.ground}): export it again")
+    if "ink" not in values:
+        about = replace(about, ink=_ink_by_border(about))
+    if about.ink is not None:
+        about = replace(about, ground=None)
     if about.head not in HEADS or (about.head == "none") != (about.class_names is None):
         count = "no" if about.class_names is None else len(about.class_names)
         raise ModelError(f"{path} contradicts itself: head {about.head!r} with {count} class names: export it again")
     return about
+
+
+def _ink_by_border(about: About) -> Ink | None:
+    """Returns the ink of a file that does not tell: of gray images whose border is one ground, near black or white."""
+    mean, deviation = about.border or (0.0, np.inf)
+    if about.channels > 1 or deviation > 32 or 32 < mean < 223:
+        return None
+    return Ink(ground=0.0, ink=255.0, close=127.0) if mean < 128 else Ink(ground=255.0, ink=0.0, close=127.0)
 
 
 def _refuse(constant: str) -> None:

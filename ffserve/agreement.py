@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffcore.errors import ImageError, UsageError
+from ffcore.errors import DataError, ImageError, UsageError
+from ffcore.flat import BLACK, Ground
 from ffcore.folders import find
 from ffcore.images import MAX_PIXELS, UInt8Array
+from ffcore.ink import Ink
+from ffcore.layout import Classes, as_class, class_folders, images_in
+from ffcore.tally import Tally
 from ffserve.reading import Wanted, read
 
 CHUNK = 256
@@ -35,12 +40,13 @@ class Images:
     chunks: Callable[[], Iterator[tuple[UInt8Array, Labels]]]
     """Yields uint8 [N, C, H, W] and N names of classes, None where one is not known."""
     classes: frozenset[str] = frozenset()
-    """The names of classes that are there."""
+    """The names of the classes that are there, as `ffcore.layout.as_class` has them."""
     strict: bool = False
     """Whether the classes were given to be measured: a model must know them."""
     count: int = 0
     labelled: int = 0
     errors: list[ImageError] = field(default_factory=list)
+    left_out: Tally = field(default_factory=Tally)
 
     def __iter__(self) -> Iterator[tuple[UInt8Array, Labels]]:
         for images_NCHW, labels_N in self.chunks():
@@ -50,14 +56,21 @@ class Images:
 
     def check(self, class_names: Sequence[Sequence[str] | None]) -> None:
         """Raises UsageError where a folder of classes was given and no model knows its classes."""
-        if self.strict and self.classes and not any(self.classes <= set(names) for names in class_names if names):
-            known = max((names for names in class_names if names), key=lambda n: len(self.classes & set(n)), default=())
+        told = [[*map(as_class, names)] for names in class_names if names]
+        if self.strict and self.classes and not any(self.classes <= set(names) for names in told):
+            known = max(told, key=lambda names: len(self.classes & set(names)), default=[])
             strange = ", ".join(sorted(self.classes - set(known))[:5])
             raise UsageError(f"--images: {strange} are no classes of a model, which knows {', '.join(known) or 'none'}")
 
     def about(self) -> dict[str, Any]:
         """Returns what is recorded of them."""
-        return {"what": self.what, "count": self.count, "labelled": self.labelled, "unread": len(self.errors)}
+        return {
+            "what": self.what,
+            "count": self.count,
+            "labelled": self.labelled,
+            "unread": len(self.errors),
+            "left_out": dict(self.left_out.counts),
+        }
 
 
 def choose_images(
@@ -65,7 +78,8 @@ def choose_images(
     places: Sequence[Path | None],
     shape: Sequence[int],
     *,
-    border: tuple[float, float] | None = None,
+    ground: Ground = BLACK,
+    ink: Ink | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Images:
     """Returns the images to compare on.
@@ -74,7 +88,8 @@ def choose_images(
         folder: of images, in folders of classes; None takes the samples of the first run folder among `places`.
         places: run folders, export folders, files in them; None is passed over.
         shape: C, H, W.
-        border: mean and deviation as recorded in a model: images are turned into their negatives as `predict` does.
+        ground: as recorded in a model: images are read as `predict` does.
+        ink: likewise.
         report: gets a line for each image that cannot be read.
 
     Raises:
@@ -86,14 +101,25 @@ def choose_images(
         return next((images for images in found if images is not None), _random(shape))
     if not folder.is_dir():
         raise UsageError(f"--images {folder} is no folder")
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    classes = [p.name for p in inside if not isinstance(next(find([p])).source, ImageError)]
-    images = Images(what=f"the images in {folder}", chunks=lambda: chunks(), classes=frozenset(classes), strict=True)
+    inside: Classes = {}
+    with suppress(DataError):  # images that lie in no folder are of no class
+        inside = class_folders(folder)
+    classes = frozenset(as_class(name) for name, paths in inside.items() if any(images_in(paths)))
+    images = Images(what=f"the images in {folder}", chunks=lambda: chunks(), classes=classes, strict=True)
     channels, height, width = shape
-    wanted = Wanted(channels=channels, height=height, width=width, border=border, invert="auto", max_pixels=MAX_PIXELS)
+    wanted = Wanted(
+        channels=channels,
+        height=height,
+        width=width,
+        ground=ground,
+        ink=ink,
+        invert="auto",
+        place=ink is not None and ink.longest is not None,
+        max_pixels=MAX_PIXELS,
+    )
 
     def chunks() -> Iterator[tuple[UInt8Array, Labels]]:
-        items = find([folder])
+        items = find([folder], images.left_out)
         while chunk := list(islice(items, CHUNK)):
             found = read(chunk, wanted)
             labels: list[str | None] = []
@@ -103,7 +129,7 @@ def choose_images(
                     report(str(error))
                     continue
                 parts = Path(item.name).relative_to(folder).parts
-                labels.append(parts[0] if len(parts) > 1 else None)
+                labels.append(as_class(parts[0]) if len(parts) > 1 else None)
             if labels:
                 yield found.images_NCHW, labels
 
@@ -121,7 +147,7 @@ def _samples(run: Path, shape: Sequence[int]) -> Images | None:
         with np.load(run / "samples.npz", allow_pickle=False) as samples:
             images_NCHW, labels_N = samples["images"], samples["labels"]
         names = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]["class_names"]
-        labels = [str(names[label]) for label in labels_N]
+        labels = [as_class(str(names[label])) for label in labels_N]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
     if images_NCHW.dtype != np.uint8 or list(images_NCHW.shape[1:]) != list(shape) or not len(images_NCHW):
@@ -131,7 +157,7 @@ def _samples(run: Path, shape: Sequence[int]) -> Images | None:
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Agreement:
     """What the outputs of a model amount to, beside the reference's.
 
     Args:
@@ -173,8 +199,9 @@ class Tally:
         if self.same_names and "logits" in reference:
             self.count += len(best_N)
             self.same += int((best_N == reference["logits"].argmax(-1)).sum())
-        if self.classes and self.classes <= set(self.names):
-            known = [(self.names[k], label) for k, label in zip(best_N, labels_N, strict=True) if label is not None]
+        names = [*map(as_class, self.names)]
+        if self.classes and self.classes <= set(names):
+            known = [(names[k], label) for k, label in zip(best_N, labels_N, strict=True) if label is not None]
             self.labelled += len(known)
             self.right += sum(name == label for name, label in known)
 

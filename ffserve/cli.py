@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -15,18 +14,21 @@ from ffserve.options import (
     BatchSize,
     Device,
     DeviceName,
+    FilesFrom,
     ImagesArgument,
     Invert,
     InvertName,
     MaxPixels,
     ModelArgument,
     ModelOption,
+    Place,
+    PlaceName,
     ProviderOption,
     Threads,
+    images_named,
 )
 
 app = console.app("Serve exported models with ONNX Runtime: no torch, no GPU needed.")
-_NAMED = 5  # inverted images that are named on standard error
 
 
 @app.callback()
@@ -36,11 +38,13 @@ def _main(version: console.Version = False) -> None:
 
 @app.command()
 def predict(
-    images: ImagesArgument,
+    images: ImagesArgument = None,
     *,
+    files_from: FilesFrom = None,
     model: ModelOption = None,
     top_k: Annotated[int, typer.Option(help="Classes to show of each image.", min=1)] = 5,
     invert: Invert = InvertName.auto,
+    place: Place = PlaceName.auto,
     batch_size: BatchSize = BATCH_SIZE,
     device: Device = DeviceName.auto,
     threads: Threads = None,
@@ -61,25 +65,25 @@ def predict(
       ffserve predict image.png
       ffserve predict photos/ 'scans/**/*.tif' --top-k 1 --csv > classes.csv
       curl -s https://example.org/digit.png | ffserve predict - --json
-      ffserve predict image.png --model runs/ff-rot
+      find scans -name '*.tif' -print0 | ffserve predict --files-from - --model runs/ff-rot
     """
-    from ffcore.errors import ImageError
     from ffcore.folders import find
+    from ffserve.account import Account
     from ffserve.output import writer
     from ffserve.predict import Classifier
     from ffserve.progress import progress
 
+    named = images_named(images, files_from)
     classifier = Classifier(measure_cli.load(model, threads, device, provider_option))
-    report = notes.reporter(debug)
+    account = Account(report=notes.reporter(debug))
     out = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
-    failed, inverted = 0, 0
-    named: list[str] = []
-    passed_over = Counter[str]()
     batches = classifier.predict_batches(
-        find(images, passed_over),
+        find(named, account.left_out),
+        account,
         top_k=top_k,
         batch_size=batch_size,
         invert=invert,
+        place=place,
         max_pixels=max_pixels,
         workers=threads,
         processes=not debug,  # which lose where an error came from
@@ -87,20 +91,12 @@ def predict(
     try:
         with progress("images", streamed=True) as advance:
             for batch in batches:
-                for item, found in batch:
-                    if isinstance(found, ImageError):
-                        failed += 1
-                        report(found)
-                    elif found.inverted:
-                        inverted += 1
-                        named += [item.name] if len(named) < _NAMED else []
                 out.write(batch)
                 advance(len(batch))
     finally:
         out.close()
-    notes.note_inverted(inverted, invert, named)
-    notes.note_passed_over(passed_over)
-    if failed:
+    notes.of_images(account, invert)
+    if account.failed:
         raise typer.Exit(1)
 
 

@@ -24,9 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import FFStudyError, UsageError
+from ffcore.flat import BLACK, Ground
 from ffcore.images import from_array
-from ffcore.machine import cores, machine
-from ffserve.agreement import Images, Tally, choose_images
+from ffcore.ink import Ink
+from ffcore.machine import cores, frozen, machine
+from ffserve.agreement import Agreement, Images, choose_images
 from ffserve.candidates import PYTHON, Candidate, find_candidates
 from ffserve.timing import (
     FEWEST,
@@ -57,7 +59,7 @@ class _Row:
     peak: int | None = None
     repeats: dict[int, int] = field(default_factory=dict)
     rounds: dict[int, list[list[float]]] = field(default_factory=dict)
-    tally: Tally | None = None
+    tally: Agreement | None = None
     error: str | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -118,6 +120,10 @@ def compare_models(
         raise UsageError(f"--rounds is {rounds}: it must be at least 1")
     if not time_limit > 0:
         raise UsageError(f"--time-limit is {time_limit}: it must be above 0")
+    if frozen():
+        raise FFStudyError(
+            "compare starts Python for each model, which a frozen program does not hold: install ffstudy"
+        )
     candidates = find_candidates(models, run)
     left_out = [] if has_torch() else [c.name for c in candidates if c.needs_torch]
     rows = [_Row(c) for c in candidates if c.name not in left_out]
@@ -133,13 +139,16 @@ def compare_models(
             stack.callback(row.close)
         _start(rows, threads, min(rounds, COLD_STARTS), time_limit, folder, say)
         if reference := _hold_to_one_shape(rows):
-            border = next((row.ready["border"] for row in rows if row.ready.get("border")), None)
-            source = choose_images(images, [run, *models], reference.ready["shape"], border=border, report=say)
+            ground, ink = _reading(rows)
+            places = [run, *models]
+            source = choose_images(images, places, reference.ready["shape"], ground=ground, ink=ink, report=say)
             source.check([row.ready.get("class_names") for row in rows])
         _time(rows, sizes, rounds, time_limit, say)
         reference = next((row for row in rows if row.child), None)
         if reference and source:
             _compare_outputs(rows, reference, source, folder, say)
+            for line in source.left_out.lines():
+                say(f"left out, {line}")
     versions = {name: text for row in rows for name, text in row.ready.get("versions", {}).items()}
     return {
         "machine": {**machine(), "load_average_before": before, "load_average_after": load_average()},
@@ -220,6 +229,15 @@ def _time(rows: Sequence[_Row], sizes: Sequence[int], rounds: int, limit: float,
                         row.repeats[size] = repeats_for(min(answer["seconds"]), limit)
 
 
+def _reading(rows: Sequence[_Row]) -> tuple[Ground, Ink | None]:
+    """Returns how the first model that tells it reads images: what transparency is laid over, and its ink."""
+    for row in rows:
+        if "ink" in row.ready:
+            ground, ink = row.ready["ground"], row.ready["ink"]
+            return ground and tuple(ground), ink and Ink.from_dict(ink)
+    return BLACK, None
+
+
 def _compare_outputs(rows: Sequence[_Row], reference: _Row, source: Images, folder: Path, say: Say) -> None:
     """Tallies every model's outputs beside the reference's."""
     say(f"comparing outputs on {source.what}")
@@ -229,7 +247,9 @@ def _compare_outputs(rows: Sequence[_Row], reference: _Row, source: Images, fold
     for row in rows:
         mine = row.ready.get("class_names", names)
         same = mine == first
-        row.tally = Tally(names=mine, same_names=same, comparable=same and _head(row) == head, classes=source.classes)
+        row.tally = Agreement(
+            names=mine, same_names=same, comparable=same and _head(row) == head, classes=source.classes
+        )
 
     def outputs(row: _Row) -> dict[str, npt.NDArray[np.float32]] | None:
         if row.child is None or row.ask({"run": str(given), "out": str(got)}) is None:

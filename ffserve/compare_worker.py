@@ -40,7 +40,8 @@ def main(path: str, threads: int) -> None:
             "class_names": about.class_names,
             "head": about.values.get("head", "none" if about.class_names is None else "probe"),
             "precision": about.values.get("precision", "fp32"),
-            "border": about.border,
+            "ground": about.ground,
+            "ink": about.ink and about.ink.to_dict(),
         }
     )
     for line in sys.stdin:

@@ -6,6 +6,7 @@ hangs is a line of the report.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ffcore.errors import FFStudyError, ModelNotFound
-from ffcore.machine import cpu_quota, machine
+from ffcore.machine import cpu_quota, frozen, machine
+from ffserve import trial
 from ffserve.timing import exit_words, last_words
 
 TRIAL = Path(__file__).with_name("trial.py")
@@ -27,6 +29,7 @@ LIMIT = 60.0
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 DISTRIBUTION = "ffstudy"
 SHOWN = ("numpy", "pillow", "typer", "rich")
+MODULES = {"pillow": "PIL", "onnxruntime-gpu": "onnxruntime"}
 GPU_LINE = f"pip install '{DISTRIBUTION}[gpu]'"
 
 
@@ -47,9 +50,11 @@ def examine(*, limit: float = LIMIT) -> dict[str, Any]:
         "cuda": {"libraries": {file name: why it cannot be loaded, or None}, "gpus"}, None where it is built without,
         "model": {"path", "error", "broken"}: which model answers where none is named, and whether it is whole}
     """
-    packages = sorted(set(metadata.packages_distributions().get("onnxruntime", [])))
+    packages = sorted(set(metadata.packages_distributions().get("onnxruntime", []))) or ["onnxruntime"] * frozen()
     runtime, error = ask("providers", limit)
     available = runtime["available"] if runtime else []
+    if frozen():  # where what breaks would break this process
+        available = [name for name in available if name == CPU]
     with ThreadPoolExecutor(2) as pool:
         looking = pool.submit(ask, "cuda", limit) if CUDA in available else None
         answers = [*pool.map(lambda name: ask(name, limit), available)]
@@ -98,7 +103,15 @@ def judge(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def ask(what: str, limit: float) -> tuple[dict[str, Any] | None, str]:
-    """Returns what `ffserve.trial` answers in a process of its own, or None and why it does not, in one line."""
+    """Returns what `ffserve.trial` answers in a process of its own, or None and why it does not, in one line.
+
+    A frozen program has no Python to start: there it answers in this process.
+    """
+    if frozen():
+        try:
+            return trial.answer(what), ""
+        except Exception as error:  # ONNX Runtime raises many kinds, and shares no base with them
+            return None, " ".join(str(error).split())[:200]
     command = [sys.executable, "-P", str(TRIAL), what]
     try:
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, check=False)
@@ -143,16 +156,19 @@ def default_model() -> dict[str, Any]:
 
 
 def version(name: str) -> str | None:
-    """Returns the version of an installed distribution."""
+    """Returns the version of an installed distribution; in a frozen program that of what is packed, if it tells."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
+        module = MODULES.get(name, name)
+        if not frozen() or importlib.util.find_spec(module) is None:
+            return None
+        return str(getattr(importlib.import_module(module), "__version__", "packed"))
 
 
 def extras() -> list[str]:
     """Returns what can be installed with ffstudy, but for its own development."""
-    if version(DISTRIBUTION) is None:
+    if version(DISTRIBUTION) is None or frozen():  # which is whole, or nothing can be added to it
         return []
     return [name for name in metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or [] if name != "dev"]
 
@@ -161,6 +177,8 @@ def unmet(distribution: str, extra: str = "") -> Iterator[tuple[str, str]]:
     """Yields (requirement, what is wrong) of all that a distribution, or an extra of it, asks for and lacks here."""
     from packaging.requirements import Requirement
 
+    if frozen():  # whose packages have left their metadata behind
+        return
     for text in metadata.requires(distribution) or [] if version(distribution) else []:
         wanted = Requirement(text)
         here = wanted.marker is None or wanted.marker.evaluate({"extra": extra})

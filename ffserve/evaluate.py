@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffcore.errors import FFStudyError, ModelError
+from ffcore.errors import DataError, ModelError
 from ffcore.folders import Item, find
+from ffcore.layout import SPLITS, TEST, TRAIN, VALIDATION, as_class, class_folders, same, some
+from ffcore.tally import Tally
+from ffserve.account import Account
 from ffserve.confusion import Confusion
-from ffserve.features import Failed, Report, read_items
 from ffserve.session import Model
 from ffserve.stream import Batch, stream
 
 Track = Callable[[Iterator[Batch]], Iterable[Batch]]
 Int64Array = npt.NDArray[np.int64]
-SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,55 +44,49 @@ class Evaluation:
     """Classes of the model that have no folder."""
     unknown: tuple[str, ...]
     """Folders that are no class of the model: their images are left out."""
-    inverted: int
-    failed: list[Failed]
-    """The images that could not be read, which no figure counts."""
 
 
 def evaluate(
-    model: Model, folder: Path, *, report: Report = lambda _: None, track: Track = iter, **reading: Any
+    model: Model, folder: Path, account: Account | None = None, *, track: Track = iter, **reading: Any
 ) -> Evaluation:
     """Classifies every image in the class folders of a tree, in constant memory.
 
-    A class's folder has its name, as it is or as `fftrain dump-images` writes it (`T-shirt_top` for `T-shirt/top`);
-    images may lie in folders below it. Classes without a folder have no images, which says nothing of the model's
-    recall of them; folders that are no class of the model are passed over. Both are told in the result.
+    A class's folder has its name, as it is or as `fftrain dump-images` writes it (`T-shirt_top` for `T-shirt/top`),
+    accents in one character or in two; images may lie in folders below it. Classes without a folder have no images,
+    which says nothing of the model's recall of them; folders that are no class of the model are passed over. Both are
+    told in the result. No figure counts images that cannot be read.
 
     Args:
         model: a model with classes of images.
         folder: DIR, with DIR/CLASS/...
-        report: called with each image that cannot be read, as it comes.
+        account: of what becomes of the images.
         track: given the batches, and gives them on: counts them.
-        reading: of `ffserve.stream.stream`: `batch_size`, `invert`, `max_pixels`, `workers`, `processes`.
+        reading: of `ffserve.stream.stream`: `batch_size`, `invert`, `place`, `max_pixels`, `workers`, `processes`.
 
     Raises:
         ModelError: where the model has no classes, or those of a pretext task.
-        FFStudyError: where `folder` is none, or no folder in it is a class of the model.
+        DataError: where `folder` is none, or no folder in it is a class of the model, or has images.
     """
+    account = account or Account()
     names = class_names(model)
-    folders = class_folders(folder)
-    known = {as_folder(name): k for k, name in enumerate(names)} | {name: k for k, name in enumerate(names)}
-    wanted = [(path, known[name]) for name, path in folders.items() if name in known]
+    folders = class_folders(folder, account.left_out)
+    known = {as_class(name): k for k, name in enumerate(names)} | {same(name): k for k, name in enumerate(names)}
+    wanted = [(path, known[name]) for name, paths in folders.items() if name in known for path in paths]
     if not wanted:
-        raise FFStudyError(
+        raise DataError(
             f"{folder} has no folder with the name of a class of {model.path} ({some(names)}), "
             f"it has {some(folders)}: {_mend(folder, folders)}"
         )
     confusion = Confusion.empty(names)
-    inverted = 0
-    failed: list[Failed] = []
-    for batch in track(stream(model, labelled(wanted), **reading)):
-        confusion.add(labels_of(read_items(batch, failed, report)), batch.outputs["probabilities"].argmax(1))
-        inverted += sum(batch.inverted)
+    for batch in track(stream(model, labelled(wanted, account.left_out), **reading)):
+        confusion.add(labels_of(account.take(batch)), batch.outputs["probabilities"].argmax(1))
     if not confusion.images:
-        raise FFStudyError(f"no image below {folder} could be read")
+        raise DataError(f"no image below {folder} could be read")
     found = {k for _, k in wanted}
     return Evaluation(
         confusion=confusion,
         missing=tuple(name for k, name in enumerate(names) if k not in found),
         unknown=tuple(name for name in folders if name not in known),
-        inverted=inverted,
-        failed=failed,
     )
 
 
@@ -113,26 +108,10 @@ def class_names(model: Model) -> tuple[str, ...]:
     return names
 
 
-def class_folders(folder: Path) -> dict[str, Path]:
-    """Returns the folders in a folder by name, sorted; those whose names start with a dot are passed over.
-
-    Raises:
-        FFStudyError: where it is no folder, cannot be listed, or holds none.
-    """
-    try:
-        names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise FFStudyError(f"{folder} cannot be listed ({reason}): name a folder with one folder a class") from error
-    if not names:
-        raise FFStudyError(f"{folder} holds no folders: name a folder with one folder of images for each class")
-    return {name: folder / name for name in names}
-
-
-def labelled(folders: Iterable[tuple[Path, int]]) -> Iterator[Labelled]:
+def labelled(folders: Iterable[tuple[Path, int]], left_out: Tally) -> Iterator[Labelled]:
     """Yields the images of class folders, with the number that stands beside each folder."""
     for folder, label in folders:
-        for item in find([os.path.join(folder, "")]):  # a folder, even one that is called `-`
+        for item in find([os.path.join(folder, "")], left_out):  # a folder, even one that is called `-`
             yield Labelled(item.name, item.source, label)
 
 
@@ -141,18 +120,8 @@ def labels_of(items: Iterable[Item]) -> Int64Array:
     return np.array([item.label for item in items if isinstance(item, Labelled)], dtype=np.int64)
 
 
-def as_folder(name: str) -> str:
-    """Returns the name of a class's folder as `fftrain dump-images` writes it."""
-    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ") or "_"
-
-
-def some(names: Iterable[str]) -> str:
-    """Returns names in a line, the first of many."""
-    names = [*names]
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
 def _mend(folder: Path, folders: Iterable[str]) -> str:
-    if {"train", "test"} <= {*folders}:
-        return f"name {folder / 'test'}"
+    splits = {SPLITS[name.casefold()]: name for name in folders if name.casefold() in SPLITS}
+    if TRAIN in splits and len(splits) > 1:
+        return f"name {folder / (splits.get(TEST) or splits[VALIDATION])}"
     return "name a tree of its classes, `fftrain dump-images DATASET DIR` makes one, or another --model"

@@ -12,51 +12,32 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 import numpy.typing as npt
 
-from ffcore.errors import FFStudyError, ImageError, UsageError
+from ffcore.errors import DataError, FFStudyError, UsageError
 from ffcore.files import replacing
-from ffcore.folders import Item
+from ffserve.account import Account
 from ffserve.stream import Batch
 
 Float32Array = npt.NDArray[np.float32]
-Report = Callable[[ImageError], None]
 Write = Callable[[list[str], Float32Array], None]
 # Values that a row group of Parquet gathers: 16 MiB.
 GROUP_VALUES = 4 * 2**20
 
 
-class Failed(NamedTuple):
-    """An image that could not be read, by its name, and why."""
-
-    file: str
-    error: str
-
-
 @dataclass(frozen=True)
 class Written:
-    """What a file of features holds, and what was left out of it."""
+    """What a file of features holds."""
 
     images: int
     features: int
-    inverted: int
-    failed: list[Failed]
 
 
-def read_items(batch: Batch, failed: list[Failed], report: Report) -> list[Item]:
-    """Returns the items of a batch that were read; the others are reported, and added to `failed`."""
-    for item, error in zip(batch.items, batch.errors, strict=True):
-        if error is not None:
-            report(error)
-            failed.append(Failed(item.name, str(error)))
-    return [item for item, error in zip(batch.items, batch.errors, strict=True) if error is None]
-
-
-def write_features(batches: Iterable[Batch], out: Path, *, report: Report = lambda _: None) -> Written:
+def write_features(batches: Iterable[Batch], out: Path, account: Account) -> Written:
     """Writes names and features of a stream of images in constant memory.
 
     The file holds, in the order of the images and without those that cannot be read:
@@ -72,26 +53,25 @@ def write_features(batches: Iterable[Batch], out: Path, *, report: Report = lamb
     Args:
         batches: what `ffserve.stream.stream` gives.
         out: the file, .npz or .parquet; one that is there is replaced when the new one is whole.
-        report: called with each image that is left out, as it comes.
+        account: of what becomes of the images.
 
     Raises:
         UsageError: where the name of `out` ends in neither.
-        FFStudyError: where it cannot be written, or no image could be read; `out` is as it was before then.
+        WriteError: where it cannot be written; `out` is as it was before then.
+        DataError: where no image could be read; likewise.
     """
     check_out(out)
-    images = width = inverted = 0
-    failed: list[Failed] = []
+    images = width = 0
     with replacing(out) as partial, WRITERS[out.suffix.lower()](partial) as write:
         for batch in batches:
-            names = [item.name for item in read_items(batch, failed, report)]
+            names = [item.name for item in account.take(batch)]
             if names:
                 write(names, batch.outputs["features"])
                 width = batch.outputs["features"].shape[1]
             images += len(names)
-            inverted += sum(batch.inverted)
         if not images:
-            raise FFStudyError(f"no image could be read: {out} is not written")
-    return Written(images, width, inverted, failed)
+            raise DataError(f"no image could be read: {out} is not written")
+    return Written(images, width)
 
 
 def check_out(out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,19 +16,22 @@ from ffserve.options import (
     BatchSize,
     Device,
     DeviceName,
+    FilesFrom,
     ImagesArgument,
     Invert,
     InvertName,
     MaxPixels,
     ModelOption,
+    Place,
+    PlaceName,
     ProviderOption,
     Threads,
+    images_named,
     provider_options,
 )
 
 if TYPE_CHECKING:
     from ffserve.evaluate import Evaluation
-    from ffserve.features import Failed
     from ffserve.session import Model
     from ffserve.stream import Batch
     from ffserve.transfer import Transfer
@@ -43,11 +45,13 @@ def register(app: typer.Typer) -> None:
 
 
 def features(
-    images: ImagesArgument,
+    images: ImagesArgument = None,
     *,
     out: Annotated[Path, typer.Option(help="The file to write: .npz, or .parquet.", show_default=False)],
+    files_from: FilesFrom = None,
     model: ModelOption = None,
     invert: Invert = InvertName.auto,
+    place: Place = PlaceName.auto,
     batch_size: BatchSize = BATCH_SIZE,
     threads: Threads = None,
     device: Device = DeviceName.auto,
@@ -70,38 +74,39 @@ def features(
       ffserve features 'scans/**/*.tif' --out scans.parquet --model runs/ff-rot --batch-size 256
     """
     from ffcore.folders import find
+    from ffserve.account import Account
     from ffserve.features import check_out, write_features
     from ffserve.stream import stream
 
     check_out(out)
+    named = images_named(images, files_from)
     loaded = load(model, threads, device, provider_option)
-    passed_over = Counter[str]()
+    account = Account(report=notes.reporter(debug))
     batches = stream(
         loaded,
-        find(images, passed_over),
+        find(named, account.left_out),
         batch_size=batch_size,
         invert=invert,
+        place=place,
         max_pixels=max_pixels,
         workers=threads,
         processes=not debug,  # which lose where an error came from
     )
-    written = write_features(_track(batches), out, report=notes.reporter(debug))
-    notes.note_inverted(written.inverted, invert)
-    notes.note_passed_over(passed_over)
+    written = write_features(_track(batches), out, account)
+    notes.of_images(account, invert)
     result = {
         "model": str(loaded.path),
         "device": loaded.device,
         "out": str(out),
         "images": written.images,
         "features": written.features,
-        "inverted": written.inverted,
-        "errors": _errors(written.failed),
+        **account.to_dict(),
     }
     row = [str(out), f"{written.images:,}", f"{written.features:,}"]
     console.print_result(
         result, json, lambda _: console.print_table(f"model {loaded.path}", ["file", "images", "features"], [row])
     )
-    if written.failed:
+    if account.failed:
         raise typer.Exit(1)
 
 
@@ -129,6 +134,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    place: Annotated[
+        PlaceName | None,
+        typer.Option(help="Place ink, as predict does. [default: auto; with --train: no]", show_default=False),
+    ] = None,
     batch_size: BatchSize = BATCH_SIZE,
     threads: Threads = None,
     device: Device = DeviceName.auto,
@@ -154,6 +163,7 @@ def evaluate(
     """
     from ffcore.errors import UsageError
     from ffserve import measured
+    from ffserve.account import Account
     from ffserve.picture import check_picture
 
     if folder is not None and (train or test):
@@ -162,13 +172,13 @@ def evaluate(
         raise UsageError("name a folder of class folders, or both --train DIR and --test DIR")
     if picture is not None:
         check_picture("--picture", picture)
-    wanted = invert or (InvertName.auto if folder else InvertName.no)
+    account = Account(report=notes.reporter(debug))
     loaded = load(model, threads, device, provider_option)
     how: dict[str, Any] = {
-        "report": notes.reporter(debug),
         "track": _track,
         "batch_size": batch_size,
-        "invert": wanted,
+        "invert": invert or (InvertName.auto if folder else InvertName.no),
+        "place": place or (PlaceName.auto if folder else PlaceName.no),
         "max_pixels": max_pixels,
         "workers": threads,
         "processes": not debug,
@@ -177,7 +187,7 @@ def evaluate(
     if folder is not None:
         from ffserve.evaluate import evaluate as measure
 
-        found = measure(loaded, folder, **how)
+        found = measure(loaded, folder, account, **how)
         confusion = found.confusion
         result = measured.evaluation(found, folder)
         for text in measured.notes(found, loaded.path):
@@ -187,21 +197,20 @@ def evaluate(
 
         assert train is not None
         assert test is not None
-        found = transfer(loaded, train, test, seed=seed, threads=threads, say=notes.say, **how)
+        found = transfer(loaded, train, test, account, seed=seed, threads=threads, say=notes.say, **how)
         confusion = found.rows[0].test
         result = measured.transfer(found, train, test, seed)
-    notes.note_inverted(found.inverted, wanted)
+    notes.of_images(account, how["invert"])
     if picture is not None:
         confusion.draw(picture, measured.title(confusion, folder or test))
     result = {
         "model": str(loaded.path),
         "device": loaded.device,
         **result,
-        "inverted": found.inverted,
-        "errors": _errors(found.failed),
+        **account.to_dict(),
     }
     console.print_result(result, json, lambda _: measured.draw(result, confusion))
-    if found.failed:
+    if account.failed:
         raise typer.Exit(1)
 
 
@@ -215,10 +224,6 @@ def load(model: Path | None, threads: int | None, device: DeviceName, given: lis
     if loaded.notice:
         notes.note(loaded.notice)
     return loaded
-
-
-def _errors(failed: Iterable[Failed]) -> list[dict[str, str]]:
-    return [{"file": file, "error": error} for file, error in failed]
 
 
 def _track(batches: Iterable[Batch]) -> Iterator[Batch]:

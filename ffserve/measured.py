@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ffcore.layout import some
 from ffserve import console
 from ffserve.confusion import Confusion
-from ffserve.evaluate import Evaluation, some
+from ffserve.evaluate import Evaluation
 from ffserve.output import shown
 from ffserve.transfer import Transfer
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ffcore.errors import ImageError
+    from ffserve.account import Account
 
 
 def say(text: str) -> None:
@@ -32,17 +33,7 @@ def reporter(debug: bool) -> Callable[[ImageError], None]:
     return report
 
 
-def note_inverted(count: int, asked: str, names: Sequence[str] = ()) -> None:
-    """Says how many images `auto` inverted, and the first of them by name."""
-    if not count or asked != "auto":
-        return
-    more = f" and {count - len(names):,} more" if count > len(names) else ""
-    named = f": {', '.join(map(repr, names))}{more}" if names else ""
-    note(f"inverted {count:,} whose border is unlike the model's images (--invert no keeps them){named}")
-
-
-def note_passed_over(counts: Mapping[str, int]) -> None:
-    """Says how many files of a folder are pictures of a kind that is not read: suffix -> files."""
-    if counts:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
-        note(f"passed over {kinds}: not read, save them as PNG or JPEG")
+def of_images(account: Account, invert: str) -> None:
+    """Says what became of the images of a command; not that they were inverted where that was asked for."""
+    for text in account.notes(quiet=("inverted",) if invert == "yes" else ()):
+        note(text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -32,10 +33,24 @@ class InvertName(StrEnum):
     no = "no"
 
 
+class PlaceName(StrEnum):
+    """Whether ink is placed as a model's own drawings have it."""
+
+    auto = "auto"
+    no = "no"
+
+
 ImagesArgument = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         help="Image files, folders (searched with all below them), patterns ('*.png'), - for standard input.",
+        show_default=False,
+    ),
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(
+        help="A file with the names of images, one a line or with a zero byte behind each; - for standard input.",
         show_default=False,
     ),
 ]
@@ -62,11 +77,31 @@ Invert = Annotated[
     InvertName,
     typer.Option(
         "--invert",
-        help="Turn images into their negatives: auto does where the border is light and the model's images have a dark "
-        "one, or the other way round.",
+        help="Turn images into their negatives. auto: for a model of drawings take ink off its ground, whichever of "
+        "them is the lighter; for other models leave images as they are.",
+    ),
+]
+Place = Annotated[
+    PlaceName,
+    typer.Option(
+        "--place",
+        help="auto: where a model's own drawings are all placed alike, cut ink out and place it so.",
     ),
 ]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Larger images are refused before they are read.", min=1)]
+
+
+def images_named(images: Sequence[str] | None, files_from: str | None) -> Iterable[str]:
+    """Returns the names that a command is given, as arguments and in a file.
+
+    Raises:
+        UsageError: where there are none; where the file cannot be read, as it is read.
+    """
+    from ffcore.folders import listed
+
+    if not images and files_from is None:
+        raise UsageError("name images: files, folders, patterns, - for standard input, or --files-from FILE")
+    return chain(images or (), listed(files_from))
 
 
 def provider_options(given: Sequence[str] | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ffcore.errors import ImageError, UsageError
 from ffcore.folders import Item
+from ffserve.account import WORDS
 from ffserve.console import flush, put
 from ffserve.predict import Classifier, Prediction
 from ffserve.table import padded, width
@@ -53,7 +54,7 @@ def record(item: Item, found: Prediction | ImageError) -> dict[str, Any]:
         {"class": name, "probability": round(probability, 6)}
         for name, probability in zip(found.classes, found.probabilities, strict=True)
     ]
-    return {"file": item.name, "top": top, "inverted": found.inverted}
+    return {"file": item.name, "top": top, **{what: what in found.did for what in WORDS}}
 
 
 class JsonWriter:
@@ -96,7 +97,7 @@ class JsonLinesWriter:
 
 
 class CsvWriter:
-    """A row for each image: file, the classes with their probabilities, inverted, error, model."""
+    """A row for each image: file, the classes with their probabilities, what was done first, error, model."""
 
     def __init__(self, classifier: Classifier, top_k: int) -> None:
         self._model = str(classifier.model.path)
@@ -110,14 +111,16 @@ class CsvWriter:
         if not self._begun:
             self._begun = True
             classes = [f"{name}_{k}" for k in range(1, self._count + 1) for name in ("class", "probability")]
-            rows.writerow(["file", *classes, "inverted", "error", "model"])
+            rows.writerow(["file", *classes, *WORDS, "error", "model"])
         for item, prediction in found:
             if isinstance(prediction, ImageError):
-                rows.writerow([item.name, *[""] * (2 * self._count), "", str(prediction), self._model])
+                nothing = [""] * (2 * self._count + len(WORDS))
+                rows.writerow([item.name, *nothing, str(prediction), self._model])
                 continue
             pairs = zip(prediction.classes, prediction.probabilities, strict=True)
             cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
-            rows.writerow([item.name, *cells, str(prediction.inverted).lower(), "", self._model])
+            did = [str(what in prediction.did).lower() for what in WORDS]
+            rows.writerow([item.name, *cells, *did, "", self._model])
         put("".join(lines))
         flush()
 
@@ -133,7 +136,9 @@ class _Lines(list[str]):
 
 
 class TableWriter:
-    """The model, then a line for each class of each image; columns are as wide as what they have held so far."""
+    """The model, then a line for each class of each image, and what was done for it; columns are as wide as what they
+    have held so far.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self._model = str(classifier.model.path)
@@ -142,14 +147,19 @@ class TableWriter:
     def write(self, found: Sequence[Found]) -> None:
         """Writes the images' lines, before the first the model and the names of the columns."""
         rows = [
-            [shown(item.name) if rank == 0 else "", shown(name), f"{probability:.4f}"]
+            [
+                shown(item.name) if rank == 0 else "",
+                shown(name),
+                f"{probability:.4f}",
+                ", ".join(what for what in WORDS if what in prediction.did) if rank == 0 else "",
+            ]
             for item, prediction in found
             if isinstance(prediction, Prediction)
             for rank, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True))
         ]
         if not rows:
             return
-        head = ["file", "class", "probability"]
+        head = ["file", "class", "probability", "picture"]
         begun = bool(self._widths)
         widths = self._widths or [len(cell) for cell in head]
         self._widths = [

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 
 from ffcore.errors import ImageError, ModelError, UsageError
 from ffcore.folders import Item
 from ffcore.images import MAX_PIXELS
+from ffserve.account import Account
+from ffserve.drawing import INVERTED
 from ffserve.session import Model, find_model
 from ffserve.stream import BATCH_SIZE, Batch, stream
 
-Image = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
+_MODES = (1, 2, 3, 4)  # channels of gray, gray and alpha, RGB, RGB and alpha
+Image = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | PIL.Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +29,29 @@ class Prediction:
 
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
-    inverted: bool = False
-    """Whether the image was turned into its negative first."""
+    did: frozenset[str] = frozenset()
+    """What was done for it first and is to be said of it: the keys of `ffserve.account.WORDS`."""
 
     @property
     def label(self) -> str:
         """The most probable class."""
         return self.classes[0]
 
+    @property
+    def inverted(self) -> bool:
+        """Whether the image was turned into its negative first."""
+        return INVERTED in self.did
+
 
 class Classifier:
     """Classifies images with an exported model. Safe to share between threads.
 
+    It can be pickled, for pools of processes and clusters, and used after a fork, as `Model` can.
+
     Args:
-        model: an .onnx file, a folder with one, a loaded `Model`, or None for FFSERVE_MODEL or the bundled model.
-        threads: CPU threads of a run; None means all cores.
+        model: an .onnx file, the content of one, a folder with one, a loaded `Model`, or None for FFSERVE_MODEL or the
+            bundled model.
+        threads: CPU threads of a run; None means as many as the process may keep busy.
         device: `auto`, `cpu` or `cuda`, as `Model` takes it; not for a loaded one.
         provider_options: of the CUDA provider.
 
@@ -49,14 +62,15 @@ class Classifier:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Model | None = None,
+        model: str | os.PathLike[str] | bytes | Model | None = None,
         *,
         threads: int | None = None,
         device: str = "auto",
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(model, Model):
-            model = Model(find_model(model), threads=threads, device=device, provider_options=provider_options)
+            source = model if isinstance(model, bytes) else find_model(model)
+            model = Model(source, threads=threads, device=device, provider_options=provider_options)
         self.model = model
         if model.about.class_names is None:
             raise ModelError(
@@ -65,6 +79,10 @@ class Classifier:
             )
         self.class_names = model.about.class_names
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled as its model is: by the model's place, or its content where it was given that."""
+        return type(self), (self.model,)
+
     def predict(
         self,
         images: Iterable[Image],
@@ -72,32 +90,34 @@ class Classifier:
         top_k: int = 5,
         batch_size: int = BATCH_SIZE,
         invert: str = "auto",
+        place: str = "auto",
         max_pixels: int = MAX_PIXELS,
     ) -> list[Prediction]:
         """Returns a prediction for each image, in order.
 
         Args:
-            images: paths of image files, contents of such as bytes, or uint8 arrays [C, H, W] of the model's size;
-                any number, but not one by itself.
+            images: any number, but not one by itself: paths of image files, contents of such as bytes, files opened in
+                binary mode, images of Pillow, or uint8 arrays [H, W], [H, W, C] or [C, H, W] of 1, 3 or 4 channels (2
+                and 4: the last is alpha), of any size: all are read as files are.
             top_k: how many classes of each image, at least 1.
             batch_size: images of one run.
-            invert: `auto` (see `ffserve.paper.inverts`), `yes` or `no`.
+            invert: `auto`, `yes` or `no`, as for `ffserve.stream.stream`.
+            place: `auto` or `no`, likewise.
             max_pixels: larger images are refused.
 
         Raises:
             ImageError: where an image cannot be read.
-            ModelError: where an array has another type or shape.
-            UsageError: where an argument is not legal.
+            ModelError: where the model cannot be run.
+            UsageError: where an argument, or an array's type or shape, is not legal.
         """
-        if isinstance(images, str | bytes | bytearray | os.PathLike):
+        if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | PIL.Image.Image):
             raise UsageError(f"images is one {type(images).__name__}: give a list, [image]")
-        items = [Item(_name(image, number), image) for number, image in enumerate(images)]
-        for item in items:
-            if isinstance(item.source, np.ndarray):
-                self.model.check(item.source[None])
+        about = self.model.about
+        own = (about.channels, about.height, about.width)
+        items = [_item(image, number, own) for number, image in enumerate(images)]
         predictions = []
         for batch in self.predict_batches(
-            items, top_k=top_k, batch_size=batch_size, invert=invert, max_pixels=max_pixels
+            items, top_k=top_k, batch_size=batch_size, invert=invert, place=place, max_pixels=max_pixels
         ):
             for _, found in batch:
                 if isinstance(found, ImageError):
@@ -108,21 +128,24 @@ class Classifier:
     def predict_batches(
         self,
         items: Iterable[Item],
+        account: Account | None = None,
         *,
         top_k: int = 5,
         batch_size: int = BATCH_SIZE,
         invert: str = "auto",
+        place: str = "auto",
         max_pixels: int = MAX_PIXELS,
         workers: int | None = None,
         processes: bool = False,
     ) -> Iterator[list[tuple[Item, Prediction | ImageError]]]:
         """Yields up to `batch_size` items at a time, each with its prediction or with why it could not be read.
 
-        In order, and in constant memory. `ffcore.folders.find` makes items of files, folders and patterns;
-        `workers` and `processes` are those of `ffserve.stream.stream`; the other arguments are those of `predict`.
+        In order, and in constant memory. `ffcore.folders.find` makes items of files, folders and patterns; `account`
+        is told what becomes of them; `workers` and `processes` are those of `ffserve.stream.stream`; the other
+        arguments are those of `predict`.
 
         Raises:
-            ModelError: where the model cannot be run, or an array is not of its size.
+            ModelError: where the model cannot be run.
             UsageError: where an argument is not legal.
         """
         if top_k < 1:
@@ -132,33 +155,64 @@ class Classifier:
             items,
             batch_size=batch_size,
             invert=invert,
+            place=place,
             max_pixels=max_pixels,
             workers=workers,
             processes=processes,
         )
-        return (self._predictions(batch, top_k) for batch in batches)
+        account = account or Account()
+        return (self._predictions(batch, top_k, account) for batch in batches)
 
-    def _predictions(self, batch: Batch, top_k: int) -> list[tuple[Item, Prediction | ImageError]]:
+    def _predictions(self, batch: Batch, top_k: int, account: Account) -> list[tuple[Item, Prediction | ImageError]]:
+        account.take(batch)
         probabilities_BK = batch.outputs["probabilities"]
         order_BK = np.argsort(-probabilities_BK, axis=1, kind="stable")[:, :top_k]
         top_BK = np.take_along_axis(probabilities_BK, order_BK, axis=1).tolist()
         rows = zip(order_BK.tolist(), top_BK, strict=True)
         found: list[tuple[Item, Prediction | ImageError]] = []
-        for item, error, inverted in zip(batch.items, batch.errors, batch.inverted, strict=True):
+        for item, error, did in zip(batch.items, batch.errors, batch.did, strict=True):
             if error is not None:
                 found.append((item, error))
                 continue
             order, top = next(rows)
             classes = tuple(self.class_names[k] for k in order)
-            found.append((item, Prediction(classes=classes, probabilities=tuple(top), inverted=inverted)))
+            found.append((item, Prediction(classes=classes, probabilities=tuple(top), did=did)))
         return found
 
 
-def _name(image: Image, number: int) -> str:
+def _item(image: Any, number: int, own: tuple[int, int, int]) -> Item:
+    """Returns an image of a program under a name. Raises UsageError where it is none."""
+    name = f"images[{number}]"
     if isinstance(image, str | os.PathLike):
-        return os.fsdecode(image)
-    if not isinstance(image, bytes | np.ndarray):
-        raise UsageError(
-            f"images[{number}] is of type {type(image).__name__}: give a path, the bytes of a file, or a uint8 array"
-        )
-    return f"images[{number}]"
+        return Item(os.fsdecode(image), image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Item(name, bytes(image))
+    if isinstance(image, PIL.Image.Image):
+        return Item(name, image)
+    if isinstance(image, np.ndarray):
+        return Item(name, _picture(image, name, own))
+    if hasattr(image, "read"):
+        content = image.read()
+        if isinstance(content, bytes):
+            return Item(name, content)
+        raise UsageError(f"{name} is a file that gives {type(content).__name__}: open it in binary mode")
+    raise UsageError(
+        f"{name} is of type {type(image).__name__}: give a path, the bytes of a file, a file opened in binary mode, an "
+        "image of Pillow, or a uint8 array"
+    )
+
+
+def _picture(array: npt.NDArray[Any], name: str, own: tuple[int, int, int]) -> PIL.Image.Image:
+    """Returns an array as an image; channels come last, but in the model's own shape or where they must be first."""
+    legal = f"{name} is {array.dtype} {list(array.shape)}: give uint8 [H, W], [H, W, C] or [C, H, W], C of 1 to 4"
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
+        raise UsageError(legal)
+    if array.ndim == 2:
+        return PIL.Image.fromarray(array)
+    first, last = array.shape[0] in _MODES, array.shape[2] in _MODES
+    if array.shape == own or (first and not last):
+        array = array.transpose(1, 2, 0)
+    elif not last:
+        raise UsageError(legal)
+    channels = array.shape[2]
+    return PIL.Image.fromarray(np.ascontiguousarray(array[:, :, 0] if channels == 1 else array))

@@ -19,11 +19,17 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from ffcore.errors import ImageError, ImageTooLarge
+from ffcore.flat import Ground
 from ffcore.folders import Item
-from ffcore.images import SMALL, UInt8Array, read_image
-from ffserve.paper import inverts, negatives
+from ffcore.images import SMALL, UInt8Array, fit, from_array, read_picture
+from ffcore.ink import Ink
+from ffserve.drawing import BLANK, INVERTED, settled, take
+
+DIM = "dim"  # nearly black: 16 bits of which few are used
+EVEN = 2  # levels by which the pixels of a picture that is blank may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +39,18 @@ class Wanted:
     channels: int
     height: int
     width: int
-    border: tuple[float, float] | None
+    ground: Ground
+    """What transparency is laid over."""
+    ink: Ink | None
+    """How the model's own pictures are drawn, None where they are no drawings."""
     invert: str
+    place: bool
     max_pixels: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether ink is found whatever its ground."""
+        return self.ink is not None and self.invert == "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,48 +59,66 @@ class Read:
 
     images_NCHW: UInt8Array
     errors: list[ImageError | None]
-    inverted: list[bool]
+    did: list[frozenset[str]]
+    """Of each item, what was done for it and what is to be said of it: words of `ffserve.drawing`, and `dim`."""
 
 
 def read(items: Sequence[Item], wanted: Wanted) -> Read:
     """Reads items one after the other."""
     images: list[UInt8Array] = []
     errors: list[ImageError | None] = []
+    did: list[set[str]] = []
+    unsettled: list[int] = []  # of `images`: those of the model's own size are looked at together
     for item in items:
         try:
-            images.append(_pixels(item, wanted))
-            errors.append(None)
+            image, done, look = _pixels(item, wanted)
         except ImageError as error:
             errors.append(error)
+            continue
+        unsettled += [len(images)] if look else []
+        images.append(image)
+        did.append(done)
+        errors.append(None)
     images_NCHW = _stacked(images, wanted)
-    turned_N = np.full(len(images), wanted.invert == "yes")
-    if wanted.invert == "auto" and wanted.border is not None:
-        turned_N = inverts(images_NCHW, wanted.border)
-        images_NCHW[turned_N] = negatives(images_NCHW[turned_N], wanted.border)
-    elif wanted.invert == "yes":
-        images_NCHW = 255 - images_NCHW
-    turned = iter(turned_N.tolist())
+    if wanted.ink is not None and unsettled:
+        for i in np.array(unsettled)[~settled(images_NCHW[unsettled], wanted.ink, place=wanted.place)]:
+            images_NCHW[i], done = _taken(from_array(images_NCHW[i]), wanted)
+            did[i] |= done
+    for i in np.flatnonzero(np.ptp(images_NCHW, axis=(2, 3)).max(1, initial=0) <= EVEN):
+        did[i].add(BLANK)
+    told = iter(did)
     return Read(
         images_NCHW=images_NCHW,
         errors=errors,
-        inverted=[False if error else next(turned) for error in errors],
+        did=[frozenset() if error else frozenset(next(told)) for error in errors],
     )
 
 
-def _pixels(item: Item, wanted: Wanted) -> UInt8Array:
+def _pixels(item: Item, wanted: Wanted) -> tuple[UInt8Array, set[str], bool]:
+    """Returns an item's pixels, what was done for it, and whether it may still be unlike the model's own pictures."""
     source = item.source
     if isinstance(source, ImageError):
         raise source
-    if isinstance(source, np.ndarray):
-        return source
-    return read_image(
-        source,
-        height=wanted.height,
-        width=wanted.width,
-        channels=wanted.channels,
-        max_pixels=wanted.max_pixels,
-        name=item.name,
-    )
+    drawing = wanted.ink is not None and (wanted.clear or wanted.place)
+
+    def use(image: Image.Image, dim: bool) -> tuple[UInt8Array, set[str], bool]:
+        said = {DIM} if dim else set()
+        if wanted.invert == "yes":
+            image = ImageOps.invert(image)
+            said.add(INVERTED)
+        if drawing and image.size != (wanted.width, wanted.height):
+            pixels, done = _taken(image, wanted)
+            return pixels, done | said, False
+        fitted = fit(image, height=wanted.height, width=wanted.width, channels=wanted.channels)
+        return fitted, said, drawing
+
+    return read_picture(source, use, ground=wanted.ground, max_pixels=wanted.max_pixels, name=item.name)
+
+
+def _taken(image: Image.Image, wanted: Wanted) -> tuple[UInt8Array, set[str]]:
+    assert wanted.ink is not None
+    shape = (wanted.channels, wanted.height, wanted.width)
+    return take(image, wanted.ink, shape, clear=wanted.clear, place=wanted.place)
 
 
 def _stacked(images: list[UInt8Array], wanted: Wanted) -> UInt8Array:
@@ -134,7 +167,7 @@ class Readers:
             errors: list[ImageError | None] = [
                 ImageError(f"{item.name!r} or a file near it ended the process that read it") for item in items
             ]
-            return Read(images_NCHW=_stacked([], self._wanted), errors=errors, inverted=[False] * len(items))
+            return Read(images_NCHW=_stacked([], self._wanted), errors=errors, did=[frozenset()] * len(items))
         self._idle.put(connection)
         return self._with_large(items, found)
 
@@ -150,15 +183,15 @@ class Readers:
         if not any(isinstance(error, ImageTooLarge) for error in found.errors):
             return found
         small = iter(found.images_NCHW)
-        errors, inverted, images = list(found.errors), list(found.inverted), []
+        errors, did, images = list(found.errors), list(found.did), []
         for i, error in enumerate(found.errors):
             if error is None:
                 images.append(next(small))
             elif isinstance(error, ImageTooLarge):
                 one = read(items[i : i + 1], self._wanted)
-                errors[i], inverted[i] = one.errors[0], one.inverted[0]
+                errors[i], did[i] = one.errors[0], one.did[0]
                 images.extend(one.images_NCHW)
-        return Read(images_NCHW=_stacked(images, self._wanted), errors=errors, inverted=inverted)
+        return Read(images_NCHW=_stacked(images, self._wanted), errors=errors, did=did)
 
 
 def _serve(theirs: Connection, ours: Connection, wanted: Wanted) -> None:

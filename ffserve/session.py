@@ -5,10 +5,14 @@ Letters: B batch, C channels, H W pixels, F features, K classes.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import threading
+import weakref
 from collections.abc import Mapping
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +20,25 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from ffcore.contents import HEAD, what_is
 from ffcore.errors import FFStudyError, ModelError, ModelNotFound
+from ffcore.machine import frozen
 from ffserve.about import About, check_digest, golden_of, is_close, read_about
 from ffserve.providers import devices, first_line, open_session
 from ffserve.stored import stored_metadata
 
 BUNDLED = Path(__file__).parent / "model" / "mnist.onnx"
+IN_MEMORY = Path("<bytes>")  # how a model is named whose content was given
 GOLDEN_TOLERANCE = 1e-2
 _GOLDEN_SECONDS = 30.0
 _MOST_BYTES = 2**31  # what ONNX's own format can hold
 
 
-def find_model(given: str | os.PathLike[str] | None = None, *, root: Path = Path("runs")) -> Path:
+def find_model(given: str | os.PathLike[str] | None = None) -> Path:
     """Returns the model file to use: the one given, else FFSERVE_MODEL, else the bundled one.
 
     Args:
         given: an .onnx file, or a folder: a run with an export, or one with a single .onnx file or model.onnx in it.
-        root: where the newest export is taken from in an installation without a bundled model.
 
     Raises:
         ModelNotFound: where there is none, or a folder has several and none is called model.onnx.
@@ -46,15 +52,17 @@ def find_model(given: str | os.PathLike[str] | None = None, *, root: Path = Path
         if not path.exists():
             raise ModelNotFound(f"{source} {path} does not exist: name an .onnx file or a run folder")
         return path
-    if BUNDLED.is_file():
-        return BUNDLED
-    found = list(root.glob("**/export/model.onnx"))
-    if not found:
-        raise ModelNotFound(
-            f"there is no exported model under {root}/: name one with --model or FFSERVE_MODEL, "
-            "or make one with `ffexport`"
+    if not BUNDLED.is_file():
+        mend = (
+            "collect ffserve's data into the frozen program (--collect-data ffserve)"
+            if frozen()
+            else "install ffstudy again"
         )
-    return max(found, key=lambda p: p.stat().st_mtime)
+        raise ModelNotFound(
+            f"the model that ships is missing from this installation ({Path(*BUNDLED.parts[-3:])}): {mend}, or name a "
+            "model with --model or FFSERVE_MODEL"
+        )
+    return BUNDLED
 
 
 def _in_folder(folder: Path, source: str) -> Path:
@@ -73,6 +81,9 @@ def _in_folder(folder: Path, source: str) -> Path:
 class Model:
     """An exported model, checked when it is loaded. Safe to share between threads.
 
+    It can be pickled: by its file's place, or with the content that it was given. In a process that is forked it loads
+    its session anew when it is first run, since the threads of the first stay behind.
+
     Attributes:
         path: the file.
         about: what it says of itself.
@@ -80,8 +91,8 @@ class Model:
         notice: one line where `auto` did not take a GPU that seems to be there or was meant, else None.
 
     Args:
-        path: an .onnx file that `ffexport` wrote.
-        threads: CPU threads of a run; None means all cores.
+        source: an .onnx file that `ffexport` wrote, or the content of one.
+        threads: CPU threads of a run; None means as many as the process may keep busy.
         device: `cpu`, `cuda` (an error where it does not work), or `auto`: CUDA where it works, else the CPU.
         provider_options: of the CUDA provider, such as {"device_id": "1"}.
         spinning: whether threads wait busily inside a run; where other work needs the cores, no is faster.
@@ -99,24 +110,54 @@ class Model:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        source: str | os.PathLike[str] | bytes,
         *,
         threads: int | None = None,
         device: str = "auto",
         provider_options: Mapping[str, str] | None = None,
         spinning: bool = True,
     ) -> None:
-        self.path = Path(path)
+        # A process that unpickles it may work in another folder.
+        self._source = source if isinstance(source, bytes) else os.path.abspath(source)
+        self.path = IN_MEMORY if isinstance(source, bytes) else Path(source)
+        self._settings: dict[str, Any] = {
+            "threads": threads,
+            "provider_options": provider_options,
+            "spinning": spinning,
+        }
+        self._kept: Any = None
+        self._asked = device
+        self._loading = threading.Lock()
         attempts, self.notice = devices(device, provider_options)
-        content, self.about = self._read()
+        self._content, self.about = self._read()
         for attempt in attempts:
             try:
-                self._load(content, attempt, threads=threads, provider_options=provider_options, spinning=spinning)
-                return
+                self._load(attempt)
+                break
             except FFStudyError as error:
                 if attempt == attempts[-1]:
                     raise
                 self.notice = f"runs on the CPU: {str(error).removeprefix('--device cuda: ')}"
+        _loaded.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled as what it was made of."""
+        return partial(type(self), **self._settings, device=self._asked), (self._source,)
+
+    @property
+    def _session(self) -> Any:
+        """The session, loaded anew in a process that was forked."""
+        with self._loading:
+            if self._kept is None:
+                self._kept = self._opened(self.device)
+            return self._kept
+
+    def forget(self) -> None:
+        """Leaves the session of the process that this one was forked from alone: its end would wait for its threads."""
+        self._loading = threading.Lock()  # another thread of that process may have held it
+        if self._kept is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._kept))  # so that not even the interpreter's end frees it
+            self._kept = None
 
     @property
     def providers(self) -> list[str]:
@@ -156,6 +197,8 @@ class Model:
     def _read(self) -> tuple[bytes, About]:
         """Returns the file's content and metadata; a file of another program is not kept in memory, let alone run."""
         try:
+            if isinstance(self._source, bytes):
+                return self._source, read_about(self.path, stored_metadata(BytesIO(self._source), len(self._source)))
             status = os.stat(self.path)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # which may never end
                 raise ModelError(f"{self.path} is a pipe or a device: name an .onnx file")
@@ -164,6 +207,12 @@ class Model:
             if status.st_size == 0:
                 raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
             with self.path.open("rb") as file:
+                if (content := what_is(file.read(HEAD))) is not None:
+                    raise ModelError(
+                        f"{self.path} is no ONNX model but {content.what}: "
+                        f"{content.mend or 'name an .onnx file of `ffexport`'}"
+                    )
+                file.seek(0)
                 check_digest(self.path, file)
                 file.seek(0)
                 about = read_about(self.path, stored_metadata(file, status.st_size))
@@ -178,11 +227,14 @@ class Model:
         except ValueError as error:
             raise ModelError(f"{self.path} is no ONNX model ({error}): use one of `ffexport`") from error
 
-    def _load(self, content: bytes, device: str, **settings: Any) -> None:
+    def _opened(self, device: str) -> Any:
         try:
-            self._session = open_session(content, device, **settings)
+            return open_session(self._content, device, **self._settings)
         except ModelError as error:
             raise ModelError(f"{self.path} {error}: export it with `ffexport`") from error.__cause__
+
+    def _load(self, device: str) -> None:
+        self._kept = self._opened(device)
         self.device = device
         try:
             self._check_graph()
@@ -254,3 +306,15 @@ class Model:
             if not np.isfinite(value).all():
                 raise ModelError(f"{self.path} gives {name} that are no finite numbers: train or export it again")
         return found
+
+
+_loaded: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for model in list(_loaded):
+        model.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

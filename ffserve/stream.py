@@ -24,6 +24,7 @@ from ffserve.reading import Read, Readers, Wanted, read
 from ffserve.session import Model
 
 INVERT = ("auto", "yes", "no")
+PLACE = ("auto", "no")
 BATCH_SIZE = 128
 AHEAD = 2  # batches that are being read while one is run
 FEW = 256  # images for which no processes are started
@@ -36,8 +37,8 @@ class Batch:
     items: list[Item]
     errors: list[ImageError | None]
     """Why an item could not be read; None where it was."""
-    inverted: list[bool]
-    """Whether an item was turned into its negative."""
+    did: list[frozenset[str]]
+    """What was done for an item and what is to be said of it, see `ffserve.reading.Read`."""
     images_BCHW: UInt8Array
     """The pixels that were run, of the items without an error, in order."""
     outputs: dict[str, npt.NDArray[np.float32]]
@@ -50,6 +51,7 @@ def stream(
     *,
     batch_size: int = BATCH_SIZE,
     invert: str = "auto",
+    place: str = "auto",
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
     processes: bool = False,
@@ -62,15 +64,16 @@ def stream(
         model: what runs.
         items: what is read.
         batch_size: images of one run; at least 1.
-        invert: `yes`, `no`, or `auto`, see `ffserve.paper.inverts`.
+        invert: `yes` (the negative of everything), `no`, or `auto`: of a model of drawings, ink on any ground.
+        place: `auto` puts ink where the model's own drawings have it, if they are placed alike; or `no`.
         max_pixels: larger images are refused.
         workers: threads that read; None means as many as there are cores.
         processes: where there are more than a few images, read small ones in as many forked processes (Linux), which
             is faster; for programs without threads of their own, as the commands are.
 
     Raises:
-        UsageError: where `batch_size`, `workers` or `invert` is not legal.
-        ModelError: where the model cannot be run, or an item's array is not of its size.
+        UsageError: where `batch_size`, `workers`, `invert` or `place` is not legal.
+        ModelError: where the model cannot be run.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}: it must be at least 1")
@@ -78,6 +81,8 @@ def stream(
         raise UsageError(f"workers is {workers}: it must be at least 1")
     if invert not in INVERT:
         raise UsageError(f"invert is {invert!r}: it must be one of {', '.join(INVERT)}")
+    if place not in PLACE:
+        raise UsageError(f"place is {place!r}: it must be one of {', '.join(PLACE)}")
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit, which would refuse what was asked for
         Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS)
     about = model.about
@@ -85,8 +90,10 @@ def stream(
         channels=about.channels,
         height=about.height,
         width=about.width,
-        border=about.border,
+        ground=about.ground,
+        ink=about.ink,
         invert=str(invert),
+        place=place == "auto" and about.ink is not None and about.ink.longest is not None,
         max_pixels=max_pixels,
     )
     many = workers or cores()
@@ -104,9 +111,6 @@ def _stream(
         stack.callback(lambda: [future.cancel() for _, futures in waiting for future in futures])
         while True:
             while len(waiting) <= AHEAD and (chunk := list(islice(items, batch_size))):
-                for item in chunk:
-                    if isinstance(item.source, np.ndarray):
-                        model.check(item.source[None])
                 count += len(chunk)
                 if processes and readers is None and count > FEW:
                     # A fork copies the locks that threads hold: ours hold none where they have nothing to do.
@@ -126,7 +130,7 @@ def _run(model: Model, items: list[Item], reads: list[Read]) -> Batch:
     return Batch(
         items=items,
         errors=[error for part in reads for error in part.errors],
-        inverted=[turned for part in reads for turned in part.inverted],
+        did=[did for part in reads for did in part.did],
         images_BCHW=images_BCHW,
         outputs=model.run(images_BCHW),
     )

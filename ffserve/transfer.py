@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ffcore.errors import FFStudyError
+from ffcore.errors import DataError
 from ffcore.images import UInt8Array
+from ffcore.layout import class_folders
 from ffcore.machine import cores
+from ffserve.account import Account
 from ffserve.confusion import Confusion
-from ffserve.evaluate import Int64Array, Labelled, Track, class_folders, labelled, labels_of
-from ffserve.features import Failed, Float32Array, Report, read_items
+from ffserve.evaluate import Int64Array, Labelled, Track, labelled, labels_of
+from ffserve.features import Float32Array
 from ffserve.session import Model
 from ffserve.stream import stream
 
@@ -56,8 +58,6 @@ class Transfer:
     class_names: tuple[str, ...]
     train: int
     validation: int
-    inverted: int
-    failed: list[Failed]
 
 
 @dataclass
@@ -67,17 +67,16 @@ class _Part:
     features: Float32Array
     pixels: UInt8Array
     labels: Int64Array
-    inverted: int
 
 
 def transfer(
     model: Model,
     train: Path,
     test: Path,
+    account: Account | None = None,
     *,
     seed: int = 0,
     threads: int | None = None,
-    report: Report = lambda _: None,
     track: Track = iter,
     say: Say = lambda _: None,
     **reading: Any,
@@ -96,50 +95,48 @@ def transfer(
         model: any exported model: its features are used, never its classes.
         train: DIR, with DIR/CLASS/...: at least two classes of at least two images each.
         test: alike, with no class that `train` lacks.
+        account: of what becomes of the images.
         seed: draws the images held out.
         threads: how many fits run at once; None means as many as there are cores.
-        report: called with each image that cannot be read, as it comes.
         track: given the batches, and gives them on: counts them.
         say: told of each classifier when it is fitted.
-        reading: of `ffserve.stream.stream`: `batch_size`, `invert`, `max_pixels`, `workers`, `processes`.
+        reading: of `ffserve.stream.stream`: `batch_size`, `invert`, `place`, `max_pixels`, `workers`, `processes`.
 
     Raises:
-        FFStudyError: where a tree is not as above, or no image of it can be read.
+        DataError: where a tree is not as above, or no image of it can be read.
         ModuleNotFoundError: where scikit-learn is not installed.
     """
     from sklearn.model_selection import train_test_split
 
-    folders = class_folders(train)
+    account = account or Account()
+    folders = class_folders(train, account.left_out)
     names = tuple(folders)
-    test_folders = class_folders(test)
+    test_folders = class_folders(test, account.left_out)
     if unknown := [name for name in test_folders if name not in folders]:
-        raise FFStudyError(f"{test} has the class {unknown[0]!r}, which {train} lacks")
-    items = [*labelled(zip(folders.values(), range(len(names)), strict=True))]
+        raise DataError(f"{test} has the class {unknown[0]!r}, which {train} lacks")
+    items = [*labelled(((path, k) for k, name in enumerate(names) for path in folders[name]), account.left_out)]
     labels = labels_of(items)
     counts = np.bincount(labels, minlength=len(names))
     if len(names) < 2:
-        raise FFStudyError(f"{train} holds one class folder, {names[0]!r}: at least 2 are needed")
+        raise DataError(f"{train} holds one class folder, {names[0]!r}: at least 2 are needed")
     if counts.min() < 2:
-        raise FFStudyError(
-            f"{train / names[counts.argmin()]} holds fewer than 2 images: one is held out for validation"
-        )
+        raise DataError(f"{train / names[counts.argmin()]} holds fewer than 2 images: one is held out for validation")
     held_out = max(len(names), min(int(len(items) * VALIDATION_SHARE), VALIDATION_IMAGES))
     fit_index, validation_index = train_test_split(
         np.arange(len(items)), test_size=held_out, stratify=labels, random_state=seed
     )
-    failed: list[Failed] = []
 
     def read(part: Sequence[Labelled], what: Path) -> _Part:
-        return _read(model, part, failed, report, track, **reading) or _none(what)
+        return _read(model, part, account, track, **reading) or _none(what)
 
     known = {name: k for k, name in enumerate(names)}
     parts = [
         read([items[i] for i in np.sort(fit_index)], train),
         read([items[i] for i in np.sort(validation_index)], train),
-        read([*labelled((path, known[name]) for name, path in test_folders.items())], test),
+        read([*labelled(((path, known[n]) for n in test_folders for path in test_folders[n]), account.left_out)], test),
     ]
     if len(np.unique(parts[0].labels)) < 2:
-        raise FFStudyError(f"{train} has images of one class alone that can be read: at least 2 classes are needed")
+        raise DataError(f"{train} has images of one class alone that can be read: at least 2 classes are needed")
     labels_of_parts = [part.labels for part in parts]
     on_features = _fit("features", [part.features for part in parts], labels_of_parts, names, threads, say)
     for part in parts:
@@ -150,20 +147,15 @@ def transfer(
         class_names=names,
         train=len(parts[0].labels),
         validation=len(parts[1].labels),
-        inverted=sum(part.inverted for part in parts),
-        failed=failed,
     )
 
 
-def _read(
-    model: Model, items: Sequence[Labelled], failed: list[Failed], report: Report, track: Track, **reading: Any
-) -> _Part | None:
+def _read(model: Model, items: Sequence[Labelled], account: Account, track: Track, **reading: Any) -> _Part | None:
     """Returns what can be read of some images, None where nothing can."""
     found: _Part | None = None
-    count = inverted = 0
+    count = 0
     for batch in track(stream(model, items, **reading)):
-        good = read_items(batch, failed, report)
-        inverted += sum(batch.inverted)
+        good = account.take(batch)
         if good:
             features_BF, pixels_BD = batch.outputs["features"], batch.images_BCHW.reshape(len(good), -1)
             if found is None:  # whole at once: growing it would take twice the memory
@@ -171,16 +163,15 @@ def _read(
                     np.empty((len(items), features_BF.shape[1]), dtype=np.float32),
                     np.empty((len(items), pixels_BD.shape[1]), dtype=np.uint8),
                     np.empty(len(items), dtype=np.int64),
-                    0,
                 )
             rows = slice(count, count + len(good))
             found.features[rows], found.pixels[rows], found.labels[rows] = features_BF, pixels_BD, labels_of(good)
             count += len(good)
-    return found and _Part(found.features[:count], found.pixels[:count], found.labels[:count], inverted)
+    return found and _Part(found.features[:count], found.pixels[:count], found.labels[:count])
 
 
 def _none(folder: Path) -> NoReturn:
-    raise FFStudyError(f"no image below {folder} could be read")
+    raise DataError(f"no image below {folder} could be read")
 
 
 def _fit(

@@ -84,22 +84,26 @@ def try_provider(name: str) -> dict[str, Any]:
     return {"works": works, "seconds": time.perf_counter() - began}
 
 
-def main(what: str) -> None:
-    """Prints the answer."""
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def answer(what: str) -> dict[str, Any]:
+    """Returns the answer."""
     if what == "providers":
         import onnxruntime
 
-        found: Any = {
+        return {
             "version": onnxruntime.__version__,
             "cuda": getattr(onnxruntime, "cuda_version", ""),
             "available": onnxruntime.get_available_providers(),
         }
-    else:
-        found = load_cuda() if what == "cuda" else try_provider(what)
-    with answer:
-        print(json.dumps(found), file=answer)
+    return load_cuda() if what == "cuda" else try_provider(what)
+
+
+def main(what: str) -> None:
+    """Prints the answer."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    found = answer(what)
+    with out:
+        print(json.dumps(found), file=out)
 
 
 if __name__ == "__main__":

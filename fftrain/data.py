@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ffcore.errors import DataError, ImageError, SettingError
-from ffcore.images import SUFFIXES, fit, from_array, image_size, read_image
+from ffcore.errors import DataError, SettingError
+from ffcore.images import fit, from_array, image_size
+from ffcore.layout import TEST, TRAIN, VALIDATION, folder_name, some
 from fftrain.config import DataConfig
+from fftrain.imagefolder import FOLDER, list_folder, read_folder
 from fftrain.registry import DATASETS
 from fftrain.sources import Arrays
 
-FOLDER = "imagefolder:"
 VALIDATION_IMAGES = 5000
 # The splits are the same whatever seed a run has.
 SPLIT_SEED = 2309
@@ -53,6 +52,8 @@ class ImageData:
     validation: Split
     test: Split
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What a person has to know of how they were read."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -87,18 +88,18 @@ def check_name(dataset: str) -> None:
 def load_data(config: DataConfig) -> ImageData:
     """Loads a data set and splits it.
 
-    Validation: 5,000 training images, a tenth where the training split has fewer than 50,000; drawn by class, with a
-    seed of its own. A data set without a test split gives a fifth of each class to it. `limit` applies to what is
-    left for training.
+    Validation, where a folder has none: 5,000 training images, a tenth where the training split has fewer than 50,000;
+    drawn by class, with a seed of its own. A data set without a test split gives a fifth of each class to it. `limit`
+    applies to what is left for training.
 
     Raises:
         SettingError: for an unknown name.
-        DataError: where the data are missing, damaged or of mixed sizes.
+        DataError: where the data are missing, damaged, of mixed sizes, or too few.
         ImageError: where a file of an image folder cannot be read.
     """
     check_name(config.dataset)
     if config.dataset.startswith(FOLDER):
-        arrays = _read_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser(), config)
+        arrays = read_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser(), config)
     else:
         arrays = _resized(DATASETS.load(config.dataset)(data_folder(config)), config)
     train = Split(torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels))
@@ -106,14 +107,27 @@ def load_data(config: DataConfig) -> ImageData:
         train, test = _held_out(train, max(1, len(train) // 5))
     else:
         test = Split(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels))
-    train, validation = _held_out(train, _validation_images(len(train)))
+    if arrays.validation_images is None or arrays.validation_labels is None:
+        train, validation = _held_out(train, _validation_images(len(train)))
+    else:
+        validation = Split(torch.from_numpy(arrays.validation_images), torch.from_numpy(arrays.validation_labels))
+    names, notes = arrays.class_names, list(arrays.notes)
+    for part, split in ((train, "training"), (validation, "validation"), (test, "test")):
+        lacking = [
+            name for name, count in zip(names, np.bincount(part.labels, minlength=len(names)), strict=True) if not count
+        ]
+        if not len(part) or (lacking and part is train):
+            raise DataError(
+                f"{config.dataset} has too few images to give each of training, validation and test one, and training "
+                "one of each class: add some"
+            )
+        if lacking:
+            notes.append(f"no image of {some(lacking)} in {split}")
     if config.limit is not None:
         train = sample(train, config.limit)
-    if not all(map(len, (train, validation, test))):
-        raise DataError(
-            f"{config.dataset} has too few images to give each of training, validation and test one: add some"
-        )
-    return ImageData(name=config.dataset, train=train, validation=validation, test=test, class_names=arrays.class_names)
+    return ImageData(
+        name=config.dataset, train=train, validation=validation, test=test, class_names=names, notes=tuple(notes)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,24 +150,28 @@ def look_at(config: DataConfig) -> Facts:
         SettingError, DataError, ImageError: as `load_data` does.
     """
     check_name(config.dataset)
+    validation = None
     if config.dataset.startswith(FOLDER):
-        class_names, files = _list_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser())
-        height, width = image_size(files[0][0][0])
-        channels, classes = 3, len(class_names)
-        train, *rest = (sum(map(len, groups)) for groups in files)
-        test = rest[0] if rest else max(1, train // 5)
-        train -= 0 if rest else test
+        listing = list_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser())
+        height, width = image_size(listing.files[TRAIN][0][0])
+        channels, classes = 3, len(listing.class_names)
+        counts = {split: sum(map(len, groups)) for split, groups in listing.files.items()}
+        train, validation = counts[TRAIN], counts.get(VALIDATION)
+        test = counts.get(TEST) or max(1, train // 5)
+        train -= 0 if TEST in counts else test
     elif known := DATASETS[config.dataset].facts:
         (channels, height, width), classes, (train, test) = known["shape"], known["classes"], known["images"]
     else:
         data = load_data(config)
         (channels, height, width), classes = data.shape, len(data.class_names)
         train, test = len(data.train) + len(data.validation), len(data.test)
-    validation = _validation_images(train)
+    if validation is None:
+        validation = _validation_images(train)
+        train -= validation
     return Facts(
         shape=(1 if config.grayscale else channels, config.image_size or height, config.image_size or width),
         classes=classes,
-        train=min(train - validation, config.limit or train),
+        train=min(train, config.limit or train),
         validation=validation,
         test=test,
     )
@@ -200,87 +218,6 @@ def _resized(arrays: Arrays, config: DataConfig) -> Arrays:
 
     test_images = None if arrays.test_images is None else resize(arrays.test_images)
     return replace(arrays, train_images=resize(arrays.train_images), test_images=test_images)
-
-
-def _read_folder(folder: Path, config: DataConfig) -> Arrays:
-    """Reads PATH/CLASS/* or PATH/train/CLASS/* and PATH/test/CLASS/*."""
-    class_names, files = _list_folder(folder)
-    height, width = _common_size([f for part in files for group in part for f in group], config)
-    read = [_read_files(part, height, width, config) for part in files]
-    return Arrays(
-        train_images=read[0][0],
-        train_labels=read[0][1],
-        test_images=read[1][0] if len(read) > 1 else None,
-        test_labels=read[1][1] if len(read) > 1 else None,
-        class_names=class_names,
-    )
-
-
-def _list_folder(folder: Path) -> tuple[tuple[str, ...], list[list[list[Path]]]]:
-    """Returns the class names of an image folder, and its files by part (training and test, or all) and class."""
-    if not folder.is_dir():
-        raise DataError(f"{FOLDER}{folder} is no folder: name one that holds a folder of images for each class")
-    parts = (
-        [folder / "train", folder / "test"] if (folder / "train").is_dir() and (folder / "test").is_dir() else [folder]
-    )
-    class_names = tuple(sorted(p.name for p in parts[0].iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(class_names) < 2:
-        raise DataError(f"{parts[0]} holds {len(class_names)} class folders: at least 2 are needed, one for each class")
-    unknown = sorted(
-        {p.name for p in parts[-1].iterdir() if p.is_dir() and not p.name.startswith(".")} - {*class_names}
-    )
-    if unknown:
-        raise DataError(f"{parts[-1]} has the class {unknown[0]!r}, which {parts[0]} lacks")
-    return class_names, [[_images_in(part / name) for name in class_names] for part in parts]
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Returns the image files below a class folder, sorted; hidden files and other types are passed over."""
-    found = (
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
-    files = sorted(found)
-    if not files:
-        raise DataError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}): each class needs some")
-    return files
-
-
-def _common_size(files: Sequence[Path], config: DataConfig) -> tuple[int, int]:
-    """Returns the size to read at: --image-size, or the one that all files share."""
-    if config.image_size is not None:
-        return config.image_size, config.image_size
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(image_size, files))
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            raise DataError(
-                f"images differ in size ({files[0].name} has {sizes[0][1]}x{sizes[0][0]} pixels, "
-                f"{file.name} {size[1]}x{size[0]}): set --image-size"
-            )
-    return sizes[0]
-
-
-def _read_files(
-    groups: Sequence[Sequence[Path]], height: int, width: int, config: DataConfig
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Reads every file of every class; ImageError counts all that cannot be read and names the first."""
-    channels = 1 if config.grayscale else 3
-    files = [file for group in groups for file in group]
-    labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    images = np.empty((len(files), channels, height, width), dtype=np.uint8)
-
-    def read(i: int) -> str | None:
-        try:
-            images[i] = read_image(files[i], height=height, width=width, channels=channels)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        broken = [reason for reason in pool.map(read, range(len(files))) if reason]
-    if broken:
-        raise ImageError(f"{len(broken)} of {len(files)} images cannot be read, the first: {broken[0]}")
-    return images, labels.astype(np.int64)
 
 
 def dump_images(config: DataConfig, split: str, out: Path) -> int:
@@ -334,5 +271,4 @@ def dump_images(config: DataConfig, split: str, out: Path) -> int:
 
 def file_name(name: str) -> str:
     """Returns a name as part of a path: an image folder's or a class's."""
-    kept = Path(name.removeprefix(FOLDER)).name if name.startswith(FOLDER) else name
-    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in kept).strip(". ") or "_"
+    return folder_name(Path(name.removeprefix(FOLDER)).name if name.startswith(FOLDER) else name)

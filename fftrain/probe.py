@@ -29,9 +29,10 @@ from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_
 from ffmodels.heads import LinearHead, Standardisation
 from fftrain.baselines import Baselines
 from fftrain.config import ProbeConfig
-from fftrain.data import FOLDER, ImageData, file_name, load_data
+from fftrain.data import ImageData, file_name, load_data
 from fftrain.evaluate import check_data, default_slot, load_together, make_task, pretext_data
 from fftrain.features import ROWS, Features, choices, extract, feature_memory, name_of
+from fftrain.imagefolder import FOLDER
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
 

@@ -40,15 +40,19 @@ FASHION_MNIST_FILES = {
 class Arrays:
     """A data set as arrays: images uint8 [N, C, H, W], labels int64 [N].
 
-    The test split may be absent. `image_size` is the size to enlarge to where none is asked for.
+    Validation and test may be absent. `image_size` is the size to enlarge to where none is asked for; `notes` are what
+    a person has to know of how they were read.
     """
 
     train_images: npt.NDArray[np.uint8]
     train_labels: npt.NDArray[np.int64]
+    validation_images: npt.NDArray[np.uint8] | None = None
+    validation_labels: npt.NDArray[np.int64] | None = None
     test_images: npt.NDArray[np.uint8] | None = None
     test_labels: npt.NDArray[np.int64] | None = None
     class_names: tuple[str, ...]
     image_size: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def mnist(folder: Path) -> Arrays:

@@ -88,7 +88,7 @@ def check(here: Path, out: str, err: str) -> None:
     assert b"<svg" in (here / "confusion.svg").read_bytes()[:1000]
     answers = re.findall(r"^(?:[0-9] [01]\.\d\d|bad request: .*)$", out, flags=re.MULTILINE)
     assert len(answers) == len([*here.glob("images/test/3/*.png")]) + 1
-    assert "known format" in answers[-1]
+    assert "is no image but a text file" in answers[-1]
 
 
 def test_options_and_links_are_there():

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections import Counter
 from itertools import islice
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from ffcore import folders
-from ffcore.errors import ImageError
-from ffcore.folders import find
+from ffcore.errors import ImageError, UsageError
+from ffcore.folders import find, listed
+from ffcore.tally import Tally
 
 
 @pytest.fixture(autouse=True)
@@ -102,13 +103,65 @@ def test_folders_are_searched_however_deep_they_lie(tree, monkeypatch):
         os.rmdir("top")
 
 
-def test_pictures_that_are_not_read_are_counted(tree):
-    for name in ("b/7.heic", "b/deep/8.HEIC", "b/9.svg", "b/.10.heic"):
-        (tree / name).touch()
-    passed_over = Counter()
-    assert len([*find(["b", "a.png"], passed_over)]) == 4
-    assert passed_over == {".heic": 2, ".svg": 1}
-    assert not folders.UNREAD & folders.SUFFIXES
+def test_what_is_left_out_is_counted_and_named(tree):
+    for name in ("b/7.heic", "b/deep/8.HEIC"):
+        (tree / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    Image.new("L", (3, 3)).save(tree / "b" / "raw.nef", "TIFF")
+    (tree / "__MACOSX").mkdir()
+    left_out = Tally()
+    assert len([*find([".", "a.png"], left_out)]) == 5
+    assert left_out.counts == {
+        "a HEIC image, which is read after pip install pillow-heif": 2,
+        "hidden": 3,
+        "no images": 1,
+        "raw files of cameras": 1,
+    }
+    assert list(left_out.lines()) == [
+        "a HEIC image, which is read after pip install pillow-heif: 2 ('b/7.heic', 'b/deep/8.HEIC')",
+        "hidden: 3 ('__MACOSX', 'b/.cache', 'b/.hidden.png')",
+        "no images: 1 ('b/notes.txt')",
+        "raw files of cameras: 1 ('b/raw.nef')",
+    ]
+
+
+def test_a_name_that_is_no_suffix_of_an_image_is_looked_into(tree):
+    Image.new("L", (3, 3)).save(tree / "b" / "9.HEIC", "JPEG")
+    Image.new("L", (3, 3)).save(tree / "b" / "8", "PNG")
+    assert names("b") == ["b/1.JPG", "b/2.png", "b/8", "b/9.HEIC", "b/deep/er/3.tif"]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"", []),
+        (b"\n\n", []),
+        (b"a", ["a"]),
+        (b"a\nb c\n", ["a", "b c"]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"a\0b\nc\0", ["a", "b\nc"]),
+        (b"\xff.png\n", [os.fsdecode(b"\xff.png")]),
+        (b"x" * 70_000, None),
+        (b"\n".join(b"%d" % i for i in range(30_000)), [str(i) for i in range(30_000)]),
+    ],
+)
+def test_names_in_a_file(tree, monkeypatch, content, names):
+    (tree / "list").write_bytes(content)
+    if names is None:
+        with pytest.raises(UsageError, match="holds a name of more than 65,536 bytes"):
+            list(listed("list"))
+        return
+    assert list(listed("list")) == names
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert list(listed("-")) == names
+
+
+def test_names_that_cannot_be_had(monkeypatch):
+    assert list(listed(None)) == []
+    with pytest.raises(UsageError, match="--files-from none cannot be read: No such file"):
+        list(listed("none"))
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        list(listed("-"))
 
 
 def test_an_absolute_pattern(tree):
@@ -143,7 +196,7 @@ def test_a_file_of_a_patterns_name_is_that_file(tree):
 def test_what_has_no_images_is_reported_and_the_rest_is_done(tree):
     (tree / "empty" / "er").mkdir(parents=True)
     assert refused("b/*.gif") == "'b/*.gif' matches no file"
-    assert refused("empty").startswith("'empty' has no images: files ending in .bmp, .gif, .ico")
+    assert refused("empty") == "'empty' has no images"
     assert names("empty", "a.png") == ["empty", "a.png"]
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffcore.errors import ImageError
-from ffcore.images import FORMATS, MAX_PIXELS, SUFFIXES, decode, fit, from_array, image_size, read_image
+from ffcore.formats import FORMATS, SUFFIXES
+from ffcore.images import MAX_PIXELS, decode, fit, from_array, image_size, read_image
 
 UPRIGHT = {
     1: lambda stored: stored,
@@ -275,10 +276,10 @@ def test_files_that_are_no_images_are_refused(tmp_path, read):
         "missing.png": "no such file",
         ".": "is a directory",
         "empty.png": "is empty (0 bytes)",
-        "text.png": unknown,
+        "text.png": "is no image but a text file",
         "random.jpg": unknown,
-        "a.eps": unknown,
-        "eps.png": unknown,
+        "a.eps": "a PostScript drawing, which is not read: save it as PNG",
+        "eps.png": "a PostScript drawing, which is not read: save it as PNG",
     }.items():
         refused(tmp_path / name, words)
         with pytest.raises(ImageError, match=words.replace("(", r"\(").replace(")", r"\)")):

@@ -86,19 +86,20 @@ def test_the_manifest_describes_the_files(exported, trained):
 
 
 def test_the_metadata_are_all_that_serving_needs(exported, trained):
-    from ffcore.images import border_means
-
     about = Model(exported["ff"] / "model.onnx").about
     assert (about.channels, about.height, about.width) == (1, 28, 28)
     assert about.class_names == tuple("0123456789")
     values = about.values
     assert [values[key] for key in ("task", "method", "precision", "head")] == ["rotation", "ff", "fp32", "probe"]
     assert values["probe"]["test"] == probe_of(trained, "ff").about["test"]
-    borders = border_means(np.load(trained / "ff" / "samples.npz")["images"])
+    samples = np.load(trained / "ff" / "samples.npz")["images"][:, 0]
+    rings = np.concatenate([samples[:, 0], samples[:, -1], samples[:, 1:-1, 0], samples[:, 1:-1, -1]], axis=1)
     assert values["border"] == {
-        "mean": pytest.approx(np.mean(borders), abs=1e-3),
-        "deviation": pytest.approx(np.std(borders), abs=1e-3),
+        "mean": pytest.approx(rings.mean(), abs=1e-3),
+        "deviation": pytest.approx(rings.mean(1).std(), abs=1e-3),
+        "means": [pytest.approx(rings.mean(), abs=1e-3)],
     }
+    assert values["ink"] is None  # scikit-learn's digits, enlarged, are shades
     extra = {"ffstudy.json": ""}
     with pytest.warns((FutureWarning, DeprecationWarning)):  # by torch's release
         torch.jit.load(str(exported["ff"] / "model.ts"), _extra_files=extra)

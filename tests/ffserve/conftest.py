@@ -27,6 +27,14 @@ class Handmade:
     def images(self, count, seed=0):
         return np.random.default_rng(seed).integers(0, 256, (count, *self.shape), dtype=np.uint8)
 
+    def drawings(self, count, seed=0):
+        """Returns images of light ink on black, none of it at the border."""
+        found = np.zeros((count, *self.shape), dtype=np.uint8)
+        inner = found[:, :, 1:-1, 1:-1]
+        inner[:] = np.random.default_rng(seed).choice([0, 255], inner.shape)
+        inner[:, :, 0, 0] = 255
+        return found
+
     def expected(self, images):
         features = images.reshape(len(images), -1) / 255.0
         if self.classes is None:

@@ -93,7 +93,7 @@ def test_a_bad_file_is_named_and_the_others_are_done(cli, make_model, images, tm
     assert [entry["file"] for entry in found] == given
     assert ["error" in entry for entry in found] == [True, False, True, False]
     bad, gone = ended.err.splitlines()
-    assert bad.startswith(f"ffserve: error: {images[3]!r} is no image of a known format")
+    assert bad.startswith(f"ffserve: error: {images[3]!r} is no image but a text file")
     assert gone == f"ffserve: error: {missing!r} cannot be read: no such file or directory"
     table = cli("ffserve", "predict", "--model", made.path, *given)
     assert (table.code, table.err) == (1, ended.err)
@@ -101,15 +101,18 @@ def test_a_bad_file_is_named_and_the_others_are_done(cli, make_model, images, tm
     assert images[3] not in table.out
 
 
-def test_the_model_is_named_by_option_then_environment_then_the_newest(cli, make_model, images, tmp_path, monkeypatch):
-    for number, name in enumerate(["newest", "environment", "option"]):
-        made = make_model(f"work/runs/{name}/export/model.onnx")
-        os.utime(made.path, (1_000_000 - number, 1_000_000 - number))
+def test_the_model_is_named_by_option_then_environment_else_it_is_the_one_that_ships(
+    cli, make_model, images, tmp_path, monkeypatch
+):
+    for name in ("environment", "option"):
+        make_model(f"work/runs/{name}/export/model.onnx")
+    shipped = make_model("shipped.onnx").path
+    monkeypatch.setattr(session_module, "BUNDLED", shipped)
 
     def used(*arguments):
         return json.loads(cli("ffserve", "predict", "--json", images[0], *arguments).out)["model"]
 
-    assert used() == "runs/newest/export/model.onnx"
+    assert used() == str(shipped)
     monkeypatch.setenv("FFSERVE_MODEL", "runs/environment")
     assert used() == "runs/environment/export/model.onnx"
     assert used("--model", "runs/option") == "runs/option/export/model.onnx"
@@ -148,7 +151,7 @@ def test_what_the_user_can_mend_is_one_line(cli, make_model, images, tmp_path, j
     def predict(*arguments):
         return cli("ffserve", "predict", images[0], *arguments, *json_option)
 
-    failed(predict(), 1, "no exported model under runs/", "--model", "FFSERVE_MODEL")
+    failed(predict(), 1, "the model that ships is missing from this installation", "--model", "FFSERVE_MODEL")
     failed(predict("--model", "no.onnx"), 1, "--model no.onnx does not exist")
     failed(predict("--model", "no\nsuch\nmodel.onnx"), 1, "--model no such model.onnx does not exist")
     failed(predict("--model", "."), 1, "--model . is a folder without", "ffexport")
@@ -196,7 +199,7 @@ def test_an_unexpected_error_is_one_line_that_says_where_to_look(cli, make_model
     def broken(*_, **__):
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr(reading, "read_image", broken)
+    monkeypatch.setattr(reading, "read_picture", broken)
     ended = cli("ffserve", "predict", "--model", make_model().path, images[0])
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == "ffserve: error: internal error, ZeroDivisionError: two lines (--debug shows where)\n"
@@ -206,7 +209,7 @@ def test_ctrl_c_ends_with_code_130_and_no_traceback(cli, make_model, images, mon
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reading, "read_image", interrupted)
+    monkeypatch.setattr(reading, "read_picture", interrupted)
     ended = cli("ffserve", "predict", "--model", make_model().path, images[0])
     assert (ended.code, ended.out) == (130, "")
     assert "Traceback" not in ended.err

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from ffcore.errors import ModelError, ModelNotFound, UsageError
-from ffserve.agreement import Tally, choose_images
+from ffcore.ink import Ink
+from ffserve.agreement import Agreement, choose_images
 from ffserve.candidates import find_candidates
 from ffserve.chart import draw_chart
 from ffserve.compare_worker import peak_rss
@@ -186,7 +187,7 @@ def test_images_come_from_class_folders_else_samples_else_chance(tmp_path):
     with pytest.raises(UsageError, match="--images: one are no classes of a model, which knows zero"):
         found.check([("zero", "two"), None])
 
-    white = choose_images(tmp_path / "images", [], (1, 5, 4), border=(0.0, 1.0))
+    white = choose_images(tmp_path / "images", [], (1, 5, 4), ink=Ink(ground=0.0, ink=255.0, close=127.0))
     bright = next(iter(white))[0].mean(dtype=float)
     assert bright != every[:256].mean(dtype=float)  # light borders on what is dark in training
 
@@ -213,7 +214,7 @@ def test_a_tally_counts_what_can_be_compared():
 
     def figures(**changed):
         settings = {"names": "abc", "comparable": True, "same_names": True, "classes": frozenset("ab"), **changed}
-        tally = Tally(**settings)
+        tally = Agreement(**settings)
         tally.add(mine, theirs, labels)
         tally.add(mine, mine, labels)
         return tally.figures()
@@ -229,7 +230,7 @@ def test_a_tally_counts_what_can_be_compared():
     assert figures(classes=frozenset("az"))["accuracy"] is None
     bad = {"features": np.full((6, 4), np.inf, dtype=np.float32)}
     with pytest.raises(ValueError, match="not finite"):
-        Tally(names=None, comparable=True, same_names=True, classes=frozenset()).add(bad, theirs, labels)
+        Agreement(names=None, comparable=True, same_names=True, classes=frozenset()).add(bad, theirs, labels)
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])

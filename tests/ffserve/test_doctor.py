@@ -12,10 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import onnxruntime
+import PIL
 import pytest
 from onnx import TensorProto, helper
 
+from ffcore.errors import FFStudyError
 from ffserve import doctor, doctor_cli, trial
+from ffserve.compare import compare_models
+from ffserve.session import BUNDLED
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FAKE = """
@@ -264,3 +268,25 @@ def test_library_names_follow_the_version_of_cuda(monkeypatch):
 )
 def test_what_an_extra_lacks_is_named_once(lacks, words):
     assert doctor_cli._lacking(lacks) == words
+
+
+def test_a_frozen_program_says_nothing_that_is_not_so(monkeypatch):
+    """It has no Python to start, and its packages have left their metadata behind."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: pytest.fail("starts a program"))
+    known = metadata.version
+
+    def version(name):
+        if name != "ffstudy":
+            raise metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.delenv("FFSERVE_MODEL", raising=False)
+    found = doctor.examine()
+    assert (found["ok"], found["problems"], found["extras"]) == (True, [], {})
+    assert found["providers"]["CPUExecutionProvider"]["works"]
+    assert found["versions"]["pillow"] == PIL.__version__
+    assert None not in found["versions"].values()
+    with pytest.raises(FFStudyError, match="a frozen program does not hold"):
+        compare_models([BUNDLED])

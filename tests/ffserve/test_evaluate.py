@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import unicodedata
 from functools import partial
 
 import numpy as np
@@ -17,8 +18,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ffcore.layout import folder_name
 from ffserve.confusion import Confusion, wilson
-from ffserve.evaluate import as_folder, evaluate
+from ffserve.evaluate import evaluate
 from ffserve.session import Model
 from ffserve.transfer import GRID
 from tests.ffserve.measuring import failed
@@ -32,7 +34,7 @@ def measure(cli):
 def tree(folder, images, labels, names):
     """Saves gray images as FOLDER/CLASS/00000.png."""
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = folder / as_folder(names[label]) / f"{i:05}.png"
+        path = folder / folder_name(names[label]) / f"{i:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0]).save(path)
 
@@ -105,9 +107,11 @@ def test_other_folders_and_missing_classes_are_told(measure, made, tmp_path):
     assert (ended.json["missing_classes"], ended.json["unknown_folders"]) == (["two"], ["zwei"])
     assert ended.json["images"] == (labels < 2).sum()
     assert ended.json["right"] == ((labels < 2) & (labels == predicted)).sum()
-    left_out, missing = ended.err.splitlines()
-    assert left_out == f"ffserve: note: left out, no class of {made.path}: zwei"
-    assert missing == "ffserve: note: no folder for the class two"
+    assert ended.err.splitlines() == [
+        f"ffserve: note: left out, no class of {made.path}: zwei",
+        "ffserve: note: no folder for the class two",
+        f"ffserve: note: left out, hidden: 1 ({str(tmp_path / 'in' / '.hidden')!r})",
+    ]
 
 
 def test_bad_images_are_counted_and_in_no_figure(measure, made, tmp_path):
@@ -281,7 +285,29 @@ def test_transfer_inverts_images_only_where_that_is_asked(measure, make_model, t
     model = make_model(about=lambda texts: texts.update(border='{"mean": 250.0, "deviation": 1.0}')).path
     given = ["evaluate", "--train", tmp_path / "train", "--test", tmp_path / "test", "--model", model, "--json"]
     assert measure(*given).json["inverted"] == 0
-    assert measure(*given, "--invert", "auto").json["inverted"] > 100
+    assert measure(*given, "--invert", "auto").json["inverted"] > 20
+
+
+def test_folders_are_classes_however_their_accents_are_written(measure, make_model, tmp_path):
+    names = ("Rote Äpfel", "sécher", "zero")
+    made = make_model(classes=names)
+    images = made.images(90)
+    right = [names[k] for k in made.expected(images)["logits"].argmax(1)]
+    for i, (pixels, name) in enumerate(zip(images, right, strict=True)):
+        form = "NFD" if i % 3 else "NFC"  # of one class in both: two folders
+        path = tmp_path / "in" / unicodedata.normalize(form, name) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[0]).save(path)
+    (tmp_path / "in" / "__MACOSX").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    ended = measure("evaluate", tmp_path / "in", "--model", made.path, "--json")
+    assert ended.code == 0
+    assert (ended.json["right"], ended.json["images"], ended.json["unknown_folders"]) == (90, 90, [])
+    assert ended.json["missing_classes"] == [name for name in names if name not in right]
+    assert ended.json["left_out"] == {"hidden": 1, "beside class folders": 1}
+    assert "left out, beside class folders: 1 (" in ended.err
+    ended = measure("evaluate", "--train", tmp_path / "in", "--test", tmp_path / "in", "--model", made.path, "--json")
+    assert ended.json["class_names"] == sorted(set(right))
 
 
 def test_trees_that_do_not_fit_are_one_line(measure, make_model, trees, tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ from PIL import Image
 
 from ffcore.errors import FFStudyError, ImageError, UsageError
 from ffcore.folders import Item
+from ffcore.images import from_array
 from ffserve import features as features_module
+from ffserve.account import WORDS, Account
 from ffserve.features import write_features
 from ffserve.session import Model
 from ffserve.stream import Batch, stream
@@ -52,7 +54,7 @@ def batches(names, features, size=64):
         errors = [ImageError(f"{item.name} is bad") if item.name.startswith("!") else None for item in items]
         rows = features[start : start + size][[error is None for error in errors]]
         yield Batch(
-            items=items, errors=errors, inverted=[False] * len(items), images_BCHW=rows, outputs={"features": rows}
+            items=items, errors=errors, did=[frozenset()] * len(items), images_BCHW=rows, outputs={"features": rows}
         )
 
 
@@ -82,7 +84,8 @@ def test_a_folder_becomes_names_folders_and_features(measure, make_model, tmp_pa
         "out": str(out),
         "images": 9,
         "features": 16,
-        "inverted": 0,
+        **dict.fromkeys(WORDS, 0),
+        "left_out": {},
         "errors": [],
     }
     names, folders, features = read(out)
@@ -119,7 +122,7 @@ def test_a_bad_image_is_named_and_the_others_are_written(measure, make_model, tm
     assert ended.code == 1
     gone, damaged = ended.err.splitlines()
     assert gone == f"ffserve: error: {str(missing)!r} cannot be read: no such file or directory"
-    assert damaged.startswith(f"ffserve: error: {str(bad)!r} is no image")
+    assert damaged.startswith(f"ffserve: error: {str(bad)!r} is no image but a text file")
     told = [gone, damaged]
     assert [f"ffserve: error: {entry['error']}" for entry in ended.json["errors"]] == told
     assert [entry["file"] for entry in ended.json["errors"]] == [str(missing), str(bad)]
@@ -147,17 +150,18 @@ def test_rows_are_those_of_the_batches_over_every_bound_of_a_buffer(tmp_path, su
     names = [f"{'!' if rng.random() < 0.1 else ''}{'é' * rng.integers(80)}/{i}" for i in range(3000)]
     features = rng.normal(size=(3000, 1800)).astype(np.float32)
     told = []
-    written = write_features(batches(names, features), tmp_path / f"out{suffix}", report=told.append)
+    account = Account(report=told.append)
+    written = write_features(batches(names, features), tmp_path / f"out{suffix}", account)
     good = [not name.startswith("!") for name in names]
     found, folders, rows = read(tmp_path / f"out{suffix}")
     assert found == [name for name in names if not name.startswith("!")]
     assert folders == [name.partition("/")[0] for name in found]
     np.testing.assert_array_equal(rows, features[good])
-    assert (written.images, written.features, len(written.failed)) == (sum(good), 1800, 3000 - sum(good))
-    assert [str(error) for error in told] == [entry.error for entry in written.failed]
+    assert (written.images, written.features, len(account.failed)) == (sum(good), 1800, 3000 - sum(good))
+    assert [str(error) for error in told] == [entry.error for entry in account.failed]
     if suffix == ".npz":
         again = tmp_path / "again.npz"
-        write_features(batches(names, features, 1000), again)
+        write_features(batches(names, features, 1000), again, Account())
         assert again.read_bytes() == (tmp_path / "out.npz").read_bytes()
         assert ZipFile(again).testzip() is None
     else:  # row groups of about 16 MiB, whatever the batches are
@@ -173,7 +177,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, suffix, monkey
         names = (f"{i}/{j}" for i in range(10, 10 + count) for j in range(500))
         many = (batch for _ in range(count) for batch in batches([*islice(names, 500)], features))
         tracemalloc.start()
-        write_features(many, tmp_path / f"out{suffix}")
+        write_features(many, tmp_path / f"out{suffix}", Account())
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -194,14 +198,13 @@ def test_a_failure_on_the_way_leaves_nothing_and_spares_what_is_there(tmp_path, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_features(broken(), out)
+        write_features(broken(), out, Account())
+    features = np.random.default_rng(0).normal(size=(3000, 100)).astype(np.float32)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(FFStudyError, match=r"cannot be written \(.*too large"):  # as on a full disk
-            write_features(
-                batches(["a"] * 3000, np.random.default_rng(0).normal(size=(3000, 100)).astype(np.float32)), out
-            )
+            write_features(batches(["a"] * 3000, features), out, Account())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [*tmp_path.iterdir()] == [out]
@@ -238,12 +241,12 @@ def test_one_image_on_standard_input(measure, make_model, tmp_path, monkeypatch)
 def test_images_are_inverted_as_predict_does(measure, make_model, tmp_path):
     made = make_model(about=lambda texts: texts.update(border='{"mean": 2.0, "deviation": 1.0}'))
     images = np.full((2, 1, 4, 4), 255, dtype=np.uint8)
-    images[:, :, 1:3, 1:3] = 40
+    images[:, :, 1:3, 1:3] = 0
     pictures(tmp_path / "in", images)
     arguments = ["features", tmp_path / "in", "--out", tmp_path / "out.npz", "--model", made.path]
     ended = measure(*arguments, "--json")
     assert ended.json["inverted"] == 2
-    assert "inverted 2" in ended.err
+    assert "inverted (--invert no keeps them): 2 (" in ended.err
     np.testing.assert_allclose(read(tmp_path / "out.npz")[2], made.expected(255 - images)["features"], atol=1e-6)
     ended = measure(*arguments, "--invert", "no")
     assert (ended.code, ended.err) == (0, "")
@@ -270,9 +273,10 @@ def test_a_name_that_cannot_be_written_is_refused_before_any_work(measure, make_
 def test_the_python_api(make_model, tmp_path):
     made = make_model()
     images = made.images(5)
-    items = [Item(f"image {i}", image) for i, image in enumerate(images)]
-    written = write_features(stream(Model(made.path), items, batch_size=2), tmp_path / "f.npz")
-    assert (written.images, written.features, written.inverted, written.failed) == (5, 16, 0, [])
+    items = [Item(f"image {i}", from_array(image)) for i, image in enumerate(images)]
+    account = Account()
+    written = write_features(stream(Model(made.path), items, batch_size=2), tmp_path / "f.npz", account)
+    assert (written.images, written.features, account.failed) == (5, 16, [])
     assert read(tmp_path / "f.npz")[0] == [item.name for item in items]
     with pytest.raises(UsageError, match=r"f\.csv"):
-        write_features([], tmp_path / "f.csv")
+        write_features([], tmp_path / "f.csv", Account())

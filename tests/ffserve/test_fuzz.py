@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffcore.errors import ImageError, ModelError
-from ffcore.images import FORMATS, read_image
+from ffcore.formats import FORMATS, own_formats
+from ffcore.images import read_image
 from ffserve.session import Model
 from tests.ffserve.conftest import write_model
 
@@ -36,6 +37,8 @@ SAVED = {
     "JPEG2000": ["L", "LA", "RGB", "RGBA"],
     "TGA": ["1", "L", "LA", "P", "RGB", "RGBA"],
     "ICO": ["RGBA"],
+    "DIB": ["1", "L", "P", "RGB"],
+    "AVIF": ["RGB", "RGBA"],
 }
 
 
@@ -49,7 +52,7 @@ def encoded(format, mode):
     return file.getvalue()
 
 
-SEEDS = {f"{format} {mode}": encoded(format, mode) for format, modes in SAVED.items() for mode in modes}
+SEEDS = {f"{format} {mode}": encoded(format, mode) for format in own_formats() for mode in SAVED[format]}
 
 
 def damaged(content, edits, kept):

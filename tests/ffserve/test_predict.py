@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import copy
+import io
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +15,7 @@ from PIL import Image
 from ffcore.errors import FFStudyError, ImageError, ModelError, UsageError
 from ffserve import Classifier, Model
 from ffserve.stream import BATCH_SIZE
+from tests.helpers import python
 
 
 def test_files_and_arrays_are_predicted_alike_in_order(make_model, tmp_path):
@@ -85,8 +91,8 @@ def test_images_may_come_from_an_iterator(make_model, tmp_path):
     assert classifier.predict(iter(made.images(3))) == expected
     assert classifier.predict(path for path in sorted(tmp_path.glob("*.png"))) == expected
     assert len(classifier.predict(tmp_path.glob("*.png"))) == 3
-    with pytest.raises(ModelError, match="takes uint8"):
-        classifier.predict(iter([np.zeros((1, 4, 5), np.uint8)]))
+    with pytest.raises(UsageError, match=r"images\[0\] is float64"):
+        classifier.predict(iter([np.zeros((1, 4, 5))]))
 
 
 @pytest.mark.parametrize("one", ["a.png", b"content", bytearray(b"content"), Path("a.png")])
@@ -95,7 +101,7 @@ def test_one_image_by_itself_is_refused(make_model, one):
         Classifier(make_model().path).predict(one)
 
 
-@pytest.mark.parametrize("odd", [Image.new("L", (4, 4)), bytearray(b"content"), None, 3])
+@pytest.mark.parametrize("odd", [None, 3, [[0, 1]]])
 def test_an_image_of_no_known_type_is_named(make_model, odd):
     made = make_model()
     with pytest.raises(UsageError, match=rf"images\[2\] is of type {type(odd).__name__}: give a path, the bytes"):
@@ -104,7 +110,7 @@ def test_an_image_of_no_known_type_is_named(make_model, odd):
 
 def test_content_that_cannot_be_read_is_named_by_its_place(make_model):
     made = make_model()
-    with pytest.raises(ImageError, match=r"'images\[2\]' is no image"):
+    with pytest.raises(ImageError, match=r"'images\[2\]' is no image but a text file"):
         Classifier(made.path).predict([*made.images(2), b"no image"])
 
 
@@ -115,18 +121,51 @@ def test_an_image_that_cannot_be_read_is_named(make_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "images",
+    ("array", "words"),
     [
-        [np.zeros((1, 4, 5), np.uint8)],
-        [np.zeros((1, 4, 4), np.float32)],
-        [np.zeros((4, 4), np.uint8)],
-        [np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 5), np.uint8)],
-        [np.zeros((1, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)],
+        (np.zeros((1, 4, 4), np.float32), r"float32 \[1, 4, 4\]"),
+        (np.zeros((4,), np.uint8), r"uint8 \[4\]"),
+        (np.zeros((1, 1, 4, 4), np.uint8), r"uint8 \[1, 1, 4, 4\]"),
+        (np.zeros((5, 9, 7), np.uint8), r"uint8 \[5, 9, 7\]"),
+        (np.zeros((0, 4), np.uint8), r"uint8 \[0, 4\]"),
+        (np.array([["a"]]), r"<U1 \[1, 1\]"),
     ],
 )
-def test_arrays_of_another_shape_or_type_are_refused(make_model, images):
-    with pytest.raises(ModelError, match=r"takes uint8 images \[batch, 1, 4, 4\]"):
-        Classifier(make_model().path).predict(images)
+def test_arrays_of_another_type_or_that_are_no_pictures_are_refused(make_model, array, words):
+    made = make_model()
+    with pytest.raises(UsageError, match=rf"images\[1\] is {words}: give uint8 \[H, W\]"):
+        Classifier(made.path).predict([made.images(1)[0], array])
+
+
+def test_pictures_of_any_kind_are_read_as_files_are(make_model, tmp_path):
+    made = make_model(shape=(3, 6, 5))
+    classifier = Classifier(made.path)
+    stored = np.random.default_rng(0).integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    for channels in (1, 2, 3, 4):
+        pixels = stored[:, :, :channels] if channels > 1 else stored[:, :, 0]
+        path = tmp_path / f"{channels}.png"
+        Image.fromarray(pixels).save(path)
+        content = path.read_bytes()
+        with path.open("rb") as file:
+            same = [path, content, bytearray(content), memoryview(content), io.BytesIO(content), file]
+            same += [Image.open(path), Image.fromarray(pixels), pixels]
+            same += [np.moveaxis(pixels, 2, 0)] if channels > 1 else [pixels[:, :, None], pixels[None]]
+            first, *others = classifier.predict(same)
+        assert all(other == first for other in others)
+
+
+def test_an_array_of_the_models_own_shape_is_taken_as_it_is(make_model):
+    made = make_model(shape=(3, 4, 3))  # which might be 3 rows of 4 pixels
+    images = made.images(5)
+    found = Classifier(made.path).predict(list(images), top_k=3)
+    for prediction, wanted in zip(found, made.expected(images)["probabilities"], strict=True):
+        np.testing.assert_allclose(prediction.probabilities, np.sort(wanted)[::-1], atol=1e-5)
+
+
+def test_a_file_opened_as_text_is_refused(make_model, tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with (tmp_path / "a.txt").open() as file, pytest.raises(UsageError, match=r"images\[0\] .* open it in binary mode"):
+        Classifier(make_model().path).predict([file])
 
 
 def test_a_model_without_a_probe_is_refused_with_what_mends_it(make_model):
@@ -148,6 +187,72 @@ def test_threads_share_a_classifier(make_model, tmp_path):
         together = list(pool.map(lambda path: classifier.predict([path])[0], paths))
     assert together == alone
     assert len({prediction.label for prediction in alone}) > 1
+
+
+def labels(classifier, images):
+    return [prediction.label for prediction in classifier.predict(images)]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_classifier_goes_to_other_processes(make_model, method):
+    made = make_model()
+    images = list(made.images(20))
+    classifier = Classifier(made.path, threads=1, device="cpu")
+    with ProcessPoolExecutor(1, mp_context=get_context(method)) as pool:
+        assert pool.submit(labels, classifier, images).result(60) == labels(classifier, images)
+
+
+def test_a_classifier_is_pickled_by_its_models_place_from_any_folder(make_model, tmp_path, monkeypatch):
+    made = make_model()
+    monkeypatch.chdir(tmp_path)
+    classifier = Classifier(made.path.name, threads=1)
+    packed = pickle.dumps(classifier)
+    assert len(packed) < 1000
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    images = list(made.images(5))
+    again = pickle.loads(packed)
+    assert again.predict(images) == copy.copy(classifier).predict(images) == classifier.predict(images)
+    assert again.model._session.get_session_options().intra_op_num_threads == 1
+
+
+def test_a_model_may_be_given_as_its_content(make_model):
+    made = make_model()
+    classifier = Classifier(made.path.read_bytes())
+    images = list(made.images(5))
+    assert classifier.predict(images) == Classifier(made.path).predict(images)
+    assert pickle.loads(pickle.dumps(classifier)).predict(images) == classifier.predict(images)
+    assert str(classifier.model.path) == "<bytes>"
+    with pytest.raises(ModelError, match="<bytes> is no ONNX model"):
+        Classifier(b"no model")
+
+
+FORKED = """
+import os, sys, threading
+import numpy as np
+from ffserve import Classifier
+classifier = Classifier(sys.argv[1], threads=int(sys.argv[2]))
+images = [np.full((1, 4, 4), level, np.uint8) for level in range(0, 250, 9)]
+wanted = [p.label for p in classifier.predict(images)]
+for used in (True, False):
+    child = os.fork()
+    if not child:
+        if used:
+            both = [threading.Thread(target=classifier.predict, args=(images,)) for _ in range(2)]
+            [thread.start() for thread in both]
+            [thread.join() for thread in both]
+        sys.exit(0 if not used or [p.label for p in classifier.predict(images)] == wanted else 3)
+    print(os.waitpid(child, 0)[1])
+assert [p.label for p in classifier.predict(images)] == wanted
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_classifier_that_was_made_before_a_fork_answers_there_and_lets_the_child_end(make_model, threads):
+    """As gunicorn --preload does. A session's own end waits for threads that stayed in the parent, or crashes."""
+    ended = python("-c", FORKED, make_model().path, threads, timeout=60)
+    assert (ended.returncode, ended.stderr, ended.stdout.split()) == (0, "", ["0", "0"])
 
 
 def test_usage_errors_are_value_errors_and_end_with_code_2():

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ffserve import Classifier
 from ffserve import stream as stream_module
+from ffserve.account import WORDS
 from ffserve.output import shown
 from tests.helpers import one_line
 
@@ -28,7 +29,7 @@ def made(make_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FFSERVE_MODEL", str(made.path))
     for number, name in enumerate(["in/a.png", "in/b.png", "in/deeper/c.png", "light.png"]):
-        pixels = made.images(1, seed=number)[0, 0] // 4
+        pixels = made.drawings(1, seed=number)[0, 0]
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(255 - pixels if name == "light.png" else pixels).save(tmp_path / name)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
@@ -58,9 +59,7 @@ def test_folders_patterns_and_files_together(cli, made):
     assert [record["inverted"] for record in good] == [False, False, False, True]
     errors, notes = ended.err.splitlines()
     assert errors.startswith("ffserve: error: 'in/bad.png' is no image")
-    assert notes == (
-        "ffserve: note: inverted 1 whose border is unlike the model's images (--invert no keeps them): 'light.png'"
-    )
+    assert notes == "ffserve: note: inverted (--invert no keeps them): 1 ('light.png')"
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -79,7 +78,8 @@ def test_json_lines_and_csv_say_what_json_says(cli, made, batch_size):
     rows = list(csv.DictReader(io.StringIO(cli("ffserve", *how, "--csv").out)))
     for row, record in zip(rows, records, strict=True):
         assert (row["file"], row["model"], row["error"]) == (record["file"], str(made.path), record.get("error", ""))
-        assert row["inverted"] == str(record.get("inverted", "")).lower()
+        for what in WORDS:
+            assert row[what] == str(record.get(what, "")).lower()
         for k in range(2):
             entry = record.get("top", [{"class": "", "probability": ""}] * 2)[k]
             assert row[f"class_{k + 1}"] == entry["class"]
@@ -95,18 +95,50 @@ def test_csv_holds_any_name(cli, made, tmp_path):
     assert ended.out.replace("\r\nx.png", "").count("\r\n") == 0
     rows = list(csv.reader(io.StringIO(ended.out, newline="")))
     assert [row[0] for row in rows] == ["file", *odd]
-    assert {len(row) for row in rows} == {6}
+    assert {len(row) for row in rows} == {5 + len(WORDS)}
 
 
-def test_pictures_that_are_not_read_are_told_once(cli, made, tmp_path):
-    for name in ("in/1.heic", "in/deeper/2.HEIC", "in/3.svg"):
-        (tmp_path / name).touch()
-    ended = cli("ffserve", "predict", "in/deeper", "in", "light.png", "--invert", "no", "--jsonl")
+def test_what_is_left_out_is_told_once_and_named(cli, made, tmp_path):
+    for name in ("in/1.heic", "in/deeper/2.HEIC"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    for name in ("in/notes.txt", "in/deeper/labels.csv", "in/Thumbs.db", "in/.hidden.png", "in/x.json"):
+        (tmp_path / name).write_text("x")
+    ended = cli("ffserve", "predict", "in", "light.png", "--invert", "no", "--jsonl")
     assert ended.code == 1  # for in/bad.png
-    errors, notes = ended.err.splitlines()
+    errors, *notes = ended.err.splitlines()
     assert "'in/bad.png'" in errors
-    assert notes == "ffserve: note: passed over 3 .heic, 1 .svg: not read, save them as PNG or JPEG"
-    assert len(ended.out.splitlines()) == 6
+    assert notes == [
+        "ffserve: note: left out, a HEIC image, which is read after pip install pillow-heif: 2 "
+        "('in/1.heic', 'in/deeper/2.HEIC')",
+        "ffserve: note: left out, hidden: 1 ('in/.hidden.png')",
+        "ffserve: note: left out, no images: 4 ('in/Thumbs.db', 'in/notes.txt', 'in/x.json', ...)",
+    ]
+    assert len(ended.out.splitlines()) == 5
+
+
+@pytest.mark.parametrize("name", ["b.jfif", "c.pjpeg", "d.jpg_large", "e.HEIC", "f", "g.txt"])
+def test_an_image_is_known_by_its_content(cli, made, tmp_path, name):
+    (tmp_path / "odd").mkdir()
+    os.link(tmp_path / "in" / "a.png", tmp_path / "odd" / name)
+    ended = cli("ffserve", "predict", "odd", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert tops(ended.json["predictions"]) == predicted(made, "in/a.png")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_a_list_of_names(cli, made, tmp_path, monkeypatch, end):
+    (tmp_path / "names").write_text(end.join(["in/a.png", "light.png", "gone.png"]) + end, newline="")
+    ended = cli("ffserve", "predict", "in/b.png", "--files-from", "names", "--json")
+    assert ended.code == 1
+    assert "'gone.png' cannot be read" in ended.err
+    files = ["in/b.png", "in/a.png", "light.png", "gone.png"]
+    assert [record["file"] for record in ended.json["predictions"]] == files
+    with open("names", encoding="latin-1") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        ended = cli("ffserve", "predict", "--files-from", "-", "--json")
+    assert [record["file"] for record in ended.json["predictions"]] == files[1:]
+    one_line(cli("ffserve", "predict", "--files-from", "none"), 2, "--files-from none cannot be read")
+    one_line(cli("ffserve", "predict"), 2, "name images")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -122,7 +154,7 @@ def test_the_table_grows_with_its_batches(cli, made):
     ended = cli("ffserve", "predict", "in", "light.png", "--batch-size", 1, "--top-k", 1)
     lines = ended.out.splitlines()
     assert lines[:2] == [f"model {made.path}", ""]
-    assert lines[2].split() == ["file", "class", "probability"]
+    assert lines[2].split() == ["file", "class", "probability", "picture"]
     assert [line.split()[0] for line in lines[4:]] == ["in/a.png", "in/b.png", "in/deeper/c.png", "light.png"]
     assert len([line for line in lines if "probability" in line]) == 1
 
@@ -130,7 +162,7 @@ def test_the_table_grows_with_its_batches(cli, made):
 @pytest.mark.parametrize(("invert", "expected"), [("auto", False), ("no", False), ("yes", True)])
 def test_invert(cli, made, invert, expected):
     ended = cli("ffserve", "predict", "in/a.png", "--invert", invert, "--json")
-    assert ended.err == ""
+    assert (ended.code, ended.err) == (0, "")
     assert ended.json["predictions"][0]["inverted"] is expected
     light = cli("ffserve", "predict", "light.png", "--invert", invert, "--json").json["predictions"][0]
     assert light["inverted"] is (invert != "no")
@@ -144,8 +176,29 @@ def test_many_inverted_are_counted_and_the_first_named(cli, made, tmp_path):
         os.link(tmp_path / "light.png", tmp_path / "in" / f"light-{number}.png")
     ended = cli("ffserve", "predict", "in/light*", "--json")
     assert ended.code == 0
-    assert ended.err.startswith("ffserve: note: inverted 8 ")
-    assert ended.err.endswith("'in/light-4.png' and 3 more\n")
+    names = "'in/light-0.png', 'in/light-1.png', 'in/light-2.png', ..."
+    assert ended.err == f"ffserve: note: inverted (--invert no keeps them): 8 ({names})\n"
+
+
+def test_a_blank_picture_is_said_to_be_blank(cli, make_model, tmp_path):
+    for channels in (1, 3):
+        made = make_model(shape=(channels, 4, 4))
+        path = tmp_path / f"blank-{channels}.png"
+        Image.new("RGBA", (40, 30), (0, 0, 0, 0)).save(path)
+        ended = cli("ffserve", "predict", path, "--model", made.path)
+        assert ended.code == 0
+        assert ended.err == (
+            f"ffserve: note: blank: one colour all over, of which the answer says nothing: 1 ({str(path)!r})\n"
+        )
+        assert ended.out.splitlines()[4].endswith("  blank")
+        assert cli("ffserve", "predict", path, "--model", made.path, "--json").json["predictions"][0]["blank"] is True
+
+
+def test_a_picture_of_few_bits_is_said_to_be_dim(cli, made, tmp_path):
+    Image.fromarray(np.arange(0, 4096, 256, dtype=np.uint16).reshape(4, 4)).save(tmp_path / "deep.png")
+    ended = cli("ffserve", "predict", "deep.png", "--json")
+    assert "nearly black: 16 bits of which few are used" in ended.err
+    assert ended.json["predictions"][0]["dim"] is True
 
 
 def test_nothing_to_classify(cli, made, tmp_path):

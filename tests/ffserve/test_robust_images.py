@@ -16,7 +16,8 @@ from PIL import Image
 
 from ffcore import images
 from ffcore.errors import ImageError
-from ffcore.images import HUNGRY, MAX_PIXELS, decode, read_image
+from ffcore.formats import HUNGRY, own_formats
+from ffcore.images import MAX_PIXELS, decode, read_image
 from tests.ffserve.limited import GIB, limited
 from tests.helpers import python
 
@@ -83,7 +84,12 @@ def bad_images():
     return {
         **{f"half.{suffixes[format]}": (content[: len(content) // 2], "") for format, content in whole.items()},
         "empty.png": (b"", "is empty (0 bytes)"),
-        "text.png": (b"this is no image\n" * 50, "is no image of a known format"),
+        "text.png": (b"this is no image\n" * 50, "is no image but a text file"),
+        "page.jpg": (
+            b"<!DOCTYPE html><html>" * 9,
+            "an HTML page, as a download leaves that failed: download the file itself",
+        ),
+        "pointer.png": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         "zeros.jpg": (bytes(5000), "is no image of a known format"),
         "header.png": (whole["PNG"][:40], ""),
         "float.tif": (saved(Image.new("F", (5, 5)), "TIFF"), "has float pixels"),
@@ -118,9 +124,13 @@ def test_every_bad_image_among_good_ones_is_one_line(make_model, tmp_path):
     assert {name for name, record in found.items() if "error" in record} <= set(bad)
     for name in set(bad) - {"icon.ico"}:
         assert bad[name][1] in found[name]["error"], name
-    lines = ended.stderr.decode().splitlines()
+    *lines, note = ended.stderr.decode().splitlines()
     assert len(lines) == sum("error" in record for record in found.values())
     assert all(line.startswith("ffserve: error: '") for line in lines)
+    blank = {name for name, record in found.items() if record.get("blank")}
+    even = {"animated.gif", "animated.webp", "long.png", "one-by-one.png", "sixteen.png", "progressive.jpg"}
+    assert blank - {"icon.ico"} == even
+    assert note.startswith(f"ffserve: note: blank: one colour all over, of which the answer says nothing: {len(blank)}")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
@@ -237,7 +247,7 @@ def test_memory_goes_back_whichever_thread_read(tmp_path):
     assert int(python("-c", IN_THREADS, tmp_path / "a.png").stdout) * 1024 < 30e6  # one is decoded to 64 MB
 
 
-@pytest.mark.parametrize("format", HUNGRY)
+@pytest.mark.parametrize("format", sorted({*HUNGRY} & {*own_formats()}))
 def test_formats_that_take_much_memory_are_read_to_half_the_size(format):
     content = saved(Image.new("L", (100, 60), 9), format)
     assert decode(content, max_pixels=12_000).size == (100, 60)
@@ -252,20 +262,20 @@ def test_large_images_are_flattened_in_strips_as_small_ones_are(mode, monkeypatc
     options = {"transparency": bytes(range(200))} if mode == "P" else {}
     content = saved(image, "TIFF" if mode == "CMYK" else "PNG", **options)
     whole = np.asarray(decode(content))
-    monkeypatch.setattr("ffcore.images._STRIP", 3 * 40 + 5)
+    monkeypatch.setattr("ffcore.flat._STRIP", 3 * 40 + 5)
     np.testing.assert_array_equal(np.asarray(decode(content)), whole)
 
 
 def test_sixteen_bits_in_strips(monkeypatch):
     content = saved(Image.fromarray(np.arange(6000, dtype=np.uint16).reshape(60, 100) * 10), "PNG")
     whole = np.asarray(decode(content))
-    monkeypatch.setattr("ffcore.images._STRIP", 700)
+    monkeypatch.setattr("ffcore.flat._STRIP", 700)
     np.testing.assert_array_equal(np.asarray(decode(content)), whole)
 
 
 def test_the_largest_image_takes_less_than_a_gib(make_model, tmp_path):
     made = make_model()
-    (tmp_path / "a.png").write_bytes(png(SIDE, SIDE, 8, 0, bytes(1 + SIDE)))
+    (tmp_path / "a.png").write_bytes(png(SIDE, SIDE, 8, 0, bytes([0, *range(250)]) + bytes(SIDE - 250)))
     ended, peak = limited("predict", tmp_path / "a.png", "--model", made.path)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert peak < GIB

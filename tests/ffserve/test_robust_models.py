@@ -17,6 +17,8 @@ from ffserve import providers, session
 from ffserve.session import Model, find_model
 from tests.ffserve.limited import GIB, limited
 
+INK = {"ground": 0, "ink": 255, "longest": 20, "centre": [14, 14], "mass": True, "stroke": 2.5}
+
 
 def refused(path, *words, kind=ModelError, **how):
     """Checks that a file is refused in one line that names it."""
@@ -135,6 +137,14 @@ def test_a_damaged_manifest_is_refused(make_model, content):
         ({"border": '{"mean": 256, "deviation": 0}'}, "damaged metadata"),
         ({"border": '{"mean": NaN, "deviation": 0}'}, "damaged metadata"),
         ({"border": '{"mean": 0, "deviation": -1}'}, "damaged metadata"),
+        ({"border": '{"mean": 0, "deviation": 1, "means": []}'}, "damaged metadata"),
+        ({"border": '{"mean": 0, "deviation": 1, "means": [300]}'}, "damaged metadata"),
+        ({"ink": "3"}, "damaged metadata"),
+        ({"ink": '{"ground": 0}'}, "damaged metadata"),
+        ({"ink": json.dumps({**INK, "ink": 0})}, "damaged metadata"),
+        ({"ink": json.dumps({**INK, "longest": -1})}, "damaged metadata"),
+        ({"ink": json.dumps({**INK, "centre": [3]})}, "damaged metadata"),
+        ({"ink": json.dumps({**INK, "stroke": "thin"})}, "damaged metadata"),
     ],
 )
 def test_metadata_that_contradict_themselves_are_refused(make_model, texts, words):
@@ -265,18 +275,6 @@ def test_a_folder_with_one_model_of_any_name_is_that_model(make_model, tmp_path)
         find_model(tmp_path / "run")
     path = make_model("run/export/model.onnx").path
     assert find_model(tmp_path / "run") == find_model(tmp_path / "run" / "export") == path
-
-
-def test_a_bundled_model_comes_before_the_newest_run(make_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FFSERVE_MODEL", raising=False)
-    newest = make_model("runs/a/export/model.onnx").path
-    monkeypatch.setattr(session, "BUNDLED", tmp_path / "none.onnx")
-    assert find_model().resolve() == newest
-    monkeypatch.setattr(session, "BUNDLED", make_model("bundled.onnx").path)
-    assert find_model() == tmp_path / "bundled.onnx"
-    monkeypatch.setenv("FFSERVE_MODEL", str(newest))
-    assert find_model() == newest
 
 
 def test_an_onnx_file_of_another_program_is_refused(tmp_path):

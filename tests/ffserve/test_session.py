@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -111,7 +111,7 @@ def test_the_number_of_threads_is_what_was_asked_for(make_model):
     ("content", "words"),
     [
         (b"", "is empty (0 bytes)"),
-        (b"no model\n", "is no ONNX model"),
+        (b"no model\n", "is no ONNX model but a text file"),
         (b"\x08\x0a", "or no ONNX model"),
         (bytes(1000), "is no ONNX model"),
         (np.random.default_rng(0).bytes(5000), "is no ONNX model (no protobuf message)"),
@@ -263,20 +263,16 @@ def test_data_outside_the_file_are_refused(make_model, tmp_path, monkeypatch, lo
     refused(make_model("run/model.onnx", graph=outside).path, "is no ONNX model that can be loaded")
 
 
-def test_find_model_takes_the_one_that_is_named_then_the_environment_then_the_newest(tmp_path, monkeypatch):
+def test_find_model_takes_the_one_that_is_named_then_the_environment_then_the_one_that_ships(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "BUNDLED", tmp_path / "none.onnx")
     monkeypatch.delenv("FFSERVE_MODEL", raising=False)
     files = {}
-    for age, name in enumerate(["runs/new", "runs/deep/er/old", "elsewhere", "from-environment"]):
+    for name in ("runs/new", "elsewhere", "from-environment", "ships"):
         files[name] = tmp_path / name / "export" / "model.onnx"
         files[name].parent.mkdir(parents=True)
         files[name].touch()
-        os.utime(files[name], (1_000_000 - age, 1_000_000 - age))
-    assert find_model().resolve() == files["runs/new"]
-    os.utime(files["runs/deep/er/old"], (2_000_000, 2_000_000))
-    assert find_model().resolve() == files["runs/deep/er/old"]
-    assert find_model(root=tmp_path / "elsewhere") == files["elsewhere"]
+    monkeypatch.setattr(session, "BUNDLED", files["ships"])
+    assert find_model() == files["ships"]
     monkeypatch.setenv("FFSERVE_MODEL", str(files["from-environment"]))
     assert find_model() == files["from-environment"]
     monkeypatch.setenv("FFSERVE_MODEL", str(tmp_path / "from-environment"))
@@ -291,8 +287,8 @@ def test_find_model_takes_the_one_that_is_named_then_the_environment_then_the_ne
 @pytest.mark.parametrize(
     ("given", "variable", "words"),
     [
-        (None, None, ["no exported model under runs/", "--model", "FFSERVE_MODEL", "ffexport"]),
-        (None, "", ["no exported model under runs/"]),
+        (None, None, ["the model that ships is missing", "model/none.onnx", "install ffstudy again", "FFSERVE_MODEL"]),
+        (None, "", ["the model that ships is missing"]),
         (None, "no.onnx", ["FFSERVE_MODEL no.onnx does not exist"]),
         (None, "empty", ["FFSERVE_MODEL empty is a folder without", "ffexport empty"]),
         ("no.onnx", "there.onnx", ["--model no.onnx does not exist"]),
@@ -302,7 +298,7 @@ def test_find_model_takes_the_one_that_is_named_then_the_environment_then_the_ne
 )
 def test_find_model_says_what_is_missing(tmp_path, monkeypatch, given, variable, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "BUNDLED", tmp_path / "none.onnx")
+    monkeypatch.setattr(session, "BUNDLED", tmp_path / "ffserve" / "model" / "none.onnx")
     monkeypatch.delenv("FFSERVE_MODEL", raising=False)
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.onnx").touch()
@@ -313,6 +309,34 @@ def test_find_model_says_what_is_missing(tmp_path, monkeypatch, given, variable,
     assert len(str(error.value).splitlines()) == 1
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_frozen_program_without_the_model_that_ships_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "BUNDLED", tmp_path / "ffserve" / "model" / "none.onnx")
+    monkeypatch.delenv("FFSERVE_MODEL", raising=False)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(ModelNotFound, match=r"ffserve/model/none\.onnx\): collect ffserve's data into the frozen"):
+        find_model()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "a Git LFS pointer, not the file itself: run `git",
+        ),
+        (b"<!DOCTYPE html><html><body>404", "an HTML page, as a download leaves that failed: download the file itself"),
+        (b"\x1f\x8b\x08\0" + bytes(50), "a gzip archive: unpack it with gunzip"),
+        (b"PK\x03\x04" + bytes(50), "a ZIP archive, as .ts, .pt2 and .npz files are: name an .onnx file of `ffexport`"),
+        (bytes(4) + b"ORTM" + bytes(50), "an ORT model: name the .onnx file that it was made from"),
+    ],
+)
+def test_a_file_that_is_something_else_is_called_what_it_is(tmp_path, content, words):
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        Model(tmp_path / "model.onnx")
+    assert f"model.onnx is no ONNX model but {words}" in str(error.value)
 
 
 def test_a_caller_can_catch_every_error_as_one():

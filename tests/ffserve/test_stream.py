@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffcore.errors import ImageError, ModelError, UsageError
+from ffcore.errors import ImageError, UsageError
 from ffcore.folders import Item
-from ffcore.images import border_means
+from ffcore.images import from_array
 from ffserve import reading
 from ffserve import stream as stream_module
-from ffserve.paper import inverts
+from ffserve.drawing import settled
 from ffserve.session import Model
 from ffserve.stream import AHEAD, stream
 
@@ -72,11 +72,11 @@ def test_bad_images_leave_no_row(made, tmp_path, monkeypatch, processes):
     errors = [error for batch in batches for error in batch.errors]
     assert [i for i, error in enumerate(errors) if error is None] == good
     assert str(errors[11]) == "'listed' has no images"
-    assert str(errors[5]).startswith("'5.png' is no image of a known format")
+    assert str(errors[5]).startswith("'5.png' is no image but a text file")
     for batch in batches:
         rows = sum(error is None for error in batch.errors)
         assert {len(values) for values in (*batch.outputs.values(), batch.images_BCHW)} == {rows}
-        assert len(batch.items) == len(batch.errors) == len(batch.inverted)
+        assert len(batch.items) == len(batch.errors) == len(batch.did)
     np.testing.assert_allclose(joined(batches), made.expected(images[good])["logits"], atol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_a_file_that_vanishes_while_others_are_read(made, tmp_path):
 def test_few_items_are_drawn_ahead_and_none_before_the_first_batch_is_asked_for(made):
     drawn = itertools.count()
     images = made.images(1)
-    items = (Item(str(next(drawn)), images[0]) for _ in itertools.count())
+    items = (Item(str(next(drawn)), from_array(images[0])) for _ in itertools.count())
     batches = stream(Model(made.path), items, batch_size=4)
     assert next(drawn) == 0
     for done in range(1, 30):
@@ -103,18 +103,13 @@ def test_few_items_are_drawn_ahead_and_none_before_the_first_batch_is_asked_for(
     batches.close()
 
 
-def test_contents_arrays_and_files_are_read_alike(made, tmp_path):
+def test_contents_images_and_files_are_read_alike(made, tmp_path):
     images = made.images(3)
     items = saved(tmp_path, images)
-    mixed = [items[0], Item("content", (tmp_path / "1.png").read_bytes()), Item("array", images[2])]
+    mixed = [items[0], Item("content", (tmp_path / "1.png").read_bytes()), Item("image", from_array(images[2]))]
     for processes in (False, True):
         batches = list(stream(Model(made.path), mixed * 200, processes=processes, workers=2))
         np.testing.assert_array_equal(np.concatenate([b.images_BCHW for b in batches]), np.tile(images, (200, 1, 1, 1)))
-
-
-def test_arrays_of_another_shape_are_the_callers_mistake(made):
-    with pytest.raises(ModelError, match="takes uint8 images"):
-        list(stream(Model(made.path), [Item("array", np.zeros((1, 5, 5), np.uint8))]))
 
 
 @pytest.mark.parametrize(
@@ -123,6 +118,7 @@ def test_arrays_of_another_shape_are_the_callers_mistake(made):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"workers": 0}, "workers is 0"),
         ({"invert": "maybe"}, "invert is 'maybe': it must be one of auto, yes, no"),
+        ({"place": "there"}, "place is 'there': it must be one of auto, no"),
     ],
 )
 def test_arguments_are_checked_at_once(made, arguments, words):
@@ -150,34 +146,35 @@ def test_nothing_gives_nothing(made):
         (None, 255, False),
     ],
 )
-def test_the_rule_of_invert_auto(border, level, turned):
-    assert inverts(np.full((2, 1, 6, 5), level, np.uint8), border).tolist() == [turned, turned]
+def test_a_file_that_does_not_tell_of_ink_is_taken_for_drawings_where_its_border_is_one_ground(
+    make_model, border, level, turned
+):
+    about = bordered(*border) if border else lambda texts: None
+    ink = Model(make_model(about=about).path).about.ink
+    assert (ink is not None and not settled(np.full((1, 1, 6, 5), level, np.uint8), ink, place=True)[0]) is turned
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 5), (3, 4, 4), (1, 1, 1), (1, 2, 7), (3, 1, 9)])
-def test_the_border_is_the_outermost_ring(shape):
-    images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
-    ring = np.ones(shape[1:], dtype=bool)
-    ring[1:-1, 1:-1] = False
-    assert border_means(images) == pytest.approx([image[:, ring].mean(dtype=np.float64) for image in images])
+@pytest.mark.parametrize("border", [(0, 0), (255, 0), (120, 50)])
+def test_colour_is_never_inverted(make_model, border):
+    assert Model(make_model(shape=(3, 4, 4), about=bordered(*border)).path).about.ink is None
 
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_images_are_inverted_where_their_border_is_the_negatives(make_model, tmp_path, monkeypatch, processes):
     monkeypatch.setattr(stream_module, "FEW", 0)
     made = make_model(about=bordered(3, 2))
-    images = made.images(6) // 4  # a dark border
+    images = made.drawings(6)
     images[::2] = 255 - images[::2]
     items = saved(tmp_path, images)
     model = Model(made.path)
 
     def run(invert):
         batches = list(stream(model, items, batch_size=2, workers=2, invert=invert, processes=processes))
-        return np.concatenate([b.images_BCHW for b in batches]), [turned for b in batches for turned in b.inverted]
+        return np.concatenate([b.images_BCHW for b in batches]), ["inverted" in did for b in batches for did in b.did]
 
     found, turned = run("auto")
     assert turned == [True, False] * 3
-    assert (found < 64).all()
+    np.testing.assert_array_equal(found, made.drawings(6))
     for invert, expected in (("no", images), ("yes", 255 - images)):
         found, turned = run(invert)
         assert turned == [invert == "yes"] * 6
@@ -189,8 +186,8 @@ def test_large_images_are_left_to_this_process(made, tmp_path, monkeypatch):
     monkeypatch.setattr(stream_module, "FEW", 0)
     monkeypatch.setattr(reading, "SMALL", 100)
     here = []
-    read_image = reading.read_image
-    monkeypatch.setattr(reading, "read_image", lambda source, **how: here.append(source) or read_image(source, **how))
+    read_picture = reading.read_picture
+    monkeypatch.setattr(reading, "read_picture", lambda s, use, **how: here.append(s) or read_picture(s, use, **how))
     images = made.images(6)
     items = saved(tmp_path, images)
     big = np.kron(images[2][0], np.ones((4, 4), np.uint8))
@@ -208,14 +205,14 @@ def test_large_images_are_left_to_this_process(made, tmp_path, monkeypatch):
 @pytest.mark.skipif(not reading.Readers.available, reason="no processes are forked here")
 def test_a_process_that_dies_is_reported_and_the_rest_is_done(made, tmp_path, monkeypatch):
     monkeypatch.setattr(stream_module, "FEW", 0)
-    parent, read_image = os.getpid(), reading.read_image
+    parent, read_picture = os.getpid(), reading.read_picture
 
-    def fatal(source, **how):
+    def fatal(source, use, **how):
         if os.getpid() != parent and os.fspath(source).endswith("/3.png"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_image(source, **how)
+        return read_picture(source, use, **how)
 
-    monkeypatch.setattr(reading, "read_image", fatal)
+    monkeypatch.setattr(reading, "read_picture", fatal)
     items = saved(tmp_path, made.images(40))
     batches = list(stream(Model(made.path), items, batch_size=4, workers=2, processes=True))
     errors = [str(error) for batch in batches for error in batch.errors if error is not None]
@@ -244,7 +241,7 @@ def test_slow_items_are_waited_for_and_come_out_in_order(made):
     def items():
         for i, pixels in enumerate(images):
             time.sleep(0.01)
-            yield Item(str(i), pixels)
+            yield Item(str(i), from_array(pixels))
 
     batches = list(stream(Model(made.path), items(), batch_size=1))
     assert [batch.items[0].name for batch in batches] == list("012345")
