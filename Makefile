@@ -6,11 +6,15 @@ DEMO := runs/demo
 # The demo's recipe: small enough for a laptop, chosen on the validation split of the digits.
 RECIPE := --dataset digits --task rotation --width 500 --lr 1e-3 --batch-size 32 --epochs 40 --eval-images 250
 
-.PHONY: help demo test test-slow lint format bench clean
+# What `make check-install` tries; one that is not here is left out.
+PYTHONS ?= python3.11 python3.12 python3.13
+
+.PHONY: help demo test test-slow check-install lint format bench clean
 help:
 	@echo "make demo       train, probe, export, serve and report on embedded digits -> $(DEMO)/report.html"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the checks that take minutes"
+	@echo "make check-install  pip install . and ffserve predict in clean environments: $(PYTHONS)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      measure training, serving and exports: about 30 minutes"
 
@@ -48,6 +52,9 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+check-install:
+	@$(PYTHON) tests/clean_install.py $(PYTHONS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
