@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +46,33 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, called: Path | None = None) -> Iterator[None]:
     """Makes a folder and holds it in the block: no other process that claims it writes into it at the same time.
 
-    The system gives a folder back whose process was killed. A process may claim a folder again that it holds.
+    The system gives a folder back whose process was killed. A process may claim a folder again that it holds. A block
+    that fails leaves nothing of the claim: no lock and no empty folder that were not there before.
+
+    Args:
+        folder: the folder.
+        called: what InUse calls it, where a person knows it by another name.
 
     Raises:
         InUse: at once where another process holds it.
         WriteError: where it cannot be made, or its file system has no locks and FFSTUDY_LOCKS is not `off`.
     """
-    held = f"{folder} is in use by another process: wait for it, or name another --out"
-    with lock(folder / LOCK_FILE, held, again=True):
-        yield
+    new = _missing(folder / LOCK_FILE)
+    in_use = f"{called or folder} is in use by another process: wait for it, or name another folder"
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(folder / LOCK_FILE, in_use, again=True))
+        except WriteError:
+            _remove(new)
+            raise
+        try:
+            yield
+        except BaseException:
+            _remove(new)  # while it is held: another process may have it right after
+            raise
 
 
 @contextmanager
@@ -73,9 +89,10 @@ def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise WriteError(f"{path.parent} cannot be made ({reason}): name a folder that can") from error
-    taken = FileLock(path, blocking=False, is_singleton=again)
+        reason = "it is a file" if path.parent.exists() else error.strerror or error
+        raise WriteError(f"--out {path.parent} cannot be made ({reason}): name another") from error
+    # One name for one file: a process knows by it that the lock is its own.
+    taken = FileLock(path.resolve(), blocking=False, is_singleton=again)
     try:
         taken.acquire()
     except Timeout as error:
@@ -92,6 +109,24 @@ def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
         yield
     finally:
         taken.release()
+
+
+def _missing(path: Path) -> list[Path]:
+    """Returns a path and the folders above it that are not there yet, the innermost first.
+
+    Raises WriteError where the system cannot even look for them.
+    """
+    try:
+        return list(itertools.takewhile(lambda place: not place.exists(), (path, *path.parents)))
+    except OSError as error:
+        raise WriteError(f"--out {path.parent} cannot be made ({error.strerror or error}): name another") from error
+
+
+def _remove(new: list[Path]) -> None:
+    """Removes a lock and the folders that were made for it, as far as they are empty."""
+    for place in new:
+        with suppress(OSError):
+            place.unlink() if place.name == LOCK_FILE else place.rmdir()
 
 
 def sha256(path: Path) -> str:

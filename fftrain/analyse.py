@@ -68,13 +68,17 @@ def analyse_run(
 
     Raises:
         SettingError, DataError, ImageError, RunError: as the parts that read the run and the data do.
+        InUse: where another process works in the run folder.
     """
     result: list[Any] = [None]
-    if accelerator is None or accelerator.is_main_process:
-        device = torch.device("cpu") if accelerator is None else accelerator.device
-        result = [_analyse(run, config, device, data, reporter or Reporter())]
-    if accelerator is not None and accelerator.num_processes > 1:
-        broadcast_object_list(result)
+    folder = RunFolder(run)
+    folder.read_config()  # a claim makes folders: not where there is no run
+    with folder.claimed(accelerator):
+        if accelerator is None or accelerator.is_main_process:
+            device = torch.device("cpu") if accelerator is None else accelerator.device
+            result = [_analyse(run, config, device, data, reporter or Reporter())]
+        if accelerator is not None and accelerator.num_processes > 1:
+            broadcast_object_list(result)
     found: dict[str, Any] = result[0]
     return found
 

@@ -133,23 +133,25 @@ def evaluate_run(
     Raises:
         SettingError: for an unknown split.
         RunError, DataError: where the run or its data cannot be read, or do not fit.
+        InUse: where another process works in the run folder.
     """
     if split not in ("validation", "test"):
         raise SettingError(f"--split is {split!r}: choose one of validation, test")
     folder = RunFolder(run)
     config = folder.read_config()
-    data = data or load_data(replace(config, data_dir=data_dir or config.data_dir))
-    check_data(run, data)
-    task = make_task(config, data.class_names)
-    objective: Objective = METHODS.load(config.method)(load_backbone(run), len(task.class_names), config)
-    for name, part in objective.parts.items():
-        load_weights(part, run / f"{name}.safetensors")
-    for module in objective.modules:
-        module.to(accelerator.device)
-    by = pretext_accuracy(objective, task, data.split(split), accelerator, reporter)
-    result = {"accuracy": [*by.values()][-1], "by": by, "images": len(data.split(split))}
-    if accelerator.is_main_process:
-        folder.add_result(("pretext", split), result)
+    with folder.claimed(accelerator):
+        data = data or load_data(replace(config, data_dir=data_dir or config.data_dir))
+        check_data(run, data)
+        task = make_task(config, data.class_names)
+        objective: Objective = METHODS.load(config.method)(load_backbone(run), len(task.class_names), config)
+        for name, part in objective.parts.items():
+            load_weights(part, run / f"{name}.safetensors")
+        for module in objective.modules:
+            module.to(accelerator.device)
+        by = pretext_accuracy(objective, task, data.split(split), accelerator, reporter)
+        result = {"accuracy": [*by.values()][-1], "by": by, "images": len(data.split(split))}
+        if accelerator.is_main_process:
+            folder.add_result(("pretext", split), result)
     return result
 
 

@@ -68,9 +68,24 @@ def probe_run(
     Raises:
         SettingError, DataError, ImageError, RunError: as the parts that read the run and the data do.
         RunError: where features that exceed the memory do not fit on the run folder's disk either.
+        InUse: where another process works in the run folder.
     """
+    folder = RunFolder(run)
+    folder.read_config()  # a claim makes folders: not where there is no run
+    with folder.claimed(accelerator):
+        return _probe(run, config, accelerator, data, baselines, reporter or Reporter())
+
+
+def _probe(
+    run: Path,
+    config: ProbeConfig,
+    accelerator: Accelerator | None,
+    data: ImageData | None,
+    baselines: Path | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Does the work of `probe_run`."""
     began = time.perf_counter()
-    reporter = reporter or Reporter()
     process, processes, main = 0, 1, True
     device = torch.device("cpu")
     if accelerator is not None:

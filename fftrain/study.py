@@ -90,12 +90,12 @@ def _taken(study: Study, cell: Cell, held: ExitStack, redo_damaged: bool) -> tup
     """Takes a cell's lock; returns what is left to do under it, and what to say where nothing is done."""
     try:
         held.enter_context(study.lock(cell.name))
+        state = study.state(cell)
+        if state.status == DAMAGED and redo_damaged:
+            study.discard(cell)
+            state = study.state(cell)
     except InUse:
         return (), LOCKED
-    state = study.state(cell)
-    if state.status == DAMAGED and redo_damaged:
-        study.discard(cell)
-        state = study.state(cell)
     if state.status == DAMAGED:
         return (), f"is damaged: {state.reason} (--redo-damaged does it over)"
     if state.status == DONE:

@@ -113,11 +113,24 @@ def pretrain(
     Raises:
         SettingError: for settings that do not fit the data or the run to resume.
         DataError, ImageError: where the data cannot be read.
-        RunError: where `out` is in use or cannot be written.
+        RunError, WriteError: where `out` holds something else, or cannot be written.
         TrainingError: where the loss is not finite; the last good checkpoint is kept.
+        InUse: where another process works in `out`.
     """
-    reporter = reporter or Reporter()
     accelerator = accelerator or make_accelerator(config.threads, config.mixed_precision, config.track)
+    with RunFolder(out).claimed(accelerator):
+        return _pretrain(config, out, resume, accelerator, data, reporter or Reporter())
+
+
+def _pretrain(
+    config: PretrainConfig,
+    out: Path,
+    resume: bool,
+    accelerator: Accelerator,
+    data: ImageData | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Does the work of `pretrain`."""
     run = RunFolder(out)
     resume = resume and (out / CONFIG_FILE).exists()
     if not resume:
