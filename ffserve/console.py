@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from ffserve.table import lines, shown
 _debug = False
 INTERRUPTED = 130
 TERMINATED = 143
+# Seconds that another of several processes leaves the first to say why they fail.
+SPEAKING = 5.0
 # Packages whose name is not that of their module.
 _PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn"}
 # What help calls Python's types.
@@ -145,6 +148,8 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
     except OSError:
         _give_up(sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") != "1":
+        if code and not _speaks():  # the launcher ends all as soon as one has ended, and the first has to speak
+            time.sleep(SPEAKING)
         # gloo's threads may outlive the interpreter and abort a process that has done its work (pytorch #190489).
         os._exit(code)
     sys.exit(code)
@@ -200,9 +205,14 @@ def _given(error: Any) -> str:
     return ""
 
 
+def _speaks() -> bool:
+    """Whether this is the first of several processes, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _fail(name: str, text: str, code: int) -> int:
     """Prints one line. Of several processes of one program, which fail alike, the first speaks."""
-    if os.environ.get("RANK", "0") == "0" or text.startswith("internal"):
+    if _speaks() or text.startswith("internal"):
         with suppress(OSError):  # there is nowhere else to say it
             print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
     return code

@@ -13,6 +13,7 @@ from ffmodels.registry import GOODNESS, NORMALISATIONS, SLOTS
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import (
+    THREADS_HELP,
     DataConfig,
     PretrainConfig,
     ProbeConfig,
@@ -20,7 +21,7 @@ from fftrain.config import (
     read_toml,
 )
 from fftrain.options import Processes, RunArgument, meanings, options_of
-from fftrain.progress import Reporter, TerminalReporter
+from fftrain.progress import TerminalReporter
 from fftrain.registry import DATASETS, METHODS, TASKS
 from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
@@ -88,8 +89,9 @@ def pretrain(
     if resume and out is None:
         raise SettingError("--resume needs --out: the folder of the run to continue")
     from fftrain.data import check_name, file_name
+    from fftrain.launcher import start
     from fftrain.run import RunFolder
-    from fftrain.trainer import make_accelerator, pretrain
+    from fftrain.trainer import pretrain
 
     if resume and out is not None and (out / "config.json").exists():
         settings, folder = continued(RunFolder(out).read_config(), given), out
@@ -97,8 +99,7 @@ def pretrain(
         settings = PretrainConfig.from_values(given, "")
         check_name(settings.dataset)
         folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
-    accelerator = make_accelerator(settings.threads, settings.mixed_precision, settings.track, processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    accelerator, reporter = start(settings.threads, settings.mixed_precision, settings.track, processes)
     with stopping(reporter, lambda: RunFolder(folder).stopped(settings.epochs)):
         results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
@@ -141,9 +142,9 @@ def probe(
       fftrain probe runs/ff-rot --dataset fashion-mnist
       fftrain probe runs/ff-rot --slot zeros --epochs 50 --json
     """
+    from fftrain.launcher import start
     from fftrain.probe import probe_run
     from fftrain.run import RunFolder
-    from fftrain.trainer import make_accelerator
 
     trained = RunFolder(run).read_config()
     given = {key: value for key, value in options.items() if value is not None}
@@ -153,8 +154,7 @@ def probe(
     else:
         given["dataset"] = dataset
     settings = ProbeConfig.from_values(given, "")
-    accelerator = make_accelerator(settings.threads, processes=processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    accelerator, reporter = start(settings.threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
         result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
@@ -180,7 +180,7 @@ def evaluate(
     data_dir: Annotated[
         str | None, typer.Option(help="Where data sets are kept. [default: where they were]", show_default=False)
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256)] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1, max=256, show_default=False)] = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
@@ -194,10 +194,9 @@ def evaluate(
       fftrain evaluate runs/ff-rot --split test
     """
     from fftrain.evaluate import evaluate_run
-    from fftrain.trainer import make_accelerator
+    from fftrain.launcher import start
 
-    accelerator = make_accelerator(threads, processes=processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    accelerator, reporter = start(threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
         result = evaluate_run(run, split=split, accelerator=accelerator, data_dir=data_dir, reporter=reporter)
     if accelerator.is_main_process:

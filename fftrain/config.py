@@ -18,8 +18,10 @@ from ffcore.errors import SettingError
 from ffmodels.registry import BACKBONES, GOODNESS, NORMALISATIONS, SLOTS
 from fftrain.registry import METHODS, TASKS, check_task, task_of
 
+PRECISIONS = ("no", "bf16", "fp16")
 # Trackers of Accelerate that write files and need no account.
 TRACKERS = ("tensorboard",)
+THREADS_HELP = "CPU threads of a process. [env: OMP_NUM_THREADS; default: cores by local processes]"
 
 
 def setting(
@@ -140,10 +142,10 @@ class PretrainConfig(DataConfig):
     lr: float = setting(1e-4, "Learning rate of Adam, constant.", above=0)
     weight_decay: float = setting(0.0, "Decoupled weight decay (AdamW).", least=0)
     seed: int = setting(0, "Seed of weights and draws.", least=0, most=2**32 - 1)
-    mixed_precision: str = setting("no", "Precision of the matrix products.", legal=("no", "bf16", "fp16"))
-    threads: int | None = setting(
-        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
+    mixed_precision: str | None = setting(
+        None, "Precision of the matrix products. [default: the launcher's, else no]", legal=PRECISIONS
     )
+    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
     eval_images: int = setting(500, "Images of each split in the curves, each class its share.", least=1)
 
     track: str | None = setting(None, "Write the curves for this tracker into the run folder too.", legal=TRACKERS)
@@ -184,9 +186,7 @@ class ProbeConfig(DataConfig):
         "GiB that cached features may take; more goes to a memory-mapped file. [default: half of what is free]",
         least=0,
     )
-    threads: int | None = setting(
-        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
-    )
+    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +205,7 @@ class AnalysisConfig(Settings):
     perplexity: float = setting(30.0, "Perplexity of t-SNE.", above=0)
     seed: int = setting(0, "Seed of t-SNE.", least=0, most=2**32 - 1)
     data_dir: str | None = setting(None, "Where data sets are kept. [default: where they were]")
-    threads: int | None = setting(
-        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
-    )
+    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
 
 
 def read_toml(path: Path, option: str = "--config") -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
 from ffmodels.registry import SLOTS
 from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, read_toml, underscored
+from fftrain.launcher import precision
 from fftrain.registry import DATASETS, METHODS, TASKS, fits, task_of
 
 S = TypeVar("S", bound=Settings)
@@ -174,9 +175,9 @@ def choose(preset: str | None, path: Path | None, out: Path | None, overrides: M
     if preset is not None and path is not None:
         raise SettingError(f"--preset {preset} and --spec {path} name two studies: leave one of them out")
     if preset is not None:
-        return plan(read_preset(preset), preset, overrides)
+        return plan(_as_launched(read_preset(preset)), preset, overrides)
     if path is not None:
-        return plan(read_toml(path, "--spec"), path.stem, overrides, str(path))
+        return plan(_as_launched(read_toml(path, "--spec")), path.stem, overrides, str(path))
     if out is None:
         raise SettingError(
             f"no study is named: give --preset {'|'.join(PRESETS)}, --spec FILE.toml, or --out of one begun"
@@ -189,6 +190,14 @@ def choose(preset: str | None, path: Path | None, out: Path | None, overrides: M
         return plan(begun["spec"], begun["name"], {**begun["overrides"], **given})
     except (KeyError, TypeError) as error:
         raise RunError(f"{out / STUDY_FILE} is damaged ({error!r}): name the study with --preset or --spec") from error
+
+
+def _as_launched(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a spec whose cells have the launcher's precision where it says none: so it goes on by any launcher."""
+    settings = content.get("settings", {})
+    if precision() == "no" or not isinstance(settings, Mapping):
+        return content
+    return {**content, "settings": {"mixed_precision": precision(), **settings}}
 
 
 def plan(
@@ -344,7 +353,7 @@ def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -
             continue
         for settings, seed in itertools.product(_product(given[method], source), lists["seeds"]):
             cell = {"dataset": dataset, "task": task, "method": method, "seed": seed}
-            config = _make(PretrainConfig, {**settings, **cell}, overrides, source)
+            config = _make(PretrainConfig, {"mixed_precision": "no", **settings, **cell}, overrides, source)
             if search:
                 yield Cell(config=config, probes=(), analysis=None, search=True)
                 continue

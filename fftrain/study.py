@@ -13,9 +13,9 @@ from fftrain.cells import Work
 from fftrain.config import DataConfig
 from fftrain.data import ImageData
 from fftrain.grid import DAMAGED, DONE, Shard, Study
+from fftrain.launcher import make_accelerator
 from fftrain.progress import Reporter, duration
 from fftrain.spec import Cell
-from fftrain.trainer import make_accelerator
 
 LOCKED = "is in work by another process: left to it"
 

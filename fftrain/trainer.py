@@ -5,87 +5,32 @@ Letters: B batch, C channels, H W pixels, K classes, N images of a data set.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from ffcore.errors import RunError, SettingError, TrainingError, WriteError
-from ffcore.machine import cores
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS
-from fftrain.allocator import keep_large_buffers
 from fftrain.config import PretrainConfig, continued
 from fftrain.data import ImageData, Split, sample
 from fftrain.evaluate import default_slot, evaluate_run, load_together, make_task, mean_losses, pretext_accuracy
+from fftrain.launcher import make_accelerator
 from fftrain.objectives import Batch, Objective, make_batch
 from fftrain.pretext import Task
 from fftrain.progress import Reporter, time_left
 from fftrain.registry import METHODS
 from fftrain.run import RunFolder, describe, describe_hardware
-
-# What one process does alone, while the others wait, may take longer than a backend waits.
-WAIT = timedelta(hours=3)
-
-
-def make_accelerator(
-    threads: int | None, mixed_precision: str = "no", track: str | None = None, processes: int | None = None
-) -> Accelerator:
-    """Returns Accelerate's view of the devices and processes, with this program's number of CPU threads.
-
-    Args:
-        threads: CPU threads of a process; None shares the cores out over the local processes.
-        mixed_precision: `no`, `bf16` or `fp16`.
-        track: a tracker of Accelerate that `pretrain` writes to.
-        processes: how many must work together; None takes what the launcher started.
-
-    Raises:
-        TrainingError: where the launcher started more processes than work together, or not as many as asked for.
-        SettingError: where the device does not have this precision, or the tracker is not installed.
-    """
-    if track is not None and importlib.util.find_spec(track) is None:
-        raise SettingError(f"--track {track} needs a package that is not installed: run pip install {track}")
-    keep_large_buffers()
-    AcceleratorState._reset_state()  # else a second run in one process could not have another precision
-    try:
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision,
-            log_with=track,
-            project_dir="." if track else None,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
-        )
-    except ValueError as error:  # a device without this precision
-        raise SettingError(f"--mixed-precision {mixed_precision} cannot be had here: {error}") from error
-    if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
-        raise SettingError("--mixed-precision fp16 cannot be had on a CPU: choose bf16 or no")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world != accelerator.num_processes:
-        raise TrainingError(
-            f"the launcher started {world} processes but Accelerate joined {accelerator.num_processes}: "
-            "on CPUs, set ACCELERATE_USE_CPU=true before `accelerate launch --multi_gpu`"
-        )
-    if processes not in (None, world):
-        raise TrainingError(
-            f"--processes is {processes}, but the launcher started {world}: on CPUs, "
-            f"`accelerate launch --multi_gpu --num_processes {processes}` with ACCELERATE_USE_CPU=true starts several"
-        )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    torch.set_num_threads(threads or max(1, cores() // local))
-    return accelerator
 
 
 def pretrain(
@@ -117,7 +62,15 @@ def pretrain(
         TrainingError: where the loss is not finite; the last good checkpoint is kept.
         InUse: where another process works in `out`.
     """
-    accelerator = accelerator or make_accelerator(config.threads, config.mixed_precision, config.track)
+    begun = RunFolder(out).read_config().mixed_precision if resume and (out / CONFIG_FILE).exists() else None
+    precision = config.mixed_precision or begun
+    accelerator = accelerator or make_accelerator(config.threads, precision, config.track)
+    config = replace(config, mixed_precision=precision or accelerator.mixed_precision)
+    if config.mixed_precision != accelerator.mixed_precision:
+        raise SettingError(
+            f"--mixed-precision is {config.mixed_precision}, but the accelerator that was given has "
+            f"{accelerator.mixed_precision}: make it with the same"
+        )
     with RunFolder(out).claimed(accelerator):
         return _pretrain(config, out, resume, accelerator, data, reporter or Reporter())
 

@@ -192,7 +192,7 @@ def test_with_two_processes_one_analyses_and_both_know(trained, tmp_path):
     script = tmp_path / "analyse.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom fftrain.analyse import analyse_run\n"
-        "from fftrain.config import AnalysisConfig\nfrom fftrain.trainer import make_accelerator\n"
+        "from fftrain.config import AnalysisConfig\nfrom fftrain.launcher import make_accelerator\n"
         "accelerator = make_accelerator(1)\n"
         "found = analyse_run(Path(sys.argv[1]), AnalysisConfig(images=100, points=0), accelerator=accelerator)\n"
         "out = Path(sys.argv[1]) / f'rows{accelerator.process_index}'\n"

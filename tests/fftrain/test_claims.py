@@ -13,9 +13,9 @@ import pytest
 from ffcore.errors import InUse
 from fftrain import AnalysisConfig, PretrainConfig, ProbeConfig, analyse_run, evaluate_run, pretrain, probe_run
 from fftrain.grid import Shard, Study
+from fftrain.launcher import make_accelerator
 from fftrain.run import RunFolder
 from fftrain.study import run_study
-from fftrain.trainer import make_accelerator
 from tests.fftrain.studies import planned, times
 from tests.fftrain.training import SMALL, weights
 from tests.helpers import ROOT, Ended, holding, one_line
