@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ffmodels.registry import GOODNESS, NORMALISATIONS, SLOTS
+from ffmodels.registry import FOLDER, GOODNESS, NORMALISATIONS, SLOTS, public_name
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import (
+    DATA_DIR_HELP,
     THREADS_HELP,
     DataConfig,
     PretrainConfig,
@@ -20,7 +21,7 @@ from fftrain.config import (
     continued,
     read_toml,
 )
-from fftrain.options import Processes, RunArgument, meanings, options_of
+from fftrain.options import Moved, Processes, RunArgument, meanings, options_of
 from fftrain.progress import TerminalReporter
 from fftrain.registry import DATASETS, METHODS, TASKS
 from fftrain.spec import PRESETS
@@ -77,6 +78,7 @@ def pretrain(
       fftrain pretrain --dataset imagefolder:photos --image-size 32 --task jigsaw --method bp
       fftrain pretrain --config recipe.toml --seed 1
       fftrain pretrain --resume --out runs/ff-rot
+      fftrain pretrain --resume --out runs/photos --dataset imagefolder:/new/place/photos
       accelerate launch -m fftrain pretrain --dataset mnist --task rotation --method ff
     """
     from ffcore.errors import SettingError
@@ -90,11 +92,13 @@ def pretrain(
         raise SettingError("--resume needs --out: the folder of the run to continue")
     from fftrain.data import check_name, file_name
     from fftrain.launcher import start
+    from fftrain.own import found_at
     from fftrain.run import RunFolder
     from fftrain.trainer import pretrain
 
     if resume and out is not None and (out / "config.json").exists():
-        settings, folder = continued(RunFolder(out).read_config(), given), out
+        place, folder = given.pop("dataset", None), out
+        settings = found_at(out, continued(RunFolder(out).read_config(), given), place, given.get("data_dir"))
     else:
         settings = PretrainConfig.from_values(given, "")
         check_name(settings.dataset)
@@ -118,14 +122,10 @@ def pretrain(
 
 
 @app.command(epilog=meanings({"--dataset": DATASETS, "--slot": SLOTS}))
-@options_of(ProbeConfig, leave_out=("dataset",))
+@options_of(ProbeConfig)
 def probe(
     *,
     run: RunArgument,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Data set to probe on. [default: the one it was pretrained on]", show_default=False),
-    ] = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
@@ -148,11 +148,8 @@ def probe(
 
     trained = RunFolder(run).read_config()
     given = {key: value for key, value in options.items() if value is not None}
-    if dataset is None or dataset == trained.dataset:
-        same = {key: getattr(trained, key) for key in ("dataset", "image_size", "grayscale")}
-        given = {**same, "data_dir": trained.data_dir, **given}
-    else:
-        given["dataset"] = dataset
+    if trained.dataset.startswith(FOLDER) and given.get("dataset", "").startswith(FOLDER):  # perhaps the same, moved
+        given = {"image_size": trained.image_size, "grayscale": trained.grayscale, **given}
     settings = ProbeConfig.from_values(given, "")
     accelerator, reporter = start(settings.threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
@@ -164,7 +161,7 @@ def probe(
             {"run": str(run), **result},
             json,
             lambda _: console.print_table(
-                f"{run}: linear probes of the {what} on {result['dataset']}, label slot {result['slot']}",
+                f"{run}: linear probes of the {what} on {public_name(result['dataset'])}, label slot {result['slot']}",
                 ["features of", "layers", "validation", "test"],
                 rows,
             ),
@@ -177,9 +174,8 @@ def evaluate(
     *,
     run: RunArgument,
     split: Annotated[str, typer.Option(help="[validation|test]; reading test is for the final number.")] = "validation",
-    data_dir: Annotated[
-        str | None, typer.Option(help="Where data sets are kept. [default: where they were]", show_default=False)
-    ] = None,
+    dataset: Moved = None,
+    data_dir: Annotated[str | None, typer.Option(help=DATA_DIR_HELP, show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1, max=256, show_default=False)] = None,
     processes: Processes = None,
     json: Json = False,
@@ -192,13 +188,16 @@ def evaluate(
     \b
     Examples:
       fftrain evaluate runs/ff-rot --split test
+      fftrain evaluate runs/photos --dataset imagefolder:/new/place/photos
     """
     from fftrain.evaluate import evaluate_run
     from fftrain.launcher import start
 
     accelerator, reporter = start(threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
-        result = evaluate_run(run, split=split, accelerator=accelerator, data_dir=data_dir, reporter=reporter)
+        result = evaluate_run(
+            run, split=split, accelerator=accelerator, dataset=dataset, data_dir=data_dir, reporter=reporter
+        )
     if accelerator.is_main_process:
         rows = [[name, f"{value:.4f}"] for name, value in result["by"].items()]
         title = f"{run}: pretext accuracy on {result['images']:,} {split} images"

@@ -7,6 +7,7 @@ SettingError, which names the setting, the value and what is legal.
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 import types
 from collections.abc import Collection, Mapping
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
 from ffcore.errors import SettingError
-from ffmodels.registry import BACKBONES, GOODNESS, NORMALISATIONS, SLOTS
+from ffmodels.registry import BACKBONES, FOLDER, GOODNESS, NORMALISATIONS, SLOTS
 from fftrain.registry import METHODS, TASKS, check_task, task_of
 
 PRECISIONS = ("no", "bf16", "fp16")
 # Trackers of Accelerate that write files and need no account.
 TRACKERS = ("tensorboard",)
+DATA_DIR_HELP = "Where data sets are kept, or the run's images lie, now. [default: where they were]"
 THREADS_HELP = "CPU threads of a process. [env: OMP_NUM_THREADS; default: cores by local processes]"
 
 
@@ -100,7 +102,7 @@ def _checked(name: str, value: Any, hint: Any, rule: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
-    """Which images, and as what they are read.
+    """Which images, and as what they are read. A folder of images is named from the root, so that it is found anywhere.
 
     Raises:
         SettingError: for a value that is not legal.
@@ -113,6 +115,11 @@ class DataConfig(Settings):
     )
     grayscale: bool = setting(False, "Read images with one channel.")
     limit: int | None = setting(None, "Train on this many images, drawn by class. [default: all]", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset is not None:
+            object.__setattr__(self, "dataset", placed(self.dataset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +178,9 @@ class ProbeConfig(DataConfig):
         SettingError: for a value that is not legal.
     """
 
+    dataset: str | None = setting(  # type: ignore[assignment]
+        None, "Data set to probe on: a name, or imagefolder:PATH. [default: the one it was pretrained on]"
+    )
     slot: str | None = setting(
         None, "What the label pixels hold. [default: neutral where the backbone saw labels, else pixels]", legal=SLOTS
     )
@@ -204,8 +214,14 @@ class AnalysisConfig(Settings):
     points: int = setting(1000, "Validation images of the t-SNE embedding; 0 leaves it out.", least=0, most=20_000)
     perplexity: float = setting(30.0, "Perplexity of t-SNE.", above=0)
     seed: int = setting(0, "Seed of t-SNE.", least=0, most=2**32 - 1)
-    data_dir: str | None = setting(None, "Where data sets are kept. [default: where they were]")
+    data_dir: str | None = setting(None, DATA_DIR_HELP)
     threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
+
+
+def placed(dataset: str) -> str:
+    """Returns a data set's name, of an image folder from the root."""
+    path = dataset.removeprefix(FOLDER)
+    return dataset if path in (dataset, "") else FOLDER + os.path.abspath(os.path.expanduser(path))
 
 
 def read_toml(path: Path, option: str = "--config") -> dict[str, Any]:

@@ -20,11 +20,11 @@ from torch import Tensor
 from ffcore.errors import DataError, ImageError, SettingError
 from ffcore.files import claimed
 from ffcore.images import SUFFIXES, fit, from_array, image_size, read_image
+from ffmodels.registry import FOLDER
 from fftrain.config import DataConfig
 from fftrain.registry import DATASETS
 from fftrain.sources import Arrays
 
-FOLDER = "imagefolder:"
 VALIDATION_IMAGES = 5000
 # The splits are the same whatever seed a run has.
 SPLIT_SEED = 2309

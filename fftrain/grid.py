@@ -352,8 +352,8 @@ def resolved(spec: Spec) -> tuple[Spec, dict[str, Facts]]:
             what = f"{spec.name}: task {cell.config.task!r} on {cell.config.dataset!r}"
             raise SettingError(f"{what}: {error}") from error
         probes = tuple(probe for probe in cell.probes if look(probe).shape == facts.shape)
-        wanted |= {probe.dataset for probe in cell.probes}
-        used |= {probe.dataset for probe in probes}
+        wanted |= {str(probe.dataset) for probe in cell.probes}
+        used |= {str(probe.dataset) for probe in probes}
         cells.append(replace(cell, probes=probes))
     for name in sorted(wanted - used):
         raise SettingError(

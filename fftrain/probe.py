@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from torch.nn import functional
 from ffcore.files import sha256, write_json
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_weights
 from ffmodels.heads import LinearHead, Standardisation
+from ffmodels.registry import FOLDER
 from fftrain.baselines import Baselines
 from fftrain.config import ProbeConfig
-from fftrain.data import FOLDER, ImageData, file_name, load_data
-from fftrain.evaluate import check_data, default_slot, load_together, make_task, pretext_data
+from fftrain.data import ImageData, file_name, load_data
+from fftrain.evaluate import default_slot, load_together, make_task, pretext_data
 from fftrain.features import ROWS, Features, choices, extract, feature_memory, name_of
+from fftrain.own import to_probe
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
 
@@ -55,9 +58,9 @@ def probe_run(
 
     Args:
         run: a run folder.
-        config: the data set (its shape must be the run's) and the probe's settings.
+        config: the data set (its shape must be the run's; None means the run's own) and the probe's settings.
         accelerator: devices and processes; None means the CPU and this process.
-        data: the data set, where it is loaded already.
+        data: the data set, where it is loaded already. What the run was trained on counts as that under any name.
         baselines: a folder that keeps the rows of `raw` and `random`, so that runs which share them compute them once.
         reporter: what a person sees.
 
@@ -94,9 +97,8 @@ def _probe(
     folder = RunFolder(run)
     trained = folder.read_config()
     networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: load_backbone(run)}
-    if data is None:
-        data = load_data(config) if accelerator is None else load_together(config, accelerator)
-    check_data(run, data)
+    load = load_data if accelerator is None else partial(load_together, accelerator=accelerator)
+    config, data = to_probe(run, config, data, load)
     if config.target == "pretext":
         data = pretext_data(make_task(trained, data.class_names), data)
     slot = config.slot or default_slot(trained.method)

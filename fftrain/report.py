@@ -32,6 +32,7 @@ from fftrain.inventory import (
     settings_table,
 )
 from fftrain.means import Group, Published, groups
+from fftrain.names import shortened
 from fftrain.probe import place_name
 from fftrain.records import FIELDS
 from fftrain.tables import Table
@@ -101,7 +102,7 @@ def write_report(root: Path) -> dict[str, Any]:
 
 def _write(root: Path) -> dict[str, Any]:
     """Does the work of `write_report`."""
-    found = collect(root)
+    found = shortened(collect(root))
     published = Published(found.study["spec"].get("published", {}) if found.study else {})
     results = tables.results_table(found)
     sections = _study(found, published) if found.study else _plain(found, results)

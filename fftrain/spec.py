@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
@@ -32,8 +31,8 @@ from typing import Any, TypeVar
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
-from ffmodels.registry import SLOTS
-from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, read_toml, underscored
+from ffmodels.registry import FOLDER, SLOTS
+from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, placed, read_toml, underscored
 from fftrain.launcher import precision
 from fftrain.registry import DATASETS, METHODS, TASKS, fits, task_of
 
@@ -77,7 +76,7 @@ class Cell:
     def name(self) -> str:
         """The name of its folder: what it is, and a digest of every setting that its result depends on."""
         config = self.config
-        dataset = Path(config.dataset.removeprefix("imagefolder:")).name
+        dataset = Path(config.dataset.removeprefix(FOLDER)).name
         readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)[:40]
         return f"{readable}-{config.task}-{config.method}-s{config.seed}-{digest(keyed(config))[:8]}"
 
@@ -300,10 +299,10 @@ def _list(grid: Mapping[str, Any], key: str, source: str) -> tuple[Any, ...]:
         if key in legal and value not in legal[key]:
             hint = "random and raw stand beside every method; " if value in ("random", "raw") else ""
             raise SettingError(f"{source}: {key} has {value!r}: {hint}choose among {', '.join(legal[key])}")
-        if key in ("datasets", "transfer") and not value.startswith("imagefolder:") and value not in DATASETS:
+        if key in ("datasets", "transfer") and not value.startswith(FOLDER) and value not in DATASETS:
             names = ", ".join(DATASETS)
-            raise SettingError(f"{source}: {key} has {value!r}: choose among {names}, or imagefolder:PATH")
-        if value == "imagefolder:":
+            raise SettingError(f"{source}: {key} has {value!r}: choose among {names}, or {FOLDER}PATH")
+        if value == FOLDER:
             raise SettingError(f"{source}: {key} has {value!r}: write the folder behind the colon")
     return tuple(dict.fromkeys(values))
 
@@ -314,9 +313,7 @@ def _placed(value: Any) -> Any:
         return {_placed(key): _placed(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_placed(inner) for inner in value]
-    if isinstance(value, str) and value.startswith("imagefolder:") and value != "imagefolder:":
-        return "imagefolder:" + os.path.abspath(os.path.expanduser(value.removeprefix("imagefolder:")))
-    return value
+    return placed(value) if isinstance(value, str) else value
 
 
 def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Iterator[Cell]:

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ffmodels.registry import public_name
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import PRECISIONS, TRACKERS, AnalysisConfig
-from fftrain.options import Processes, RunArgument, options_of
+from fftrain.options import Moved, Processes, RunArgument, options_of
 from fftrain.progress import duration
 from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
@@ -27,6 +28,7 @@ def analyse(
     against: Annotated[
         Path | None, typer.Option(help="Another run: how alike are their layers?", show_default=False)
     ] = None,
+    dataset: Moved = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
@@ -52,15 +54,18 @@ def analyse(
         RunFolder(against).read_config()  # before the work, not after it
     accelerator, reporter = start(settings.threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
-        result = {"run": str(run), **analyse_run(run, settings, accelerator=accelerator, reporter=reporter)}
+        measured = analyse_run(run, settings, accelerator=accelerator, dataset=dataset, reporter=reporter)
+        result = {"run": str(run), **measured}
         if not accelerator.is_main_process:
             return
         if against is not None:
-            result["comparison"] = compare_runs(run, against, data_dir=settings.data_dir, reporter=reporter)
+            result["comparison"] = compare_runs(
+                run, against, dataset=dataset, data_dir=settings.data_dir, reporter=reporter
+            )
     rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["decoder"]]
 
     def draw(_: Any) -> None:
-        title = f"{run}: variance of the pixels of {result['dataset']} that a linear decoder explains"
+        title = f"{run}: variance of the pixels of {public_name(result['dataset'])} that a linear decoder explains"
         console.print_table(title, ["features of", "layers", "validation", "test"], rows)
         if against is not None:
             found = result["comparison"]

@@ -21,12 +21,13 @@ from ffcore.errors import RunError, SettingError, TrainingError, WriteError
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
 from ffmodels.labels import check_slot
-from ffmodels.registry import GOODNESS
+from ffmodels.registry import GOODNESS, public_name
 from fftrain.config import PretrainConfig, continued
 from fftrain.data import ImageData, Split, sample
 from fftrain.evaluate import default_slot, evaluate_run, load_together, make_task, mean_losses, pretext_accuracy
 from fftrain.launcher import make_accelerator
 from fftrain.objectives import Batch, Objective, make_batch
+from fftrain.own import found_at, recognised
 from fftrain.pretext import Task
 from fftrain.progress import Reporter, time_left
 from fftrain.registry import METHODS
@@ -49,7 +50,8 @@ def pretrain(
         out: the run folder: new, or with `resume` one that holds a run.
         resume: go on from the newest checkpoint; the end is bit-identical to a run that was never stopped.
         accelerator: devices and processes; None makes one from the config.
-        data: the data set, where it is loaded already.
+        data: the data set, where it is loaded already; it is recorded under its own name. One to resume may have moved:
+            it is told by its digest.
         reporter: what a person sees; None means nothing.
 
     Returns:
@@ -91,7 +93,13 @@ def _pretrain(
             run.check_new()
     elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
-    data = data or load_together(config, accelerator)
+    if data is None:
+        data = load_together(found_at(out, config) if resume else config, accelerator)
+    if resume:
+        data = recognised(out, data)
+        config = replace(config, dataset=run.read_config().dataset)
+    else:
+        config = replace(config, dataset=data.name)
     model = BackboneConfig(
         backbone=config.backbone,
         shape=data.shape,
@@ -125,7 +133,7 @@ def _pretrain(
         "validation": sample(data.validation, config.eval_images),
     }
     reporter.note(
-        f"{config.method} on {data.name} {config.task}: {len(train):,} images, "
+        f"{config.method} on {public_name(data.name)} {config.task}: {len(train):,} images, "
         f"{parameters:,} parameters, {accelerator.num_processes} x {accelerator.device.type}, "
         f"{torch.get_num_threads()} threads -> {out}"
     )
