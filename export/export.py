@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ffcore.errors import RunError, SettingError
-from ffcore.files import claimed, replacing, write_json, write_text
+from ffcore.files import AnyPath, claimed, replacing, write_json, write_text
 from ffexport.card import card
 from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
@@ -19,13 +19,13 @@ from ffexport.subject import load_subject
 from ffmodels.checkpoint import CONFIG_FILE, read_config
 
 
-def newest_run(root: Path = Path("runs")) -> Path:
+def newest_run(root: AnyPath = "runs") -> Path:
     """Returns the run below a folder whose backbone was written last.
 
     Raises:
         RunError: where there is none.
     """
-    found = [p for p in root.rglob("backbone.safetensors") if (p.parent / CONFIG_FILE).is_file()]
+    found = [p for p in Path(root).rglob("backbone.safetensors") if (p.parent / CONFIG_FILE).is_file()]
     if not found:
         raise RunError(
             f"there is no finished run under {root}/: name a run folder, or make one with `fftrain pretrain`"
@@ -34,17 +34,17 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 
 def export_run(
-    run: Path,
+    run: AnyPath,
     formats: Sequence[str] = ("onnx",),
     *,
     precision: str = "fp32",
     head: str | None = None,
     probe: str | None = None,
     int8: str = "auto",
-    images: Path | None = None,
+    images: AnyPath | None = None,
     opset: int = OPSET,
     atol: float | None = None,
-    out: Path | None = None,
+    out: AnyPath | None = None,
 ) -> dict[str, Any]:
     """Exports a run's frozen backbone with a head, each file checked against the eager model before any is in place.
 
@@ -79,7 +79,8 @@ def export_run(
         check_opset(opset)
     elif opset != OPSET:
         raise SettingError(f"--opset {opset} is for --format onnx, not {', '.join(formats)}: leave it out")
-    out = out or run / "export"
+    run = Path(run)
+    out = run / "export" if out is None else Path(out)
     with ExitStack() as held:
         held.enter_context(one_thread())
         subject = load_subject(run, head, probe)
@@ -89,7 +90,7 @@ def export_run(
             subject,
             precision=precision,
             schemes=SCHEMES if int8 == "auto" else [int8],
-            images=images,
+            images=None if images is None else Path(images),
             opset=opset,
             atol=atol,
         )

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,21 +16,31 @@ from typing import Any
 
 from ffcore.errors import InUse, RunError, WriteError
 
+# What Python functions take for a path.
+AnyPath = str | os.PathLike[str]
 LOCK_FILE = ".lock"
 # Set to `off`, folders on file systems without locks are written into all the same.
 LOCKS = "FFSTUDY_LOCKS"
+# Bytes that are no room for anything.
+NEXT_TO_NOTHING = 2**16
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     """Gives an empty file beside `path` to write to, and renames it into place when the block ends well.
 
     A file that is there stays as it was until then. A kill leaves at most the hidden file beside it.
 
+    Args:
+        path: the file.
+        errors: what writes it in the block raises where it cannot, beside OSError.
+
     Raises:
         WriteError: where the folder cannot be written, or the disk is full.
     """
+    kinds: tuple[type[Exception], ...] = (OSError, *errors)
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,11 +49,32 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("r+b") as file:  # Windows syncs only what can be written
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written ({error.strerror or error}): name a place that can") from error
+    except kinds as error:
+        raise unwritten(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def unwritten(path: Path, error: Exception) -> WriteError:
+    """Returns what is raised where a file or folder cannot be written.
+
+    Libraries have errors of their own for a full disk, which do not always say so: then the disk is asked.
+    """
+    full = os.strerror(errno.ENOSPC)
+    if error.errno in _FULL if isinstance(error, OSError) else full in str(error) or _is_full(path.parent):
+        why, mend = full, "free some space there, or name another place"
+    else:
+        why, mend = getattr(error, "strerror", None) or str(error).partition("\n")[0], "name a place that can"
+    return WriteError(f"{path} cannot be written ({why}): {mend}")
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether next to nothing more can be written into a folder."""
+    try:
+        return shutil.disk_usage(folder).free < NEXT_TO_NOTHING
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -99,7 +131,7 @@ def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
         raise InUse(held) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise WriteError(f"{path} cannot be written ({error.strerror or error}): name a place that can") from error
+            raise unwritten(path, error) from error
         if os.environ.get(LOCKS) != "off":
             raise WriteError(
                 f"{path.parent} is on a file system without locks ({error.strerror}): name a folder on another, "

@@ -23,12 +23,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ffcore.errors import FFStudyError
+from ffcore.errors import FFStudyError, is_out_of_memory
 from ffserve.table import lines, shown
 
 _debug = False
 INTERRUPTED = 130
 TERMINATED = 143
+# What mends a lack of memory in every program.
+SAVE_MEMORY = "free some, or use fewer or smaller images"
 # Seconds that another of several processes leaves the first to say why they fail.
 SPEAKING = 5.0
 # Packages whose name is not that of their module.
@@ -94,7 +96,9 @@ def unwinding() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[str, ...] = ()) -> NoReturn:
+def run(
+    command: typer.Typer, name: str, extra: str | None = None, bare: tuple[str, ...] = (), memory: str = SAVE_MEMORY
+) -> NoReturn:
     """Runs a Typer app and exits.
 
     Args:
@@ -103,6 +107,7 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
         extra: the optional dependencies that hold every package that the program may lack; without one, what is
             missing is named itself: pip would bring a second ONNX Runtime along with an extra.
         bare: the arguments of a call without any.
+        memory: what mends a lack of memory.
     """
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
@@ -125,7 +130,9 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
         if _debug:
             traceback.print_exc()
         expected = getattr(error, "exit_code", None)
-        if expected is None:
+        if is_out_of_memory(error):
+            code = _fail(name, f"there is not enough memory{f' ({error})' if str(error) else ''}: {memory}", 1)
+        elif expected is None:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             code = _fail(name, f"internal error, {what} (--debug shows where)", 1)
         else:

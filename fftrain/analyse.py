@@ -23,7 +23,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from ffcore.errors import DataError, RunError
-from ffcore.files import replacing, sha256
+from ffcore.files import AnyPath, replacing, sha256
 from ffmodels.backbone import MLP, layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config
 from ffmodels.labels import fill
@@ -44,7 +44,7 @@ FEWEST_POINTS = 4
 
 
 def analyse_run(
-    run: Path,
+    run: AnyPath,
     config: AnalysisConfig,
     *,
     accelerator: Accelerator | None = None,
@@ -74,6 +74,7 @@ def analyse_run(
         InUse: where another process works in the run folder.
     """
     result: list[Any] = [None]
+    run = Path(run)
     folder = RunFolder(run)
     folder.read_config()  # a claim makes folders: not where there is no run
     with folder.claimed(accelerator):
@@ -251,8 +252,8 @@ def _alike(a_NN: Tensor, b_NN: Tensor) -> float:
 
 
 def compare_runs(
-    a: Path,
-    b: Path,
+    a: AnyPath,
+    b: AnyPath,
     *,
     images: int = 1000,
     data: ImageData | None = None,
@@ -282,6 +283,7 @@ def compare_runs(
         RunError: where a run cannot be read, or the two are not of the same data set and shape.
         DataError, ImageError: where the data cannot be read.
     """
+    a, b = Path(a), Path(b)
     reporter = reporter or Reporter()
     device = device or torch.device("cpu")
     configs = [RunFolder(run).read_config() for run in (a, b)]

@@ -28,6 +28,9 @@ from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
 from fftrain.study_cli import analyse, study
 
+# What mends a lack of memory.
+SAVE_MEMORY = "use smaller images (--image-size), fewer (--limit, --images), a smaller --width or --batch-size, or for "
+SAVE_MEMORY += "probes --feature-memory"
 # Runs that lack something, named on standard error one by one.
 LISTED = 5
 
@@ -280,4 +283,4 @@ def main() -> None:
     # (docs/benchmarks.md). libgomp reads this when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    console.run(app, "fftrain", extra="train", bare=("--help",))
+    console.run(app, "fftrain", extra="train", bare=("--help",), memory=SAVE_MEMORY)

@@ -76,6 +76,8 @@ def _checked(name: str, value: Any, hint: Any, rule: Mapping[str, Any]) -> Any:
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in kinds:
         return None
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not any(type(value) is kind for kind in kinds):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ffcore.errors import DataError, ImageError, SettingError
-from ffcore.files import claimed
+from ffcore.files import AnyPath, claimed, unwritten
 from ffcore.images import SUFFIXES, fit, from_array, image_size, read_image
 from ffmodels.registry import FOLDER
 from fftrain.config import DataConfig
@@ -284,7 +284,7 @@ def _read_files(
     return images, labels.astype(np.int64)
 
 
-def dump_images(config: DataConfig, split: str, out: Path) -> int:
+def dump_images(config: DataConfig, split: str, out: AnyPath) -> int:
     """Writes a data set as PNG files in class folders, a tree that `imagefolder:` and ffserve read.
 
     Args:
@@ -298,7 +298,8 @@ def dump_images(config: DataConfig, split: str, out: Path) -> int:
 
     Raises:
         SettingError: for an unknown split.
-        DataError: where the folder holds something or cannot be written; nothing is left then.
+        DataError: where the folder holds something.
+        WriteError: where it cannot be written; nothing is left then.
         InUse: where another process writes the same folder.
     """
     splits = {
@@ -309,7 +310,7 @@ def dump_images(config: DataConfig, split: str, out: Path) -> int:
     }
     if split not in splits:
         raise SettingError(f"--split is {split!r}: choose one of {', '.join(splits)}")
-    out = out.absolute()
+    out = Path(out).absolute()
     partial, count = out.with_name(f".{out.name}.partial"), 0
     with claimed(partial, called=out):
         try:
@@ -329,7 +330,7 @@ def dump_images(config: DataConfig, split: str, out: Path) -> int:
                 out.rmdir()
             whole.rename(out)
         except OSError as error:
-            raise DataError(f"{out} cannot be written ({error.strerror or error}): name a folder that can") from error
+            raise unwritten(out, error) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return count

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from ffcore.errors import SettingError
+from ffcore.files import AnyPath
 from ffmodels.checkpoint import load_backbone, load_weights
 from fftrain.config import DataConfig, PretrainConfig
 from fftrain.data import ImageData, Split, load_data
@@ -111,7 +112,7 @@ def _over_processes(values: list[float], accelerator: Accelerator) -> list[float
 
 
 def evaluate_run(
-    run: Path,
+    run: AnyPath,
     *,
     split: str = "validation",
     accelerator: Accelerator | None = None,
@@ -139,6 +140,7 @@ def evaluate_run(
         RunError, DataError: where the run or its data cannot be read, or do not fit.
         InUse: where another process works in the run folder.
     """
+    run = Path(run)
     if split not in ("validation", "test"):
         raise SettingError(f"--split is {split!r}: choose one of validation, test")
     folder = RunFolder(run)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ffcore.errors import FFStudyError, InUse, RunError, SettingError, WriteError
-from ffcore.files import LOCK_FILE, claimed, lock, read_json, sha256, write_json
+from ffcore.files import LOCK_FILE, AnyPath, claimed, lock, read_json, sha256, write_json
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, check_weights
 from ffmodels.labels import check_slot
 from fftrain import cost
@@ -92,8 +92,8 @@ class Study:
         DataError, ImageError: where an image folder cannot be read.
     """
 
-    def __init__(self, path: Path, spec: Spec) -> None:
-        self.path = path
+    def __init__(self, path: AnyPath, spec: Spec) -> None:
+        self.path = Path(path)
         self.spec, self.facts = resolved(spec)
         self.machine: cost.Machine | None = None
 

@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
-from ffcore.files import sha256, write_json
+from ffcore.files import AnyPath, sha256, write_json
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_weights
 from ffmodels.heads import LinearHead, Standardisation
 from ffmodels.registry import FOLDER
@@ -43,12 +43,12 @@ GRID = tuple({"lr": lr, "weight_decay": decay} for lr, decay in itertools.produc
 
 
 def probe_run(
-    run: Path,
+    run: AnyPath,
     config: ProbeConfig,
     *,
     accelerator: Accelerator | None = None,
     data: ImageData | None = None,
-    baselines: Path | None = None,
+    baselines: AnyPath | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Probes every layer of a run's frozen backbone and its last three together, beside the two baselines.
@@ -75,8 +75,9 @@ def probe_run(
     """
     folder = RunFolder(run)
     folder.read_config()  # a claim makes folders: not where there is no run
+    rows = None if baselines is None else Path(baselines)
     with folder.claimed(accelerator):
-        return _probe(run, config, accelerator, data, baselines, reporter or Reporter())
+        return _probe(folder.path, config, accelerator, data, rows, reporter or Reporter())
 
 
 def _probe(

@@ -16,7 +16,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from ffcore.errors import FFStudyError, ImageError, RunError
-from ffcore.files import read_json, write_json, write_text
+from ffcore.files import AnyPath, read_json, write_json, write_text
 from ffmodels.checkpoint import CONFIG_FILE, read_samples
 from fftrain import figures, tables
 from fftrain.collect import Collection, collect
@@ -74,7 +74,7 @@ class Section:
         return _slug(self.title)
 
 
-def write_report(root: Path) -> dict[str, Any]:
+def write_report(root: AnyPath) -> dict[str, Any]:
     """Writes the report over a study's folder, or over the runs below any other.
 
     Leaves report.html, report.md, results.csv, results.json and figures/NAME.svg in the folder; where that is a run's
@@ -92,6 +92,7 @@ def write_report(root: Path) -> dict[str, Any]:
         RunError: where there is no readable run in a plain folder, study.json is damaged, or the folder cannot be
             written. A damaged run beside others is named on the page.
     """
+    root = Path(root)
     try:
         return _write(root)
     except FFStudyError:  # some are ValueErrors, and say what is wrong themselves

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ffcore.errors import FFStudyError, RunError
-from ffcore.files import LOCK_FILE, claimed, read_json, replacing, write_json, write_text
+from ffcore.errors import FFStudyError, RunError, WriteError
+from ffcore.files import LOCK_FILE, AnyPath, claimed, read_json, replacing, write_json, write_text
 from ffcore.machine import machine
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import CONFIG_FILE, read_config
@@ -39,11 +39,11 @@ RECORD = {"epoch", "loss", "seconds", "train", "validation"}
 class RunFolder:
     """Paths and records of one run."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.metrics = path / "metrics.jsonl"
-        self.results = path / "results.json"
-        self.checkpoints = path / "checkpoint"
+    def __init__(self, path: AnyPath) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoint"
 
     @contextmanager
     def claimed(self, accelerator: Accelerator | None) -> Iterator[None]:
@@ -110,8 +110,14 @@ class RunFolder:
         except (FFStudyError, TypeError) as error:
             raise RunError(f"{self.path / CONFIG_FILE} holds settings that are not legal: {error}") from error
 
+    def check_there(self) -> None:
+        """Raises WriteError where the folder was taken away: what is written then would be no run."""
+        if not (self.path / CONFIG_FILE).exists():
+            raise WriteError(f"{self.path} was moved or deleted while it was written into: start again")
+
     def log(self, record: dict[str, Any]) -> None:
         """Appends one epoch's record; the file is rewritten whole, so that a line is never half there."""
+        self.check_there()
         write_text(self.metrics, "".join(json.dumps(r, allow_nan=False) + "\n" for r in [*self.read_metrics(), record]))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -143,6 +149,7 @@ class RunFolder:
 
     def add_result(self, keys: tuple[str, ...], value: Any) -> None:
         """Sets results[keys[0]][keys[1]]... = value."""
+        self.check_there()
         results = self.read_results()
         at = results
         for key in keys[:-1]:

@@ -6,6 +6,7 @@ Letters: B batch, C channels, H W pixels, K classes, N images of a data set.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ffcore.errors import RunError, SettingError, TrainingError, WriteError
+from ffcore.errors import RunError, SettingError, TrainingError, is_out_of_memory
+from ffcore.files import AnyPath, unwritten
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
 from ffmodels.labels import check_slot
@@ -36,7 +39,7 @@ from fftrain.run import RunFolder, describe, describe_hardware
 
 def pretrain(
     config: PretrainConfig,
-    out: Path,
+    out: AnyPath,
     *,
     resume: bool = False,
     accelerator: Accelerator | None = None,
@@ -64,6 +67,7 @@ def pretrain(
         TrainingError: where the loss is not finite; the last good checkpoint is kept.
         InUse: where another process works in `out`.
     """
+    out = Path(out)
     begun = RunFolder(out).read_config().mixed_precision if resume and (out / CONFIG_FILE).exists() else None
     precision = config.mixed_precision or begun
     accelerator = accelerator or make_accelerator(config.threads, precision, config.track)
@@ -289,19 +293,20 @@ def _kept(run: RunFolder) -> str:
 
 
 def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:
-    """Saves the state of all processes beside its place, renames it, and drops the one before."""
+    """Saves the state of all processes beside its place, renames it, and drops the one before. Raises WriteError."""
     final = run.checkpoint(epoch)
     partial = final.with_name(f".{final.name}.partial")
     try:
         accelerator.save_state(str(partial))
-    except (OSError, RuntimeError) as error:  # torch's writer has an error of its own for a full disk
-        what = str(error).splitlines()[0]
-        raise WriteError(f"{final} cannot be written ({what}): free some space there, then resume") from error
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        partial.rename(final)
-        run.keep_only(final)
-    accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            partial.rename(final)
+            run.keep_only(final)
+        accelerator.wait_for_everyone()
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors tell a full disk by their own
+        failed = unwritten(final, error)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise failed from error
 
 
 def _restore(run: RunFolder, config: PretrainConfig, accelerator: Accelerator, reporter: Reporter) -> int:
@@ -311,6 +316,8 @@ def _restore(run: RunFolder, config: PretrainConfig, accelerator: Accelerator, r
         try:
             accelerator.load_state(str(run.checkpoint(epoch)))
         except Exception as error:  # torch, safetensors and pickle share no error
+            if is_out_of_memory(error):
+                raise
             raise RunError(f"{run.checkpoint(epoch)} is damaged or of other settings ({error}): train again") from error
     if accelerator.is_main_process:
         run.truncate_metrics(epoch)
