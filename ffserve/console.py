@@ -18,6 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -28,7 +29,10 @@ from ffserve.table import lines, shown
 
 _debug = False
 INTERRUPTED = 130
-TERMINATED = 143
+# What asks a command to end: batch systems send TERM, USR1 or USR2 before they take the machine away, and a terminal
+# that is closed sends HUP. Windows has TERM alone.
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+ENDING = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 # What mends a lack of memory in every program.
 SAVE_MEMORY = "free some, or use fewer or smaller images"
 # Seconds that another of several processes leaves the first to say why they fail.
@@ -86,14 +90,32 @@ Version = Annotated[
 ]
 
 
+class Stopped(SystemExit):
+    """A signal asks the command to end: exit code 128 + its number."""
+
+
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Lets SIGTERM end the block like an exception, so that what is half written is cleared up: exit code 143."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    """Lets the signals that ask a command to end unwind the block, so that what is half written is cleared up.
+
+    One that is ignored stays so (nohup), and while the block unwinds all are. Of several processes each ends at once:
+    one that waits for the others could not answer.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    taken = [number for number in ENDING if alone and signal.getsignal(number) is signal.SIG_DFL]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(128 + number)
+
+    for number in taken:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def run(
@@ -141,7 +163,7 @@ def run(
     code = code if isinstance(code, int) else 0
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
         _fail(name, "interrupted; nothing half-written is left", code)
-    elif code == TERMINATED:
+    elif code in [128 + number for number in ENDING]:
         _fail(name, "terminated; nothing half-written is left", code)
     try:
         sys.stdout.flush()
