@@ -45,9 +45,10 @@ def main(
     from fftrain.config import PretrainConfig
     from fftrain.data import Split
     from fftrain.evaluate import make_task
+    from fftrain.launcher import make_accelerator
     from fftrain.progress import Reporter
     from fftrain.registry import METHODS
-    from fftrain.trainer import epoch_batches, make_accelerator, prepare, train_epoch
+    from fftrain.trainer import epoch_batches, prepare, train_epoch
 
     config = PretrainConfig(
         method=method,

@@ -45,9 +45,10 @@ def measure(method: str, depth: int, width: int, batch: int, *, keep: bool) -> l
     from fftrain.config import PretrainConfig
     from fftrain.data import Split
     from fftrain.evaluate import make_task
+    from fftrain.launcher import make_accelerator
     from fftrain.objectives import Batch
     from fftrain.registry import METHODS
-    from fftrain.trainer import make_accelerator, prepare, train_epoch
+    from fftrain.trainer import prepare, train_epoch
 
     if not keep:
         os.environ["MALLOC_TRIM_THRESHOLD_"] = "131072"  # too late for glibc, but the program now leaves it alone

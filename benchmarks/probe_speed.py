@@ -72,9 +72,9 @@ def main(
     from fftrain.config import ProbeConfig
     from fftrain.data import ImageData, Split
     from fftrain.features import Features, allocate
+    from fftrain.launcher import make_accelerator
     from fftrain.probe import GRID, fit
     from fftrain.progress import Reporter
-    from fftrain.trainer import make_accelerator
 
     device = make_accelerator(threads).device
     generator = torch.Generator().manual_seed(0)

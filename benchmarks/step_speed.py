@@ -53,9 +53,10 @@ from fftrain.allocator import keep_large_buffers
 from fftrain.config import PretrainConfig
 from fftrain.data import Split
 from fftrain.evaluate import make_task
+from fftrain.launcher import make_accelerator
 from fftrain.objectives import Batch, ForwardForward
 from fftrain.progress import Reporter
-from fftrain.trainer import make_accelerator, prepare, train_epoch
+from fftrain.trainer import prepare, train_epoch
 
 SHAPE = (1, 28, 28)
 CLASSES = tuple("0123456789")

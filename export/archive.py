@@ -6,33 +6,32 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from ffcore.errors import RunError
 
-METADATA = "ffstudy.json"
+# The folder in which everything of an archive lies, and the file with what is said of it.
+ROOT, METADATA = "model", "ffstudy.json"
 
 # Source positions (paths of the exporting machine), and the digest over all of them.
-TRACES = (".debug_pkl", "/.data/serialization_id")
+TRACES = (".debug_pkl", ".data/serialization_id")
 
 
-def rewrite(source: Path, target: Path, extra: Mapping[str, str] | None = None) -> None:
-    """Writes an archive again: without traces and dates, and with extra files in place of those of these names.
-
-    The archive holds the name that it was saved under, so torch must save it under one that is always the same.
+def rewrite(source: Path | BinaryIO, target: Path, extra: Mapping[str, str] | None = None) -> None:
+    """Writes an archive again: without traces and dates, in a folder of one name, with extra files in place of others.
 
     Args:
-        source: an archive as torch saves it.
+        source: an archive as torch saves it: a file, or its bytes.
         target: the file to write, which may be the same one.
         extra: names -> texts, which torch gives back as extra files.
     """
     with zipfile.ZipFile(source) as opened:
-        content = {entry.filename: opened.read(entry) for entry in opened.infolist()}
-    root = next(iter(content)).split("/")[0]
-    content |= {f"{root}/extra/{name}": text.encode() for name, text in (extra or {}).items()}
+        content = {entry.filename.partition("/")[2]: opened.read(entry) for entry in opened.infolist()}
+    content |= {f"extra/{name}": text.encode() for name, text in (extra or {}).items()}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as written:
         for name, data in content.items():
             if not name.endswith(TRACES):
-                written.writestr(zipfile.ZipInfo(name), data)
+                written.writestr(zipfile.ZipInfo(f"{ROOT}/{name}"), data)
 
 
 class Annotated:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ffexport.subject import public_name
+from ffmodels.registry import public_name
 
 CARD = """# {method} {task} on {dataset}
 

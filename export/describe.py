@@ -12,9 +12,10 @@ import numpy as np
 from ffcore.images import READING
 from ffcore.ink import drawn, ring_of
 from ffexport.formats import Images, Run
-from ffexport.subject import Subject, public_name
+from ffexport.subject import Subject
 from ffmodels.backbone import layers_name
 from ffmodels.checkpoint import read_config
+from ffmodels.registry import public_name
 
 
 def describe(subject: Subject, precision: str, scheme: str | None, samples: Images) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ffcore.errors import RunError, SettingError, WriteError
-from ffcore.files import replacing, write_json, write_text
+from ffcore.errors import RunError, SettingError
+from ffcore.files import AnyPath, claimed, replacing, write_json, write_text
 from ffexport.card import card
 from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
@@ -20,13 +19,13 @@ from ffexport.subject import load_subject
 from ffmodels.checkpoint import CONFIG_FILE, read_config
 
 
-def newest_run(root: Path = Path("runs")) -> Path:
+def newest_run(root: AnyPath = "runs") -> Path:
     """Returns the run below a folder whose backbone was written last.
 
     Raises:
         RunError: where there is none.
     """
-    found = [p for p in root.rglob("backbone.safetensors") if (p.parent / CONFIG_FILE).is_file()]
+    found = [p for p in Path(root).rglob("backbone.safetensors") if (p.parent / CONFIG_FILE).is_file()]
     if not found:
         raise RunError(
             f"there is no finished run under {root}/: name a run folder, or make one with `fftrain pretrain`"
@@ -35,17 +34,17 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 
 def export_run(
-    run: Path,
+    run: AnyPath,
     formats: Sequence[str] = ("onnx",),
     *,
     precision: str = "fp32",
     head: str | None = None,
     probe: str | None = None,
     int8: str = "auto",
-    images: Path | None = None,
+    images: AnyPath | None = None,
     opset: int = OPSET,
     atol: float | None = None,
-    out: Path | None = None,
+    out: AnyPath | None = None,
 ) -> dict[str, Any]:
     """Exports a run's frozen backbone with a head, each file checked against the eager model before any is in place.
 
@@ -68,6 +67,7 @@ def export_run(
         RunError, DataError, ImageError, SettingError: where the run, the probe, the images or a setting is not there,
             not legal, or damaged.
         ExportError: where a file would not compute what was trained; nothing is written then.
+        InUse: where another process exports into the same folder.
     """
     formats = choose_formats(formats, precision)
     if int8 != "auto":
@@ -79,47 +79,32 @@ def export_run(
         check_opset(opset)
     elif opset != OPSET:
         raise SettingError(f"--opset {opset} is for --format onnx, not {', '.join(formats)}: leave it out")
-    out = out or run / "export"
-    new = _missing(out)
-    with one_thread():
+    run = Path(run)
+    out = run / "export" if out is None else Path(out)
+    with ExitStack() as held:
+        held.enter_context(one_thread())
         subject = load_subject(run, head, probe)
+        held.enter_context(claimed(out))
         before = read_before(out)
         maker = Maker.begin(
             subject,
             precision=precision,
             schemes=SCHEMES if int8 == "auto" else [int8],
-            images=images,
+            images=None if images is None else Path(images),
             opset=opset,
             atol=atol,
         )
-        try:
-            with ExitStack() as staged:  # what is entered last is in place first: the manifest names what is there
-                place = staged.enter_context(replacing(out / "manifest.json"))
-                in_words = staged.enter_context(replacing(out / "card.md"))
-                written = {}
-                for name in formats:
-                    path = out / file_name(name, subject.head, precision)
-                    written[path.name] = maker.make(name, staged.enter_context(replacing(path)))
-                manifest = make_manifest(out, subject, written, before)
-                write_json(place, manifest)
-                write_text(in_words, card(read_config(run), manifest))
-        except BaseException:
-            for folder in new:
-                with suppress(OSError):
-                    folder.rmdir()
-            raise
+        with ExitStack() as staged:  # what is entered last is in place first: the manifest names what is there
+            place = staged.enter_context(replacing(out / "manifest.json"))
+            in_words = staged.enter_context(replacing(out / "card.md"))
+            written = {}
+            for name in formats:
+                path = out / file_name(name, subject.head, precision)
+                written[path.name] = maker.make(name, staged.enter_context(replacing(path)))
+            manifest = make_manifest(out, subject, written, before)
+            write_json(place, manifest)
+            write_text(in_words, card(read_config(run), manifest))
     return {"run": str(run), "out": str(out), "written": list(written), **manifest}
-
-
-def _missing(folder: Path) -> list[Path]:
-    """Returns a folder and those above it that are not there yet, the innermost first.
-
-    Raises WriteError where the system cannot even look for it.
-    """
-    try:
-        return list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
-    except OSError as error:
-        raise WriteError(f"--out {folder} cannot be made ({error.strerror or error}): name another") from error
 
 
 @contextmanager

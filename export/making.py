@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffcore.errors import ExportError
+from ffcore.errors import ExportError, WriteError
 from ffcore.files import sha256
 from ffexport.describe import describe, encode, golden
 from ffexport.formats import Format, Images, Settings
@@ -86,16 +86,17 @@ class Maker:
         suffix = FORMATS[form].facts["suffix"]  # torch takes no other for a pt2
         tried: dict[str | None, dict[str, Any]] = {}
         failed: dict[str | None, ExportError] = {}
-        with tempfile.TemporaryDirectory() as folder:
+        with _temporary() as folder:
             for scheme in self.schemes:
                 try:
-                    tried[scheme] = self._try(writer, Path(folder) / f"{scheme}{suffix}", scheme)
+                    tried[scheme] = self._try(writer, folder / f"{scheme}{suffix}", scheme)
                 except ExportError as error:
                     failed[scheme] = error
             if not tried:
                 raise next(iter(failed.values()))
             scheme = _best(tried)
-            shutil.copyfile(Path(folder) / f"{scheme}{suffix}", path)
+            chosen = (folder / f"{scheme}{suffix}").read_bytes()
+        path.write_bytes(chosen)
         about = {
             "format": form,
             "precision": self.precision,
@@ -147,6 +148,19 @@ class Maker:
             "validation": measured,
             "parity": parity,
         }
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    """Gives a folder that is gone after the block. Raises WriteError where it cannot be had, or is full."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise WriteError(
+            f"temporary files cannot be written to {tempfile.tempdir or 'any folder'} ({error.strerror or error}): "
+            "free some space there, or name another folder with TMPDIR"
+        ) from error
 
 
 def _best(tried: dict[str | None, dict[str, Any]]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from pathlib import Path
 
 import torch
@@ -17,14 +17,14 @@ class Pt2Format(Annotated):
 
     def write(self, model: DeployedModel, path: Path, settings: Settings) -> None:
         """Exports the model, its batch free."""
-        with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        saved = io.BytesIO()  # on a full disk torch's own writer ends the process
+        with torch.no_grad():
             shapes = {"images": {0: torch.export.Dim("batch")}}
             program = torch.export.export(model, (example(model),), dynamic_shapes=shapes)
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # source positions: paths of this machine
-            saved = Path(folder) / "model.pt2"
             torch.export.save(program, saved)
-            rewrite(saved, path)
+        rewrite(saved, path)
 
     @staticmethod
     def load(path: Path, *, threads: int | None = None) -> Run:

@@ -17,7 +17,7 @@ from ffexport.probes import Probe, choose_probe
 from ffexport.registry import HEADS
 from ffmodels.backbone import last_layers, layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, load_head, read_config, read_samples
-from ffmodels.registry import GOODNESS
+from ffmodels.registry import GOODNESS, public_name
 
 # The methods that tell labels apart by their goodness -> over how many of the last layers it is averaged.
 GOODNESS_METHODS = {"ff": 3, "bp-goodness-all": 3, "bp-goodness-last": 1}
@@ -92,12 +92,6 @@ def load_subject(run: Path, head: str | None = None, probe: str | None = None) -
         raise RunError(f"{run} is damaged, a value in its files is not legal ({what}): train it again") from error
     subject.model.eval().requires_grad_(False)
     return subject
-
-
-def public_name(dataset: str) -> str:
-    """Returns a data set's name as files tell it: of a folder its last part, not where this machine has it."""
-    kind, colon, path = dataset.partition(":")
-    return kind + colon + Path(path).name
 
 
 def bare(run: Path, _: Probe | None = None) -> Subject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +22,11 @@ class TorchScriptFormat(Annotated):
 
     def write(self, model: DeployedModel, path: Path, settings: Settings) -> None:
         """Traces the model."""
-        with _quiet(), _own_names(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        saved = io.BytesIO()  # on a full disk torch's own writer ends the process
+        with _quiet(), _own_names(), torch.no_grad():
             traced = torch.jit.trace(model, (example(model),), check_trace=False)  # type: ignore[no-untyped-call]
-            saved = Path(folder) / "model.ts"
-            traced.save(str(saved))
-            rewrite(saved, path)
+            torch.jit.save(traced, saved)
+        rewrite(saved, path)
 
     @staticmethod
     def load(path: Path, *, threads: int | None = None) -> Run:

@@ -80,3 +80,14 @@ class ModelNotFound(ModelError):
 
 class DeviceError(FFStudyError):
     """A device that was asked for does not work here."""
+
+
+# What libraries say in errors of their own where the system has no more memory.
+NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "failed to map segment", "can't start new thread")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is missing: Python's and NumPy's by its kind, torch's and others' in words."""
+    if isinstance(error, FFStudyError):
+        return False
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ffcore.errors import InUse, RunError, WriteError
 
+# What Python functions take for a path.
+AnyPath = str | os.PathLike[str]
 LOCK_FILE = ".lock"
 # Set to `off`, folders on file systems without locks are written into all the same.
 LOCKS = "FFSTUDY_LOCKS"
+# Bytes that are no room for anything.
+NEXT_TO_NOTHING = 2**16
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     """Gives an empty file beside `path` to write to, and renames it into place when the block ends well.
 
     A file that is there stays as it was until then. A kill leaves at most the hidden file beside it.
 
+    Args:
+        path: the file.
+        errors: what writes it in the block raises where it cannot, beside OSError.
+
     Raises:
         WriteError: where the folder cannot be written, or the disk is full.
     """
+    kinds: tuple[type[Exception], ...] = (OSError, *errors)
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,26 +49,62 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("r+b") as file:  # Windows syncs only what can be written
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written ({error.strerror or error}): name a place that can") from error
+    except kinds as error:
+        raise unwritten(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
+def unwritten(path: Path, error: Exception) -> WriteError:
+    """Returns what is raised where a file or folder cannot be written.
+
+    Libraries have errors of their own for a full disk, which do not always say so: then the disk is asked.
+    """
+    full = os.strerror(errno.ENOSPC)
+    if error.errno in _FULL if isinstance(error, OSError) else full in str(error) or _is_full(path.parent):
+        why, mend = full, "free some space there, or name another place"
+    else:
+        why, mend = getattr(error, "strerror", None) or str(error).partition("\n")[0], "name a place that can"
+    return WriteError(f"{path} cannot be written ({why}): {mend}")
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether next to nothing more can be written into a folder."""
+    try:
+        return shutil.disk_usage(folder).free < NEXT_TO_NOTHING
+    except OSError:
+        return False
+
+
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, called: Path | None = None) -> Iterator[None]:
     """Makes a folder and holds it in the block: no other process that claims it writes into it at the same time.
 
-    The system gives a folder back whose process was killed. A process may claim a folder again that it holds.
+    The system gives a folder back whose process was killed. A process may claim a folder again that it holds. A block
+    that fails leaves nothing of the claim: no lock and no empty folder that were not there before.
+
+    Args:
+        folder: the folder.
+        called: what InUse calls it, where a person knows it by another name.
 
     Raises:
         InUse: at once where another process holds it.
         WriteError: where it cannot be made, or its file system has no locks and FFSTUDY_LOCKS is not `off`.
     """
-    held = f"{folder} is in use by another process: wait for it, or name another --out"
-    with lock(folder / LOCK_FILE, held, again=True):
-        yield
+    new = _missing(folder / LOCK_FILE)
+    in_use = f"{called or folder} is in use by another process: wait for it, or name another folder"
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(folder / LOCK_FILE, in_use, again=True))
+        except WriteError:
+            _remove(new)
+            raise
+        try:
+            yield
+        except BaseException:
+            _remove(new)  # while it is held: another process may have it right after
+            raise
 
 
 @contextmanager
@@ -73,16 +121,17 @@ def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise WriteError(f"{path.parent} cannot be made ({reason}): name a folder that can") from error
-    taken = FileLock(path, blocking=False, is_singleton=again)
+        reason = "it is a file" if path.parent.exists() else error.strerror or error
+        raise WriteError(f"--out {path.parent} cannot be made ({reason}): name another") from error
+    # One name for one file: a process knows by it that the lock is its own.
+    taken = FileLock(path.resolve(), blocking=False, is_singleton=again)
     try:
         taken.acquire()
     except Timeout as error:
         raise InUse(held) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise WriteError(f"{path} cannot be written ({error.strerror or error}): name a place that can") from error
+            raise unwritten(path, error) from error
         if os.environ.get(LOCKS) != "off":
             raise WriteError(
                 f"{path.parent} is on a file system without locks ({error.strerror}): name a folder on another, "
@@ -92,6 +141,24 @@ def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
         yield
     finally:
         taken.release()
+
+
+def _missing(path: Path) -> list[Path]:
+    """Returns a path and the folders above it that are not there yet, the innermost first.
+
+    Raises WriteError where the system cannot even look for them.
+    """
+    try:
+        return list(itertools.takewhile(lambda place: not place.exists(), (path, *path.parents)))
+    except OSError as error:
+        raise WriteError(f"--out {path.parent} cannot be made ({error.strerror or error}): name another") from error
+
+
+def _remove(new: list[Path]) -> None:
+    """Removes a lock and the folders that were made for it, as far as they are empty."""
+    for place in new:
+        with suppress(OSError):
+            place.unlink() if place.name == LOCK_FILE else place.rmdir()
 
 
 def sha256(path: Path) -> str:

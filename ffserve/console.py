@@ -13,21 +13,30 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from ffcore.errors import FFStudyError
+from ffcore.errors import FFStudyError, is_out_of_memory
 from ffserve.table import lines, shown
 
 _debug = False
 INTERRUPTED = 130
-TERMINATED = 143
+# What asks a command to end: batch systems send TERM, USR1 or USR2 before they take the machine away, and a terminal
+# that is closed sends HUP. Windows has TERM alone.
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+ENDING = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+# What mends a lack of memory in every program.
+SAVE_MEMORY = "free some, or use fewer or smaller images"
+# Seconds that another of several processes leaves the first to say why they fail.
+SPEAKING = 5.0
 # Packages whose name is not that of their module.
 _PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn"}
 # What help calls Python's types.
@@ -81,17 +90,37 @@ Version = Annotated[
 ]
 
 
+class Stopped(SystemExit):
+    """A signal asks the command to end: exit code 128 + its number."""
+
+
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Lets SIGTERM end the block like an exception, so that what is half written is cleared up: exit code 143."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    """Lets the signals that ask a command to end unwind the block, so that what is half written is cleared up.
+
+    One that is ignored stays so (nohup), and while the block unwinds all are. Of several processes each ends at once:
+    one that waits for the others could not answer.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    taken = [number for number in ENDING if alone and signal.getsignal(number) is signal.SIG_DFL]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(128 + number)
+
+    for number in taken:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[str, ...] = ()) -> NoReturn:
+def run(
+    command: typer.Typer, name: str, extra: str | None = None, bare: tuple[str, ...] = (), memory: str = SAVE_MEMORY
+) -> NoReturn:
     """Runs a Typer app and exits.
 
     Args:
@@ -100,6 +129,7 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
         extra: the optional dependencies that hold every package that the program may lack; without one, what is
             missing is named itself: pip would bring a second ONNX Runtime along with an extra.
         bare: the arguments of a call without any.
+        memory: what mends a lack of memory.
     """
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
@@ -122,7 +152,9 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
         if _debug:
             traceback.print_exc()
         expected = getattr(error, "exit_code", None)
-        if expected is None:
+        if is_out_of_memory(error):
+            code = _fail(name, f"there is not enough memory{f' ({error})' if str(error) else ''}: {memory}", 1)
+        elif expected is None:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             code = _fail(name, f"internal error, {what} (--debug shows where)", 1)
         else:
@@ -131,7 +163,7 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
     code = code if isinstance(code, int) else 0
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
         _fail(name, "interrupted; nothing half-written is left", code)
-    elif code == TERMINATED:
+    elif code in [128 + number for number in ENDING]:
         _fail(name, "terminated; nothing half-written is left", code)
     try:
         sys.stdout.flush()
@@ -145,6 +177,8 @@ def run(command: typer.Typer, name: str, extra: str | None = None, bare: tuple[s
     except OSError:
         _give_up(sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") != "1":
+        if code and not _speaks():  # the launcher ends all as soon as one has ended, and the first has to speak
+            time.sleep(SPEAKING)
         # gloo's threads may outlive the interpreter and abort a process that has done its work (pytorch #190489).
         os._exit(code)
     sys.exit(code)
@@ -200,9 +234,14 @@ def _given(error: Any) -> str:
     return ""
 
 
+def _speaks() -> bool:
+    """Whether this is the first of several processes, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _fail(name: str, text: str, code: int) -> int:
     """Prints one line. Of several processes of one program, which fail alike, the first speaks."""
-    if os.environ.get("RANK", "0") == "0" or text.startswith("internal"):
+    if _speaks() or text.startswith("internal"):
         with suppress(OSError):  # there is nowhere else to say it
             print(f"{name}: error: {' '.join(text.split())}", file=sys.stderr)
     return code

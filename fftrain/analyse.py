@@ -23,14 +23,15 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from ffcore.errors import DataError, RunError
-from ffcore.files import replacing, sha256
+from ffcore.files import AnyPath, replacing, sha256
 from ffmodels.backbone import MLP, layers_name
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config
 from ffmodels.labels import fill
 from fftrain.config import AnalysisConfig
-from fftrain.data import ImageData, load_data, sample
-from fftrain.evaluate import check_data, default_slot
+from fftrain.data import ImageData, sample
+from fftrain.evaluate import default_slot
 from fftrain.features import Features, choices, extract, feature_memory, name_of
+from fftrain.own import data_of, recognised
 from fftrain.probe import place_name
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
@@ -43,11 +44,12 @@ FEWEST_POINTS = 4
 
 
 def analyse_run(
-    run: Path,
+    run: AnyPath,
     config: AnalysisConfig,
     *,
     accelerator: Accelerator | None = None,
     data: ImageData | None = None,
+    dataset: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Decodes the pixels from every layer and from the last three together, and embeds every layer in the plane.
@@ -60,6 +62,7 @@ def analyse_run(
         config: the label slot, how many images, and the settings of t-SNE.
         accelerator: where the features are computed; None means the CPU and this process. The rest is float64 on CPUs.
         data: the run's data set, where it is loaded already.
+        dataset: its name or place now; None means where it was when the run was trained, or `config.data_dir`.
         reporter: what a person sees.
 
     Returns:
@@ -68,19 +71,25 @@ def analyse_run(
 
     Raises:
         SettingError, DataError, ImageError, RunError: as the parts that read the run and the data do.
+        InUse: where another process works in the run folder.
     """
     result: list[Any] = [None]
-    if accelerator is None or accelerator.is_main_process:
-        device = torch.device("cpu") if accelerator is None else accelerator.device
-        result = [_analyse(run, config, device, data, reporter or Reporter())]
-    if accelerator is not None and accelerator.num_processes > 1:
-        broadcast_object_list(result)
+    run = Path(run)
+    folder = RunFolder(run)
+    folder.read_config()  # a claim makes folders: not where there is no run
+    with folder.claimed(accelerator):
+        if accelerator is None or accelerator.is_main_process:
+            device = torch.device("cpu") if accelerator is None else accelerator.device
+            data = data_of(run, data, dataset=dataset, data_dir=config.data_dir)
+            result = [_analyse(run, config, device, data, reporter or Reporter())]
+        if accelerator is not None and accelerator.num_processes > 1:
+            broadcast_object_list(result)
     found: dict[str, Any] = result[0]
     return found
 
 
 def _analyse(
-    run: Path, config: AnalysisConfig, device: torch.device, data: ImageData | None, reporter: Reporter
+    run: Path, config: AnalysisConfig, device: torch.device, data: ImageData, reporter: Reporter
 ) -> dict[str, Any]:
     """Does the work of `analyse_run`."""
     began = time.perf_counter()
@@ -88,8 +97,6 @@ def _analyse(
     trained = folder.read_config()
     backbone = load_backbone(run)
     networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: backbone}
-    data = data or load_data(replace(trained, data_dir=config.data_dir or trained.data_dir))
-    check_data(run, data)
     config = replace(config, slot=config.slot or default_slot(trained.method))
     slot_classes = len(read_config(run)["task"]["class_names"])
     place = f"{place_name(data.name)}-{config.slot}"
@@ -245,11 +252,12 @@ def _alike(a_NN: Tensor, b_NN: Tensor) -> float:
 
 
 def compare_runs(
-    a: Path,
-    b: Path,
+    a: AnyPath,
+    b: AnyPath,
     *,
     images: int = 1000,
     data: ImageData | None = None,
+    dataset: str | None = None,
     data_dir: str | None = None,
     device: torch.device | None = None,
     reporter: Reporter | None = None,
@@ -258,10 +266,11 @@ def compare_runs(
 
     Args:
         a: a run folder.
-        b: a run folder of the same data set.
+        b: a run folder of the same data set, whatever its name.
         images: validation images, drawn by class; all of them where there are fewer.
         data: the data set, where it is loaded already.
-        data_dir: where data sets are kept; None means where they were when `a` was trained.
+        dataset: its name or place now; None means where it was when `a` was trained.
+        data_dir: where data sets are kept, or an image folder lies, now; None means where they were.
         device: where the features are computed; None means the CPU.
         reporter: what a person sees.
 
@@ -274,17 +283,21 @@ def compare_runs(
         RunError: where a run cannot be read, or the two are not of the same data set and shape.
         DataError, ImageError: where the data cannot be read.
     """
+    a, b = Path(a), Path(b)
     reporter = reporter or Reporter()
     device = device or torch.device("cpu")
     configs = [RunFolder(run).read_config() for run in (a, b)]
     described = [read_config(run) for run in (a, b)]
-    for key in ("name", "shape", "class_names"):
+    told = "digest" if all(found["data"].get("digest") for found in described) else "name"
+    for key in ("shape", "class_names", told):
         one, other = (found["data"][key] for found in described)
         if one != other:
-            raise RunError(f"{a} and {b} differ in the data's {key} ({one}, {other}): compare runs of one data set")
-    data = data or load_data(replace(configs[0], data_dir=data_dir or configs[0].data_dir))
-    for run in (a, b):
-        check_data(run, data)
+            names = " and ".join(found["data"]["name"] for found in described)
+            raise RunError(
+                f"{a} and {b} ({names}) differ in the data's {key} ({one}, {other}): compare runs of one data set"
+            )
+    data = data_of(a, data, dataset=dataset, data_dir=data_dir)
+    recognised(b, data)
     points = sample(data.validation, images)
     slots = [default_slot(config.method) for config in configs]
     grams: list[list[list[Tensor]]] = []  # of each run: trained, untrained

@@ -9,23 +9,28 @@ from typing import Annotated, Any
 
 import typer
 
-from ffmodels.registry import GOODNESS, NORMALISATIONS, SLOTS
+from ffmodels.registry import FOLDER, GOODNESS, NORMALISATIONS, SLOTS, public_name
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import (
+    DATA_DIR_HELP,
+    THREADS_HELP,
     DataConfig,
     PretrainConfig,
     ProbeConfig,
     continued,
     read_toml,
 )
-from fftrain.options import Processes, RunArgument, meanings, options_of
-from fftrain.progress import Reporter, TerminalReporter
+from fftrain.options import Moved, Processes, RunArgument, meanings, options_of
+from fftrain.progress import TerminalReporter
 from fftrain.registry import DATASETS, METHODS, TASKS
 from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
 from fftrain.study_cli import analyse, study
 
+# What mends a lack of memory.
+SAVE_MEMORY = "use smaller images (--image-size), fewer (--limit, --images), a smaller --width or --batch-size, or for "
+SAVE_MEMORY += "probes --feature-memory"
 # Runs that lack something, named on standard error one by one.
 LISTED = 5
 
@@ -76,6 +81,7 @@ def pretrain(
       fftrain pretrain --dataset imagefolder:photos --image-size 32 --task jigsaw --method bp
       fftrain pretrain --config recipe.toml --seed 1
       fftrain pretrain --resume --out runs/ff-rot
+      fftrain pretrain --resume --out runs/photos --dataset imagefolder:/new/place/photos
       accelerate launch -m fftrain pretrain --dataset mnist --task rotation --method ff
     """
     from ffcore.errors import SettingError
@@ -88,17 +94,19 @@ def pretrain(
     if resume and out is None:
         raise SettingError("--resume needs --out: the folder of the run to continue")
     from fftrain.data import check_name, file_name
+    from fftrain.launcher import start
+    from fftrain.own import found_at
     from fftrain.run import RunFolder
-    from fftrain.trainer import make_accelerator, pretrain
+    from fftrain.trainer import pretrain
 
     if resume and out is not None and (out / "config.json").exists():
-        settings, folder = continued(RunFolder(out).read_config(), given), out
+        place, folder = given.pop("dataset", None), out
+        settings = found_at(out, continued(RunFolder(out).read_config(), given), place, given.get("data_dir"))
     else:
         settings = PretrainConfig.from_values(given, "")
         check_name(settings.dataset)
         folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
-    accelerator = make_accelerator(settings.threads, settings.mixed_precision, settings.track, processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    accelerator, reporter = start(settings.threads, settings.mixed_precision, settings.track, processes)
     with stopping(reporter, lambda: RunFolder(folder).stopped(settings.epochs)):
         results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
@@ -117,14 +125,10 @@ def pretrain(
 
 
 @app.command(epilog=meanings({"--dataset": DATASETS, "--slot": SLOTS}))
-@options_of(ProbeConfig, leave_out=("dataset",))
+@options_of(ProbeConfig)
 def probe(
     *,
     run: RunArgument,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Data set to probe on. [default: the one it was pretrained on]", show_default=False),
-    ] = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
@@ -141,20 +145,16 @@ def probe(
       fftrain probe runs/ff-rot --dataset fashion-mnist
       fftrain probe runs/ff-rot --slot zeros --epochs 50 --json
     """
+    from fftrain.launcher import start
     from fftrain.probe import probe_run
     from fftrain.run import RunFolder
-    from fftrain.trainer import make_accelerator
 
     trained = RunFolder(run).read_config()
     given = {key: value for key, value in options.items() if value is not None}
-    if dataset is None or dataset == trained.dataset:
-        same = {key: getattr(trained, key) for key in ("dataset", "image_size", "grayscale")}
-        given = {**same, "data_dir": trained.data_dir, **given}
-    else:
-        given["dataset"] = dataset
+    if trained.dataset.startswith(FOLDER) and given.get("dataset", "").startswith(FOLDER):  # perhaps the same, moved
+        given = {"image_size": trained.image_size, "grayscale": trained.grayscale, **given}
     settings = ProbeConfig.from_values(given, "")
-    accelerator = make_accelerator(settings.threads, processes=processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    accelerator, reporter = start(settings.threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
         result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
@@ -164,7 +164,7 @@ def probe(
             {"run": str(run), **result},
             json,
             lambda _: console.print_table(
-                f"{run}: linear probes of the {what} on {result['dataset']}, label slot {result['slot']}",
+                f"{run}: linear probes of the {what} on {public_name(result['dataset'])}, label slot {result['slot']}",
                 ["features of", "layers", "validation", "test"],
                 rows,
             ),
@@ -177,10 +177,9 @@ def evaluate(
     *,
     run: RunArgument,
     split: Annotated[str, typer.Option(help="[validation|test]; reading test is for the final number.")] = "validation",
-    data_dir: Annotated[
-        str | None, typer.Option(help="Where data sets are kept. [default: where they were]", show_default=False)
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256)] = None,
+    dataset: Moved = None,
+    data_dir: Annotated[str | None, typer.Option(help=DATA_DIR_HELP, show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1, max=256, show_default=False)] = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
@@ -192,14 +191,16 @@ def evaluate(
     \b
     Examples:
       fftrain evaluate runs/ff-rot --split test
+      fftrain evaluate runs/photos --dataset imagefolder:/new/place/photos
     """
     from fftrain.evaluate import evaluate_run
-    from fftrain.trainer import make_accelerator
+    from fftrain.launcher import start
 
-    accelerator = make_accelerator(threads, processes=processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    accelerator, reporter = start(threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
-        result = evaluate_run(run, split=split, accelerator=accelerator, data_dir=data_dir, reporter=reporter)
+        result = evaluate_run(
+            run, split=split, accelerator=accelerator, dataset=dataset, data_dir=data_dir, reporter=reporter
+        )
     if accelerator.is_main_process:
         rows = [[name, f"{value:.4f}"] for name, value in result["by"].items()]
         title = f"{run}: pretext accuracy on {result['images']:,} {split} images"
@@ -282,4 +283,5 @@ def main() -> None:
     # (docs/benchmarks.md). libgomp reads this when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    console.run(app, "fftrain", extra="train", bare=("--help",))
+    with console.unwinding():
+        console.run(app, "fftrain", extra="train", bare=("--help",), memory=SAVE_MEMORY)

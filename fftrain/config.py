@@ -7,6 +7,7 @@ SettingError, which names the setting, the value and what is legal.
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 import types
 from collections.abc import Collection, Mapping
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
 from ffcore.errors import SettingError
-from ffmodels.registry import BACKBONES, GOODNESS, NORMALISATIONS, SLOTS
+from ffmodels.registry import BACKBONES, FOLDER, GOODNESS, NORMALISATIONS, SLOTS
 from fftrain.registry import METHODS, TASKS, check_task, task_of
 
+PRECISIONS = ("no", "bf16", "fp16")
 # Trackers of Accelerate that write files and need no account.
 TRACKERS = ("tensorboard",)
+DATA_DIR_HELP = "Where data sets are kept, or the run's images lie, now. [default: where they were]"
+THREADS_HELP = "CPU threads of a process. [env: OMP_NUM_THREADS; default: cores by local processes]"
 
 
 def setting(
@@ -72,6 +76,8 @@ def _checked(name: str, value: Any, hint: Any, rule: Mapping[str, Any]) -> Any:
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in kinds:
         return None
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not any(type(value) is kind for kind in kinds):
@@ -98,7 +104,7 @@ def _checked(name: str, value: Any, hint: Any, rule: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
-    """Which images, and as what they are read.
+    """Which images, and as what they are read. A folder of images is named from the root, so that it is found anywhere.
 
     Raises:
         SettingError: for a value that is not legal.
@@ -111,6 +117,11 @@ class DataConfig(Settings):
     )
     grayscale: bool = setting(False, "Read images with one channel.")
     limit: int | None = setting(None, "Train on this many images, drawn by class. [default: all]", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset is not None:
+            object.__setattr__(self, "dataset", placed(self.dataset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +151,10 @@ class PretrainConfig(DataConfig):
     lr: float = setting(1e-4, "Learning rate of Adam, constant.", above=0)
     weight_decay: float = setting(0.0, "Decoupled weight decay (AdamW).", least=0)
     seed: int = setting(0, "Seed of weights and draws.", least=0, most=2**32 - 1)
-    mixed_precision: str = setting("no", "Precision of the matrix products.", legal=("no", "bf16", "fp16"))
-    threads: int | None = setting(
-        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
+    mixed_precision: str | None = setting(
+        None, "Precision of the matrix products. [default: the launcher's, else no]", legal=PRECISIONS
     )
+    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
     eval_images: int = setting(500, "Images of each split in the curves, each class its share.", least=1)
 
     track: str | None = setting(None, "Write the curves for this tracker into the run folder too.", legal=TRACKERS)
@@ -169,6 +180,9 @@ class ProbeConfig(DataConfig):
         SettingError: for a value that is not legal.
     """
 
+    dataset: str | None = setting(  # type: ignore[assignment]
+        None, "Data set to probe on: a name, or imagefolder:PATH. [default: the one it was pretrained on]"
+    )
     slot: str | None = setting(
         None, "What the label pixels hold. [default: neutral where the backbone saw labels, else pixels]", legal=SLOTS
     )
@@ -184,9 +198,7 @@ class ProbeConfig(DataConfig):
         "GiB that cached features may take; more goes to a memory-mapped file. [default: half of what is free]",
         least=0,
     )
-    threads: int | None = setting(
-        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
-    )
+    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +216,14 @@ class AnalysisConfig(Settings):
     points: int = setting(1000, "Validation images of the t-SNE embedding; 0 leaves it out.", least=0, most=20_000)
     perplexity: float = setting(30.0, "Perplexity of t-SNE.", above=0)
     seed: int = setting(0, "Seed of t-SNE.", least=0, most=2**32 - 1)
-    data_dir: str | None = setting(None, "Where data sets are kept. [default: where they were]")
-    threads: int | None = setting(
-        None, "CPU threads of a process. [default: cores by local processes]", least=1, most=256
-    )
+    data_dir: str | None = setting(None, DATA_DIR_HELP)
+    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
+
+
+def placed(dataset: str) -> str:
+    """Returns a data set's name, of an image folder from the root."""
+    path = dataset.removeprefix(FOLDER)
+    return dataset if path in (dataset, "") else FOLDER + os.path.abspath(os.path.expanduser(path))
 
 
 def read_toml(path: Path, option: str = "--config") -> dict[str, Any]:

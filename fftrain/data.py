@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from ffcore.errors import DataError, SettingError
+from ffcore.files import AnyPath, claimed, unwritten
 from ffcore.images import fit, from_array, image_size
 from ffcore.layout import TEST, TRAIN, VALIDATION, folder_name, some
+from ffmodels.registry import FOLDER
 from fftrain.config import DataConfig
-from fftrain.imagefolder import FOLDER, list_folder, read_folder
+from fftrain.imagefolder import list_folder, read_folder
 from fftrain.registry import DATASETS
 from fftrain.sources import Arrays
 
@@ -220,7 +222,7 @@ def _resized(arrays: Arrays, config: DataConfig) -> Arrays:
     return replace(arrays, train_images=resize(arrays.train_images), test_images=test_images)
 
 
-def dump_images(config: DataConfig, split: str, out: Path) -> int:
+def dump_images(config: DataConfig, split: str, out: AnyPath) -> int:
     """Writes a data set as PNG files in class folders, a tree that `imagefolder:` and ffserve read.
 
     Args:
@@ -234,7 +236,9 @@ def dump_images(config: DataConfig, split: str, out: Path) -> int:
 
     Raises:
         SettingError: for an unknown split.
-        DataError: where the folder is in use or cannot be written; nothing is left then.
+        DataError: where the folder holds something.
+        WriteError: where it cannot be written; nothing is left then.
+        InUse: where another process writes the same folder.
     """
     splits = {
         "train": ["train"],
@@ -244,28 +248,29 @@ def dump_images(config: DataConfig, split: str, out: Path) -> int:
     }
     if split not in splits:
         raise SettingError(f"--split is {split!r}: choose one of {', '.join(splits)}")
-    out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is in use already: name a new folder")
-    data = load_data(config)
-    partial = out.with_name(f".{out.name}.partial")
-    count = 0
-    try:
-        for name in splits[split]:
-            top = partial / ("test" if name == "test" else "train") if split == "all" else partial
-            part = data.split(name)
-            for i, (image, label) in enumerate(zip(part.images.numpy(), part.labels.tolist(), strict=True)):
-                path = top / file_name(data.class_names[label]) / f"{name}-{i:05d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                from_array(image).save(path)
-                count += 1
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror or error}): name a folder that can") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    out = Path(out).absolute()
+    partial, count = out.with_name(f".{out.name}.partial"), 0
+    with claimed(partial, called=out):
+        try:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise DataError(f"{out} is in use already: name a new folder")
+            data, whole = load_data(config), partial / "whole"
+            shutil.rmtree(whole, ignore_errors=True)  # of a process that was killed
+            for name in splits[split]:
+                top = whole / ("test" if name == "test" else "train") if split == "all" else whole
+                part = data.split(name)
+                for i, (image, label) in enumerate(zip(part.images.numpy(), part.labels.tolist(), strict=True)):
+                    path = top / file_name(data.class_names[label]) / f"{name}-{i:05d}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    from_array(image).save(path)
+                    count += 1
+            if out.exists():
+                out.rmdir()
+            whole.rename(out)
+        except OSError as error:
+            raise unwritten(out, error) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return count
 
 

@@ -5,7 +5,7 @@ Letters: B batch, C channels, H W pixels, K classes.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ffcore.errors import RunError, SettingError
-from ffmodels.checkpoint import load_backbone, load_weights, read_config
+from ffcore.errors import SettingError
+from ffcore.files import AnyPath
+from ffmodels.checkpoint import load_backbone, load_weights
 from fftrain.config import DataConfig, PretrainConfig
 from fftrain.data import ImageData, Split, load_data
+from fftrain.launcher import make_accelerator
 from fftrain.objectives import Objective, make_batch
+from fftrain.own import data_of
 from fftrain.pretext import Task
 from fftrain.progress import Reporter
 from fftrain.registry import METHODS, TASKS
-from fftrain.run import RunFolder, held_out_digest
+from fftrain.run import RunFolder
 
 ROWS = 4096
 
@@ -109,11 +112,12 @@ def _over_processes(values: list[float], accelerator: Accelerator) -> list[float
 
 
 def evaluate_run(
-    run: Path,
+    run: AnyPath,
     *,
-    split: str,
-    accelerator: Accelerator,
+    split: str = "validation",
+    accelerator: Accelerator | None = None,
     data: ImageData | None = None,
+    dataset: str | None = None,
     data_dir: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -122,9 +126,10 @@ def evaluate_run(
     Args:
         run: a run folder.
         split: `validation` or `test`.
-        accelerator: where it runs.
+        accelerator: where it runs; None makes one.
         data: the run's data set, where it is loaded already.
-        data_dir: where data sets are kept; None means where they were when the run was trained.
+        dataset: its name or place now; None means where it was when the run was trained.
+        data_dir: where data sets are kept, or an image folder lies, now; None means where they were.
         reporter: what a person sees.
 
     Returns:
@@ -133,23 +138,28 @@ def evaluate_run(
     Raises:
         SettingError: for an unknown split.
         RunError, DataError: where the run or its data cannot be read, or do not fit.
+        InUse: where another process works in the run folder.
     """
+    run = Path(run)
     if split not in ("validation", "test"):
         raise SettingError(f"--split is {split!r}: choose one of validation, test")
     folder = RunFolder(run)
     config = folder.read_config()
-    data = data or load_data(replace(config, data_dir=data_dir or config.data_dir))
-    check_data(run, data)
-    task = make_task(config, data.class_names)
-    objective: Objective = METHODS.load(config.method)(load_backbone(run), len(task.class_names), config)
-    for name, part in objective.parts.items():
-        load_weights(part, run / f"{name}.safetensors")
-    for module in objective.modules:
-        module.to(accelerator.device)
-    by = pretext_accuracy(objective, task, data.split(split), accelerator, reporter)
-    result = {"accuracy": [*by.values()][-1], "by": by, "images": len(data.split(split))}
-    if accelerator.is_main_process:
-        folder.add_result(("pretext", split), result)
+    accelerator = accelerator or make_accelerator(None)
+    with folder.claimed(accelerator):
+        data = data_of(
+            run, data, dataset=dataset, data_dir=data_dir, load=partial(load_together, accelerator=accelerator)
+        )
+        task = make_task(config, data.class_names)
+        objective: Objective = METHODS.load(config.method)(load_backbone(run), len(task.class_names), config)
+        for name, part in objective.parts.items():
+            load_weights(part, run / f"{name}.safetensors")
+        for module in objective.modules:
+            module.to(accelerator.device)
+        by = pretext_accuracy(objective, task, data.split(split), accelerator, reporter)
+        result = {"accuracy": [*by.values()][-1], "by": by, "images": len(data.split(split))}
+        if accelerator.is_main_process:
+            folder.add_result(("pretext", split), result)
     return result
 
 
@@ -179,17 +189,3 @@ def pretext_data(task: Task, data: ImageData) -> ImageData:
         test=of(data.test, 2),
         class_names=tuple(task.class_names),
     )
-
-
-def check_data(run: Path, data: ImageData) -> None:
-    """Raises RunError where images have another shape than those a run was trained on, or are of changed data."""
-    wanted = tuple(read_config(run)["data"]["shape"])
-    if data.shape != wanted:
-        c, h, w = wanted
-        raise RunError(
-            f"{run} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
-            f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
-        )
-    trained = read_config(run)["data"]
-    if data.name == trained["name"] and trained.get("digest", "") not in ("", held_out_digest(data)):
-        raise RunError(f"{data.name} has changed since {run} was trained on it: restore it, or train a new run")

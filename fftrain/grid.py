@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ffcore.errors import FFStudyError, InUse, RunError, SettingError, WriteError
-from ffcore.files import lock, read_json, sha256, write_json
+from ffcore.files import LOCK_FILE, AnyPath, claimed, lock, read_json, sha256, write_json
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, check_weights
 from ffmodels.labels import check_slot
 from fftrain import cost
@@ -92,8 +92,8 @@ class Study:
         DataError, ImageError: where an image folder cannot be read.
     """
 
-    def __init__(self, path: Path, spec: Spec) -> None:
-        self.path = path
+    def __init__(self, path: AnyPath, spec: Spec) -> None:
+        self.path = Path(path)
         self.spec, self.facts = resolved(spec)
         self.machine: cost.Machine | None = None
 
@@ -217,7 +217,7 @@ class Study:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--out {self.path} is a file: name a folder")
         begun = {STUDY_FILE, "cells", "locks"} & {path.name for path in self.path.glob("*")}
-        if not begun and not all(path.name.endswith(".partial") for path in self.path.glob("*")):
+        if not begun and not all(p.name == LOCK_FILE or p.name.endswith(".partial") for p in self.path.glob("*")):
             raise RunError(f"--out {self.path} is in use already, and not by a study: choose another folder")
         try:
             was: dict[str, Any] = read_json(self.path / STUDY_FILE)
@@ -261,13 +261,19 @@ class Study:
         return text
 
     def discard(self, cell: Cell) -> None:
-        """Moves a cell's folder to discarded/, and forgets what was compared with it and why it failed."""
+        """Moves a cell's folder to discarded/, and forgets what was compared with it and why it failed.
+
+        Raises InUse where another process works in the folder, RunError where it cannot be moved.
+        """
         place = self.path / "discarded" / cell.name
         number = 1
         while (moved := place.with_name(f"{place.name}-{number}")).exists():
             number += 1
         try:
             moved.parent.mkdir(exist_ok=True)
+            if self.folder(cell).is_dir():
+                with claimed(self.folder(cell)):
+                    pass  # so nobody works there
             if self.folder(cell).exists():
                 self.folder(cell).rename(moved)
             self.failed_file(cell.name).unlink(missing_ok=True)
@@ -284,16 +290,17 @@ class Study:
             Why it failed, in one line, as failed/NAME.json then records; an empty text where it did not.
         """
         folder, name = self.folder(cell), ""
-        accelerator = work.accelerator
+        run, accelerator = RunFolder(folder), work.accelerator
         try:
             for step in steps(cell):
                 if step.name in left:
                     name = step.name
                     began = time.perf_counter()
-                    step.run(folder, work)
-                    accelerator.wait_for_everyone()
-                    if accelerator.is_main_process:
-                        RunFolder(folder).add_seconds(name.partition(" ")[0], time.perf_counter() - began)
+                    with run.claimed(accelerator):
+                        step.run(folder, work)
+                        accelerator.wait_for_everyone()
+                        if accelerator.is_main_process:
+                            run.add_seconds(name.partition(" ")[0], time.perf_counter() - began)
         except Exception as error:
             # Of several processes, those fail alike that find the settings, the data or the loss at fault. Any other
             # error may be of one alone, for which the others wait: it ends them all.
@@ -345,8 +352,8 @@ def resolved(spec: Spec) -> tuple[Spec, dict[str, Facts]]:
             what = f"{spec.name}: task {cell.config.task!r} on {cell.config.dataset!r}"
             raise SettingError(f"{what}: {error}") from error
         probes = tuple(probe for probe in cell.probes if look(probe).shape == facts.shape)
-        wanted |= {probe.dataset for probe in cell.probes}
-        used |= {probe.dataset for probe in probes}
+        wanted |= {str(probe.dataset) for probe in cell.probes}
+        used |= {str(probe.dataset) for probe in probes}
         cells.append(replace(cell, probes=probes))
     for name in sorted(wanted - used):
         raise SettingError(

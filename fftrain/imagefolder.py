@@ -18,10 +18,10 @@ from ffcore.images import fit, image_size, read_picture
 from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, images_in, look, some
 from ffcore.machine import cores
 from ffcore.tally import Tally
+from ffmodels.registry import FOLDER
 from fftrain.config import DataConfig
 from fftrain.sources import Arrays
 
-FOLDER = "imagefolder:"
 SPLITS = (TRAIN, VALIDATION, TEST)
 
 

@@ -92,7 +92,7 @@ def commands_table(found: Collection) -> Table:
 def command(config: dict[str, Any], out: str) -> str:
     """Returns the command that trains a run again: what differs from the defaults, and always what names it."""
     threshold = GOODNESS.load(config.get("goodness", "sum_squares")).threshold(config.get("width", 2000))
-    known = {"task": task_of(config["method"]), "threshold": threshold}
+    known = {"task": task_of(config["method"]), "threshold": threshold, "mixed_precision": "no"}
     named = ("dataset", "task", "method", "seed")
     return shlex.join(["fftrain", "pretrain", *_options(PretrainConfig, config, known, named), "--out", out])
 

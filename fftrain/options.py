@@ -18,6 +18,14 @@ RunArgument = Annotated[Path, typer.Argument(help="A run folder.", show_default=
 Processes = Annotated[
     int | None, typer.Option(help="Fail unless so many processes work together.", min=1, show_default=False)
 ]
+Moved = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="The run's data set, where it is now, as imagefolder:PATH. [default: where it was]",
+        show_default=False,
+    ),
+]
 
 
 def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,16 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
-from ffcore.files import sha256, write_json
+from ffcore.files import AnyPath, sha256, write_json
 from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_weights
 from ffmodels.heads import LinearHead, Standardisation
+from ffmodels.registry import FOLDER
 from fftrain.baselines import Baselines
 from fftrain.config import ProbeConfig
 from fftrain.data import ImageData, file_name, load_data
-from fftrain.evaluate import check_data, default_slot, load_together, make_task, pretext_data
+from fftrain.evaluate import default_slot, load_together, make_task, pretext_data
 from fftrain.features import ROWS, Features, choices, extract, feature_memory, name_of
-from fftrain.imagefolder import FOLDER
+from fftrain.own import to_probe
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
 
@@ -41,12 +43,12 @@ GRID = tuple({"lr": lr, "weight_decay": decay} for lr, decay in itertools.produc
 
 
 def probe_run(
-    run: Path,
+    run: AnyPath,
     config: ProbeConfig,
     *,
     accelerator: Accelerator | None = None,
     data: ImageData | None = None,
-    baselines: Path | None = None,
+    baselines: AnyPath | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Probes every layer of a run's frozen backbone and its last three together, beside the two baselines.
@@ -56,9 +58,9 @@ def probe_run(
 
     Args:
         run: a run folder.
-        config: the data set (its shape must be the run's) and the probe's settings.
+        config: the data set (its shape must be the run's; None means the run's own) and the probe's settings.
         accelerator: devices and processes; None means the CPU and this process.
-        data: the data set, where it is loaded already.
+        data: the data set, where it is loaded already. What the run was trained on counts as that under any name.
         baselines: a folder that keeps the rows of `raw` and `random`, so that runs which share them compute them once.
         reporter: what a person sees.
 
@@ -69,9 +71,25 @@ def probe_run(
     Raises:
         SettingError, DataError, ImageError, RunError: as the parts that read the run and the data do.
         RunError: where features that exceed the memory do not fit on the run folder's disk either.
+        InUse: where another process works in the run folder.
     """
+    folder = RunFolder(run)
+    folder.read_config()  # a claim makes folders: not where there is no run
+    rows = None if baselines is None else Path(baselines)
+    with folder.claimed(accelerator):
+        return _probe(folder.path, config, accelerator, data, rows, reporter or Reporter())
+
+
+def _probe(
+    run: Path,
+    config: ProbeConfig,
+    accelerator: Accelerator | None,
+    data: ImageData | None,
+    baselines: Path | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Does the work of `probe_run`."""
     began = time.perf_counter()
-    reporter = reporter or Reporter()
     process, processes, main = 0, 1, True
     device = torch.device("cpu")
     if accelerator is not None:
@@ -80,9 +98,8 @@ def probe_run(
     folder = RunFolder(run)
     trained = folder.read_config()
     networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: load_backbone(run)}
-    if data is None:
-        data = load_data(config) if accelerator is None else load_together(config, accelerator)
-    check_data(run, data)
+    load = load_data if accelerator is None else partial(load_together, accelerator=accelerator)
+    config, data = to_probe(run, config, data, load)
     if config.target == "pretext":
         data = pretext_data(make_task(trained, data.class_names), data)
     slot = config.slot or default_slot(trained.method)

@@ -16,7 +16,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from ffcore.errors import FFStudyError, ImageError, RunError
-from ffcore.files import read_json, write_json, write_text
+from ffcore.files import AnyPath, read_json, write_json, write_text
 from ffmodels.checkpoint import CONFIG_FILE, read_samples
 from fftrain import figures, tables
 from fftrain.collect import Collection, collect
@@ -32,6 +32,7 @@ from fftrain.inventory import (
     settings_table,
 )
 from fftrain.means import Group, Published, groups
+from fftrain.names import shortened
 from fftrain.probe import place_name
 from fftrain.records import FIELDS
 from fftrain.tables import Table
@@ -73,7 +74,7 @@ class Section:
         return _slug(self.title)
 
 
-def write_report(root: Path) -> dict[str, Any]:
+def write_report(root: AnyPath) -> dict[str, Any]:
     """Writes the report over a study's folder, or over the runs below any other.
 
     Leaves report.html, report.md, results.csv, results.json and figures/NAME.svg in the folder; where that is a run's
@@ -91,6 +92,7 @@ def write_report(root: Path) -> dict[str, Any]:
         RunError: where there is no readable run in a plain folder, study.json is damaged, or the folder cannot be
             written. A damaged run beside others is named on the page.
     """
+    root = Path(root)
     try:
         return _write(root)
     except FFStudyError:  # some are ValueErrors, and say what is wrong themselves
@@ -101,7 +103,7 @@ def write_report(root: Path) -> dict[str, Any]:
 
 def _write(root: Path) -> dict[str, Any]:
     """Does the work of `write_report`."""
-    found = collect(root)
+    found = shortened(collect(root))
     published = Published(found.study["spec"].get("published", {}) if found.study else {})
     results = tables.results_table(found)
     sections = _study(found, published) if found.study else _plain(found, results)

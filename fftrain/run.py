@@ -11,7 +11,8 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
-from ffcore.errors import FFStudyError, RunError
-from ffcore.files import read_json, replacing, write_json, write_text
+from ffcore.errors import FFStudyError, RunError, WriteError
+from ffcore.files import LOCK_FILE, AnyPath, claimed, read_json, replacing, write_json, write_text
 from ffcore.machine import machine
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import CONFIG_FILE, read_config
@@ -37,27 +39,33 @@ RECORD = {"epoch", "loss", "seconds", "train", "validation"}
 class RunFolder:
     """Paths and records of one run."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.metrics = path / "metrics.jsonl"
-        self.results = path / "results.json"
-        self.checkpoints = path / "checkpoint"
+    def __init__(self, path: AnyPath) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoint"
+
+    @contextmanager
+    def claimed(self, accelerator: Accelerator | None) -> Iterator[None]:
+        """Holds the folder in the block, as `ffcore.files.claimed` does, for all the processes that work together.
+
+        The main one claims it, before any goes on.
+        """
+        with ExitStack() as held:
+            if accelerator is None or accelerator.is_main_process:
+                held.enter_context(claimed(self.path))
+            if accelerator is not None:
+                accelerator.wait_for_everyone()
+            yield
 
     def check_new(self) -> None:
-        """Raises RunError where the folder cannot be made, or holds something already."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"--out {self.path} is a file: name a folder")
+        """Raises RunError where the folder, which is claimed, holds something already."""
         # What a start leaves that was killed before it wrote the settings.
-        begun = (p.name == SAMPLES_FILE or p.name.endswith(".partial") for p in self.path.glob("*"))
-        if self.path.is_dir() and not all(begun):
+        begun = (p.name in (SAMPLES_FILE, LOCK_FILE) or p.name.endswith(".partial") for p in self.path.glob("*"))
+        if not all(begun):
             raise RunError(
                 f"--out {self.path} is in use already: choose another folder, or continue its run with --resume"
             )
-        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        try:
-            tempfile.TemporaryDirectory(dir=parent).cleanup()
-        except OSError as error:
-            raise RunError(f"--out {self.path} cannot be made ({error.strerror}): name a folder that can") from error
 
     def create(
         self,
@@ -102,8 +110,14 @@ class RunFolder:
         except (FFStudyError, TypeError) as error:
             raise RunError(f"{self.path / CONFIG_FILE} holds settings that are not legal: {error}") from error
 
+    def check_there(self) -> None:
+        """Raises WriteError where the folder was taken away: what is written then would be no run."""
+        if not (self.path / CONFIG_FILE).exists():
+            raise WriteError(f"{self.path} was moved or deleted while it was written into: start again")
+
     def log(self, record: dict[str, Any]) -> None:
         """Appends one epoch's record; the file is rewritten whole, so that a line is never half there."""
+        self.check_there()
         write_text(self.metrics, "".join(json.dumps(r, allow_nan=False) + "\n" for r in [*self.read_metrics(), record]))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -135,6 +149,7 @@ class RunFolder:
 
     def add_result(self, keys: tuple[str, ...], value: Any) -> None:
         """Sets results[keys[0]][keys[1]]... = value."""
+        self.check_there()
         results = self.read_results()
         at = results
         for key in keys[:-1]:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
@@ -32,8 +31,9 @@ from typing import Any, TypeVar
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
-from ffmodels.registry import SLOTS
-from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, read_toml, underscored
+from ffmodels.registry import FOLDER, SLOTS
+from fftrain.config import AnalysisConfig, PretrainConfig, ProbeConfig, Settings, placed, read_toml, underscored
+from fftrain.launcher import precision
 from fftrain.registry import DATASETS, METHODS, TASKS, fits, task_of
 
 S = TypeVar("S", bound=Settings)
@@ -76,7 +76,7 @@ class Cell:
     def name(self) -> str:
         """The name of its folder: what it is, and a digest of every setting that its result depends on."""
         config = self.config
-        dataset = Path(config.dataset.removeprefix("imagefolder:")).name
+        dataset = Path(config.dataset.removeprefix(FOLDER)).name
         readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)[:40]
         return f"{readable}-{config.task}-{config.method}-s{config.seed}-{digest(keyed(config))[:8]}"
 
@@ -174,9 +174,9 @@ def choose(preset: str | None, path: Path | None, out: Path | None, overrides: M
     if preset is not None and path is not None:
         raise SettingError(f"--preset {preset} and --spec {path} name two studies: leave one of them out")
     if preset is not None:
-        return plan(read_preset(preset), preset, overrides)
+        return plan(_as_launched(read_preset(preset)), preset, overrides)
     if path is not None:
-        return plan(read_toml(path, "--spec"), path.stem, overrides, str(path))
+        return plan(_as_launched(read_toml(path, "--spec")), path.stem, overrides, str(path))
     if out is None:
         raise SettingError(
             f"no study is named: give --preset {'|'.join(PRESETS)}, --spec FILE.toml, or --out of one begun"
@@ -189,6 +189,14 @@ def choose(preset: str | None, path: Path | None, out: Path | None, overrides: M
         return plan(begun["spec"], begun["name"], {**begun["overrides"], **given})
     except (KeyError, TypeError) as error:
         raise RunError(f"{out / STUDY_FILE} is damaged ({error!r}): name the study with --preset or --spec") from error
+
+
+def _as_launched(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a spec whose cells have the launcher's precision where it says none: so it goes on by any launcher."""
+    settings = content.get("settings", {})
+    if precision() == "no" or not isinstance(settings, Mapping):
+        return content
+    return {**content, "settings": {"mixed_precision": precision(), **settings}}
 
 
 def plan(
@@ -291,10 +299,10 @@ def _list(grid: Mapping[str, Any], key: str, source: str) -> tuple[Any, ...]:
         if key in legal and value not in legal[key]:
             hint = "random and raw stand beside every method; " if value in ("random", "raw") else ""
             raise SettingError(f"{source}: {key} has {value!r}: {hint}choose among {', '.join(legal[key])}")
-        if key in ("datasets", "transfer") and not value.startswith("imagefolder:") and value not in DATASETS:
+        if key in ("datasets", "transfer") and not value.startswith(FOLDER) and value not in DATASETS:
             names = ", ".join(DATASETS)
-            raise SettingError(f"{source}: {key} has {value!r}: choose among {names}, or imagefolder:PATH")
-        if value == "imagefolder:":
+            raise SettingError(f"{source}: {key} has {value!r}: choose among {names}, or {FOLDER}PATH")
+        if value == FOLDER:
             raise SettingError(f"{source}: {key} has {value!r}: write the folder behind the colon")
     return tuple(dict.fromkeys(values))
 
@@ -305,9 +313,7 @@ def _placed(value: Any) -> Any:
         return {_placed(key): _placed(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_placed(inner) for inner in value]
-    if isinstance(value, str) and value.startswith("imagefolder:") and value != "imagefolder:":
-        return "imagefolder:" + os.path.abspath(os.path.expanduser(value.removeprefix("imagefolder:")))
-    return value
+    return placed(value) if isinstance(value, str) else value
 
 
 def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Iterator[Cell]:
@@ -344,7 +350,7 @@ def _cells(grid: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -
             continue
         for settings, seed in itertools.product(_product(given[method], source), lists["seeds"]):
             cell = {"dataset": dataset, "task": task, "method": method, "seed": seed}
-            config = _make(PretrainConfig, {**settings, **cell}, overrides, source)
+            config = _make(PretrainConfig, {"mixed_precision": "no", **settings, **cell}, overrides, source)
             if search:
                 yield Cell(config=config, probes=(), analysis=None, search=True)
                 continue

@@ -13,9 +13,9 @@ from fftrain.cells import Work
 from fftrain.config import DataConfig
 from fftrain.data import ImageData
 from fftrain.grid import DAMAGED, DONE, Shard, Study
+from fftrain.launcher import make_accelerator
 from fftrain.progress import Reporter, duration
 from fftrain.spec import Cell
-from fftrain.trainer import make_accelerator
 
 LOCKED = "is in work by another process: left to it"
 
@@ -90,12 +90,12 @@ def _taken(study: Study, cell: Cell, held: ExitStack, redo_damaged: bool) -> tup
     """Takes a cell's lock; returns what is left to do under it, and what to say where nothing is done."""
     try:
         held.enter_context(study.lock(cell.name))
+        state = study.state(cell)
+        if state.status == DAMAGED and redo_damaged:
+            study.discard(cell)
+            state = study.state(cell)
     except InUse:
         return (), LOCKED
-    state = study.state(cell)
-    if state.status == DAMAGED and redo_damaged:
-        study.discard(cell)
-        state = study.state(cell)
     if state.status == DAMAGED:
         return (), f"is damaged: {state.reason} (--redo-damaged does it over)"
     if state.status == DONE:

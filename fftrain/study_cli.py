@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ffmodels.registry import public_name
 from ffserve import console
 from ffserve.console import Debug, Json
-from fftrain.config import TRACKERS, AnalysisConfig
-from fftrain.options import Processes, RunArgument, options_of
-from fftrain.progress import Reporter, TerminalReporter, duration
+from fftrain.config import PRECISIONS, TRACKERS, AnalysisConfig
+from fftrain.options import Moved, Processes, RunArgument, options_of
+from fftrain.progress import duration
 from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
 
@@ -27,6 +28,7 @@ def analyse(
     against: Annotated[
         Path | None, typer.Option(help="Another run: how alike are their layers?", show_default=False)
     ] = None,
+    dataset: Moved = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
@@ -44,24 +46,26 @@ def analyse(
       fftrain analyse runs/ff-rot --against runs/bp-rot
     """
     from fftrain.analyse import analyse_run, compare_runs
+    from fftrain.launcher import start
     from fftrain.run import RunFolder
-    from fftrain.trainer import make_accelerator
 
     settings = AnalysisConfig.from_values({key: value for key, value in options.items() if value is not None}, "")
     if against is not None:
         RunFolder(against).read_config()  # before the work, not after it
-    accelerator = make_accelerator(settings.threads, processes=processes)
-    reporter = TerminalReporter() if accelerator.is_main_process else Reporter()
+    accelerator, reporter = start(settings.threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
-        result = {"run": str(run), **analyse_run(run, settings, accelerator=accelerator, reporter=reporter)}
+        measured = analyse_run(run, settings, accelerator=accelerator, dataset=dataset, reporter=reporter)
+        result = {"run": str(run), **measured}
         if not accelerator.is_main_process:
             return
         if against is not None:
-            result["comparison"] = compare_runs(run, against, data_dir=settings.data_dir, reporter=reporter)
+            result["comparison"] = compare_runs(
+                run, against, dataset=dataset, data_dir=settings.data_dir, reporter=reporter
+            )
     rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["decoder"]]
 
     def draw(_: Any) -> None:
-        title = f"{run}: variance of the pixels of {result['dataset']} that a linear decoder explains"
+        title = f"{run}: variance of the pixels of {public_name(result['dataset'])} that a linear decoder explains"
         console.print_table(title, ["features of", "layers", "validation", "test"], rows)
         if against is not None:
             found = result["comparison"]
@@ -104,7 +108,12 @@ def study(
         bool, typer.Option("--replace-plan", help="Let this plan leave out cells of the one in --out.")
     ] = False,
     mixed_precision: Annotated[
-        str | None, typer.Option(help="Precision of every cell, before the spec's. [no|bf16|fp16]", show_default=False)
+        str | None,
+        typer.Option(
+            help=f"Precision of every cell, before the spec's. [{'|'.join(PRECISIONS)}] "
+            "[default: the spec's, else the launcher's, else no]",
+            show_default=False,
+        ),
     ] = None,
     data_dir: Annotated[
         str | None,
@@ -114,7 +123,8 @@ def study(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of a process, before the spec's.", min=1, max=256)
+        int | None,
+        typer.Option(help="CPU threads of a process, before the spec's. [env: OMP_NUM_THREADS]", min=1, max=256),
     ] = None,
     track: Annotated[
         str | None, typer.Option(help=f"Tracker of every cell. [{'|'.join(TRACKERS)}]", show_default=False)
@@ -137,20 +147,20 @@ def study(
       fftrain study --spec my.toml --out studies/mine --shard 2/4
       fftrain study --spec my.toml --out studies/mine --only 'mnist-rotation-ff-s0-*'
       fftrain study --out studies/mine
-      accelerate launch -m fftrain study --preset paper --mixed-precision bf16
+      accelerate launch -m fftrain study --preset paper
     """
     from fftrain.grid import Shard, Study
+    from fftrain.launcher import start
     from fftrain.spec import choose
     from fftrain.study import run_study
-    from fftrain.trainer import make_accelerator
 
     overrides = {"mixed_precision": mixed_precision, "data_dir": data_dir, "threads": threads, "track": track}
     planned = choose(preset, spec, out, overrides)
     begun = Shard.of(shard)
-    main = make_accelerator(threads, processes=processes).is_main_process
+    used = {str(cell.config.mixed_precision) for cell in planned.cells}
+    accelerator, reporter = start(threads, processes=processes, used=used)
     found = Study(out or Path("studies") / planned.name, planned)
     part = replace(begun, only=found.named(only or ()))
-    reporter = TerminalReporter() if main else Reporter()
     failed: dict[str, str] = {}
     if dry_run:
         found.check_plan(replace_plan=replace_plan)
@@ -165,7 +175,7 @@ def study(
                 replace_plan=replace_plan,
                 reporter=reporter,
             )
-    if main:
+    if accelerator.is_main_process:
         cells = found.listing(part)
         result = {"study": str(found.path), "cells": cells, "seconds_left": sum(cell["seconds_left"] for cell in cells)}
         counts = Counter(cell["status"] for cell in cells)

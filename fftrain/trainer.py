@@ -5,92 +5,41 @@ Letters: B batch, C channels, H W pixels, K classes, N images of a data set.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ffcore.errors import RunError, SettingError, TrainingError, WriteError
-from ffcore.machine import cores
+from ffcore.errors import RunError, SettingError, TrainingError, is_out_of_memory
+from ffcore.files import AnyPath, unwritten
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
 from ffmodels.labels import check_slot
-from ffmodels.registry import GOODNESS
-from fftrain.allocator import keep_large_buffers
+from ffmodels.registry import GOODNESS, public_name
 from fftrain.config import PretrainConfig, continued
 from fftrain.data import ImageData, Split, sample
 from fftrain.evaluate import default_slot, evaluate_run, load_together, make_task, mean_losses, pretext_accuracy
+from fftrain.launcher import make_accelerator
 from fftrain.objectives import Batch, Objective, make_batch
+from fftrain.own import found_at, recognised
 from fftrain.pretext import Task
 from fftrain.progress import Reporter, time_left
 from fftrain.registry import METHODS
 from fftrain.run import RunFolder, describe, describe_hardware
 
-# What one process does alone, while the others wait, may take longer than a backend waits.
-WAIT = timedelta(hours=3)
-
-
-def make_accelerator(
-    threads: int | None, mixed_precision: str = "no", track: str | None = None, processes: int | None = None
-) -> Accelerator:
-    """Returns Accelerate's view of the devices and processes, with this program's number of CPU threads.
-
-    Args:
-        threads: CPU threads of a process; None shares the cores out over the local processes.
-        mixed_precision: `no`, `bf16` or `fp16`.
-        track: a tracker of Accelerate that `pretrain` writes to.
-        processes: how many must work together; None takes what the launcher started.
-
-    Raises:
-        TrainingError: where the launcher started more processes than work together, or not as many as asked for.
-        SettingError: where the device does not have this precision, or the tracker is not installed.
-    """
-    if track is not None and importlib.util.find_spec(track) is None:
-        raise SettingError(f"--track {track} needs a package that is not installed: run pip install {track}")
-    keep_large_buffers()
-    AcceleratorState._reset_state()  # else a second run in one process could not have another precision
-    try:
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision,
-            log_with=track,
-            project_dir="." if track else None,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
-        )
-    except ValueError as error:  # a device without this precision
-        raise SettingError(f"--mixed-precision {mixed_precision} cannot be had here: {error}") from error
-    if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
-        raise SettingError("--mixed-precision fp16 cannot be had on a CPU: choose bf16 or no")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world != accelerator.num_processes:
-        raise TrainingError(
-            f"the launcher started {world} processes but Accelerate joined {accelerator.num_processes}: "
-            "on CPUs, set ACCELERATE_USE_CPU=true before `accelerate launch --multi_gpu`"
-        )
-    if processes not in (None, world):
-        raise TrainingError(
-            f"--processes is {processes}, but the launcher started {world}: on CPUs, "
-            f"`accelerate launch --multi_gpu --num_processes {processes}` with ACCELERATE_USE_CPU=true starts several"
-        )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    torch.set_num_threads(threads or max(1, cores() // local))
-    return accelerator
-
 
 def pretrain(
     config: PretrainConfig,
-    out: Path,
+    out: AnyPath,
     *,
     resume: bool = False,
     accelerator: Accelerator | None = None,
@@ -104,7 +53,8 @@ def pretrain(
         out: the run folder: new, or with `resume` one that holds a run.
         resume: go on from the newest checkpoint; the end is bit-identical to a run that was never stopped.
         accelerator: devices and processes; None makes one from the config.
-        data: the data set, where it is loaded already.
+        data: the data set, where it is loaded already; it is recorded under its own name. One to resume may have moved:
+            it is told by its digest.
         reporter: what a person sees; None means nothing.
 
     Returns:
@@ -113,11 +63,33 @@ def pretrain(
     Raises:
         SettingError: for settings that do not fit the data or the run to resume.
         DataError, ImageError: where the data cannot be read.
-        RunError: where `out` is in use or cannot be written.
+        RunError, WriteError: where `out` holds something else, or cannot be written.
         TrainingError: where the loss is not finite; the last good checkpoint is kept.
+        InUse: where another process works in `out`.
     """
-    reporter = reporter or Reporter()
-    accelerator = accelerator or make_accelerator(config.threads, config.mixed_precision, config.track)
+    out = Path(out)
+    begun = RunFolder(out).read_config().mixed_precision if resume and (out / CONFIG_FILE).exists() else None
+    precision = config.mixed_precision or begun
+    accelerator = accelerator or make_accelerator(config.threads, precision, config.track)
+    config = replace(config, mixed_precision=precision or accelerator.mixed_precision)
+    if config.mixed_precision != accelerator.mixed_precision:
+        raise SettingError(
+            f"--mixed-precision is {config.mixed_precision}, but the accelerator that was given has "
+            f"{accelerator.mixed_precision}: make it with the same"
+        )
+    with RunFolder(out).claimed(accelerator):
+        return _pretrain(config, out, resume, accelerator, data, reporter or Reporter())
+
+
+def _pretrain(
+    config: PretrainConfig,
+    out: Path,
+    resume: bool,
+    accelerator: Accelerator,
+    data: ImageData | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Does the work of `pretrain`."""
     run = RunFolder(out)
     resume = resume and (out / CONFIG_FILE).exists()
     if not resume:
@@ -125,7 +97,13 @@ def pretrain(
             run.check_new()
     elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
-    data = data or load_together(config, accelerator)
+    if data is None:
+        data = load_together(found_at(out, config) if resume else config, accelerator)
+    if resume:
+        data = recognised(out, data)
+        config = replace(config, dataset=run.read_config().dataset)
+    else:
+        config = replace(config, dataset=data.name)
     model = BackboneConfig(
         backbone=config.backbone,
         shape=data.shape,
@@ -159,7 +137,7 @@ def pretrain(
         "validation": sample(data.validation, config.eval_images),
     }
     reporter.note(
-        f"{config.method} on {data.name} {config.task}: {len(train):,} images, "
+        f"{config.method} on {public_name(data.name)} {config.task}: {len(train):,} images, "
         f"{parameters:,} parameters, {accelerator.num_processes} x {accelerator.device.type}, "
         f"{torch.get_num_threads()} threads -> {out}"
     )
@@ -315,19 +293,20 @@ def _kept(run: RunFolder) -> str:
 
 
 def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:
-    """Saves the state of all processes beside its place, renames it, and drops the one before."""
+    """Saves the state of all processes beside its place, renames it, and drops the one before. Raises WriteError."""
     final = run.checkpoint(epoch)
     partial = final.with_name(f".{final.name}.partial")
     try:
         accelerator.save_state(str(partial))
-    except (OSError, RuntimeError) as error:  # torch's writer has an error of its own for a full disk
-        what = str(error).splitlines()[0]
-        raise WriteError(f"{final} cannot be written ({what}): free some space there, then resume") from error
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        partial.rename(final)
-        run.keep_only(final)
-    accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            partial.rename(final)
+            run.keep_only(final)
+        accelerator.wait_for_everyone()
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors tell a full disk by their own
+        failed = unwritten(final, error)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise failed from error
 
 
 def _restore(run: RunFolder, config: PretrainConfig, accelerator: Accelerator, reporter: Reporter) -> int:
@@ -337,6 +316,8 @@ def _restore(run: RunFolder, config: PretrainConfig, accelerator: Accelerator, r
         try:
             accelerator.load_state(str(run.checkpoint(epoch)))
         except Exception as error:  # torch, safetensors and pickle share no error
+            if is_out_of_memory(error):
+                raise
             raise RunError(f"{run.checkpoint(epoch)} is damaged or of other settings ({error}): train again") from error
     if accelerator.is_main_process:
         run.truncate_metrics(epoch)

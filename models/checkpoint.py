@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ffcore.errors import FFStudyError, RunError
-from ffcore.files import read_json, replacing
+from ffcore.files import AnyPath, read_json, replacing
 from ffmodels.backbone import MLP, BackboneConfig
 from ffmodels.heads import LinearHead
 
@@ -32,9 +32,9 @@ SECTIONS = {
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes a module's weights as safetensors, float32 on the CPU, whole or not at all."""
+    """Writes a module's weights as safetensors, float32 on the CPU, whole or not at all. Raises WriteError."""
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    with replacing(path) as partial:
+    with replacing(path, SafetensorError) as partial:
         save_file(state, partial, metadata={"format": "pt"})
 
 
@@ -89,7 +89,7 @@ def read_config(run: Path) -> dict[str, Any]:
     return found
 
 
-def load_backbone(run: Path, *, untrained: bool = False) -> MLP:
+def load_backbone(run: AnyPath, *, untrained: bool = False) -> MLP:
     """Loads a run's frozen backbone, in evaluation mode, on the CPU.
 
     Args:
@@ -99,6 +99,7 @@ def load_backbone(run: Path, *, untrained: bool = False) -> MLP:
     Raises:
         RunError: where the folder, its settings or its weights are missing, damaged or do not fit.
     """
+    run = Path(run)
     config = read_config(run)
     try:
         backbone = BackboneConfig(**config["model"]).build(config["config"]["seed"])
@@ -109,14 +110,14 @@ def load_backbone(run: Path, *, untrained: bool = False) -> MLP:
     return backbone.eval().requires_grad_(False)
 
 
-def load_head(path: Path, features: int, classes: int) -> LinearHead:
+def load_head(path: AnyPath, features: int, classes: int) -> LinearHead:
     """Loads a probe, in evaluation mode, on the CPU.
 
     Raises:
         RunError: where the file is missing, damaged, or of another shape.
     """
     head = LinearHead(features, classes)
-    load_weights(head, path)
+    load_weights(head, Path(path))
     return head.eval().requires_grad_(False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ffcore.errors import SettingError
@@ -81,3 +82,12 @@ SLOTS = {
     "zeros": "0 in each label pixel",
     "pixels": "the image as it is",
 }
+
+# What names a folder of images as a data set.
+FOLDER = "imagefolder:"
+
+
+def public_name(dataset: str) -> str:
+    """Returns a data set's name as others are told it: of a folder its last part, not where this machine has it."""
+    path = dataset.removeprefix(FOLDER)
+    return dataset if path == dataset else FOLDER + Path(path).name

@@ -6,33 +6,21 @@ import errno
 import fcntl
 import json
 import os
-import subprocess
-import sys
 from contextlib import suppress
 
 import pytest
 
 from ffcore.errors import InUse, WriteError
 from ffcore.files import claimed, lock, replacing, write_json
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from ffcore.files import claimed
-with claimed(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+from tests.helpers import holding
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds a folder: (the folder, the process)."""
     folder = tmp_path / "run"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
+    with holding(folder) as process:
         yield folder, process
-        process.kill()
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -55,8 +43,10 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="cannot be written"):
         write_json(tmp_path / "file" / "a.json", {})
-    with pytest.raises(WriteError, match="cannot be made"), claimed(tmp_path / "file" / "run"):
-        pass
+    for place, why in (("file", "it is a file"), ("file/run", "Not a directory"), ("x" * 300, "File name too long")):
+        said = rf"--out .*{place} cannot be made \({why}\): name another"
+        with pytest.raises(WriteError, match=said), claimed(tmp_path / place):
+            pass
 
 
 def test_a_folder_is_held_by_one_process_until_it_ends(other):
@@ -67,6 +57,35 @@ def test_a_folder_is_held_by_one_process_until_it_ends(other):
     process.wait()
     with claimed(folder):
         pass
+
+
+@pytest.mark.parametrize("place", ["run", "runs/of/mine", "there", "mine"])
+def test_a_claim_that_came_to_nothing_leaves_nothing(tmp_path, place):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with suppress(ZeroDivisionError), claimed(tmp_path / place), claimed(tmp_path / place):
+        raise ZeroDivisionError
+    assert sorted(tmp_path.rglob("*")) == before
+    with suppress(ZeroDivisionError), claimed(tmp_path / place):
+        (tmp_path / place / "b.txt").touch()
+        raise ZeroDivisionError
+    assert [path for path in sorted(tmp_path.rglob("*.txt")) if path not in before] == [tmp_path / place / "b.txt"]
+
+
+def test_a_folder_that_another_process_has_is_left_as_it_is(other):
+    folder, _ = other
+    with pytest.raises(InUse), claimed(folder):
+        pass
+    assert os.listdir(folder) == [".lock"]
+
+
+def test_a_folder_is_one_by_whatever_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with claimed(tmp_path / "run"), claimed(tmp_path / "x" / ".." / "run"), claimed(tmp_path / "link"):
+        assert {*os.listdir(tmp_path)} >= {"run", "link"}
 
 
 def test_a_process_may_claim_again_what_it_holds(tmp_path):
@@ -86,6 +105,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
     said = r"run is on a file system without locks .*FFSTUDY_LOCKS=off"
     with pytest.raises(WriteError, match=said), claimed(tmp_path / "run"):
         pass
+    assert not (tmp_path / "run").exists()
     monkeypatch.setenv("FFSTUDY_LOCKS", "off")
     with claimed(tmp_path / "run"):
         (tmp_path / "run" / "a").touch()

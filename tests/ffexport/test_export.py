@@ -61,7 +61,7 @@ def test_the_manifest_describes_the_files(exported, trained):
     names = {"model.onnx", "model.ts", "model.pt2", "model.fp16.onnx", "model.fp16.ts"}
     names |= {"model.int8.onnx", "model.goodness.onnx", "model.goodness.ts", "model.goodness.pt2"}
     assert manifest["files"].keys() == names
-    assert {*os.listdir(folder)} == names | {"manifest.json", "card.md"}
+    assert {*os.listdir(folder)} == names | {"manifest.json", "card.md", ".lock"}
     best = probe_of(trained, "ff")
     assert manifest["probe"] == best.name
     card = (folder / "card.md").read_text()
@@ -181,7 +181,7 @@ def test_the_figures_do_not_depend_on_the_number_of_threads(trained, tmp_path, m
 
 def test_the_bare_backbone_gives_the_last_three_layers(trained, tmp_path):
     export_run(trained / "ff", head="none", formats=["torchscript"], out=tmp_path)
-    assert {*os.listdir(tmp_path)} == {"model.features.ts", "manifest.json", "card.md"}
+    assert {*os.listdir(tmp_path)} == {"model.features.ts", "manifest.json", "card.md", ".lock"}
     assert metadata(tmp_path / "model.features.ts")["head"] == "none"
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8)
     (features,) = FORMATS.load("torchscript").load(tmp_path / "model.features.ts")(images)

@@ -14,8 +14,8 @@ from fftrain.analyse import analyse_run, compare_runs
 from fftrain.config import AnalysisConfig, DataConfig
 from fftrain.data import load_data
 from fftrain.evaluate import evaluate_run
+from fftrain.launcher import make_accelerator
 from fftrain.run import RunFolder
-from fftrain.trainer import make_accelerator
 
 PUBLISHED = {"pretext": {"ff": 98.9, "bp": 99.2}, "transfer": {"ff": 76.3, "bp": 97.5}}  # MNIST, rotation
 

@@ -178,7 +178,7 @@ def test_two_runs_are_compared_on_the_same_images_each_with_its_slot(trained):
 def test_runs_of_other_images_are_refused(trained, run_copy):
     path = run_copy / "config.json"
     config = json.loads(path.read_text())
-    for key, value in (("name", "mnist"), ("shape", [1, 8, 8])):
+    for key, value in (("digest", "0123"), ("shape", [1, 8, 8])):
         path.write_text(json.dumps({**config, "data": {**config["data"], key: value}}))
         with pytest.raises(RunError, match=rf"differ in the data's {key} .*compare runs of one data set"):
             compare_runs(trained / "bp", run_copy)
@@ -192,7 +192,7 @@ def test_with_two_processes_one_analyses_and_both_know(trained, tmp_path):
     script = tmp_path / "analyse.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom fftrain.analyse import analyse_run\n"
-        "from fftrain.config import AnalysisConfig\nfrom fftrain.trainer import make_accelerator\n"
+        "from fftrain.config import AnalysisConfig\nfrom fftrain.launcher import make_accelerator\n"
         "accelerator = make_accelerator(1)\n"
         "found = analyse_run(Path(sys.argv[1]), AnalysisConfig(images=100, points=0), accelerator=accelerator)\n"
         "out = Path(sys.argv[1]) / f'rows{accelerator.process_index}'\n"

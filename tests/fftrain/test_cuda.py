@@ -37,7 +37,8 @@ def test_no_step_of_an_epoch_makes_the_host_wait(monkeypatch, method):
     from fftrain.config import PretrainConfig
     from fftrain.data import Split, load_data
     from fftrain.evaluate import make_task
-    from fftrain.trainer import epoch_batches, make_accelerator, prepare
+    from fftrain.launcher import make_accelerator
+    from fftrain.trainer import epoch_batches, prepare
 
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     accelerator = make_accelerator(None)

@@ -7,8 +7,8 @@ import pytest
 
 from fftrain.config import PretrainConfig
 from fftrain.evaluate import evaluate_run, mean_losses, pretext_accuracy
+from fftrain.launcher import make_accelerator
 from fftrain.run import RunFolder
-from fftrain.trainer import make_accelerator
 from tests.fftrain.training import (
     SMALL,
     data_of,

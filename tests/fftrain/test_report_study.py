@@ -200,7 +200,7 @@ def test_each_run_can_be_made_again_by_its_command(study):
                 given["holdout"] = False
             typed = {k: v if k in ("dataset", "task", "method", "holdout") else json.loads(v) for k, v in given.items()}
             again, made = PretrainConfig(**typed), RunFolder(root / "cells" / row["run"]).read_config()
-            assert {**vars(again), "threshold": 24.0} == vars(made)
+            assert {**vars(again), "threshold": 24.0, "mixed_precision": "no"} == vars(made)
 
 
 def test_figures_are_valid_svg_that_load_nothing(study):

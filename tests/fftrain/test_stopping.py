@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ffserve import console
 from fftrain import progress
 from fftrain.progress import Reporter, TerminalReporter
 from fftrain.run import RunFolder
@@ -30,28 +31,51 @@ class Lines(Reporter):
         self.lines.append(text)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_stopped_training_names_the_command_that_goes_on(cli, tmp_path, number, code):
-    run = tmp_path / "my run"
+def training(run, **how):
+    """A training of the command that goes on for long, after its first epoch."""
     child = subprocess.Popen(
         [sys.executable, "-m", "fftrain", "pretrain", *TINY, "--epochs", "5000", "--out", run],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        **how,
     )
     deadline = time.monotonic() + 120
     while not any((run / "checkpoint").glob("epoch-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *console.ENDING])
+def test_a_stopped_training_names_the_command_that_goes_on(cli, tmp_path, number):
+    run = tmp_path / "my run"
+    child = training(run)
     child.send_signal(number)
     _, err = child.communicate()
-    assert child.returncode == code
+    assert child.returncode == 128 + number
     assert "Traceback" not in err
-    assert ("fftrain: error: interrupted" in err) == (number == signal.SIGINT)
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert f"fftrain: error: {word}; nothing half-written is left" in err
     done = RunFolder(run).epochs_done
     assert done >= 1
     assert f"stopped after epoch {done} of 5000: `fftrain pretrain --resume --out '{run}'` goes on" in err
+    assert not [*run.rglob("*.partial")]
     ended = cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", done + 1)
     assert ended.code == 0, ended.err
+
+
+def test_what_was_told_to_be_ignored_is_ignored(tmp_path):
+    """As nohup does with SIGHUP."""
+    child = training(tmp_path / "run", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    done = RunFolder(tmp_path / "run").epochs_done
+    child.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 60
+    while RunFolder(tmp_path / "run").epochs_done < done + 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert child.poll() is None
+    child.send_signal(signal.SIGUSR1)
+    child.communicate()
+    assert child.returncode == 128 + signal.SIGUSR1
 
 
 def test_what_goes_on_is_said_only_where_it_does(cli, run_copy, tmp_path):
@@ -68,28 +92,53 @@ def test_what_goes_on_is_said_only_where_it_does(cli, run_copy, tmp_path):
 
 
 @pytest.fixture
-def default_signal():
-    """SIGTERM as a new process has it."""
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield signal.SIG_DFL
-    signal.signal(signal.SIGTERM, before)
+def default_signals():
+    """Signals as a new process has them."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in console.ENDING}
+    yield
+    for number, how in before.items():
+        signal.signal(number, how)
 
 
-def test_a_command_that_is_done_leaves_signals_as_they_were(default_signal):
+def test_a_command_that_is_done_leaves_signals_as_they_were(default_signals):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = {number: signal.getsignal(number) for number in console.ENDING}
+    with console.unwinding():
+        assert {n for n in console.ENDING if signal.getsignal(n) != before[n]} == {*console.ENDING} - {signal.SIGHUP}
+    assert {number: signal.getsignal(number) for number in console.ENDING} == before
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, console.Stopped(143)])
+def test_what_is_said_is_said_once_and_the_command_ends_as_it_would_have(stop):
     reporter = Lines()
     with stopping(reporter, lambda: AGAIN):
-        assert signal.getsignal(signal.SIGTERM) != default_signal
-    assert signal.getsignal(signal.SIGTERM) == default_signal
+        pass
     assert reporter.lines == []
-    with pytest.raises(KeyboardInterrupt), stopping(reporter, lambda: AGAIN):
-        raise KeyboardInterrupt
+    with pytest.raises(type(stop) if isinstance(stop, BaseException) else stop), stopping(reporter, lambda: AGAIN):
+        raise stop
     assert reporter.lines == [AGAIN]
 
 
-def test_of_several_processes_each_ends_at_once(monkeypatch, default_signal):
+def test_a_second_signal_does_not_stop_the_clearing_up(default_signals):
+    cleared = []
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleared.append(True)
+
+    with pytest.raises(console.Stopped) as end, console.unwinding():
+        work()
+    assert cleared
+    assert end.value.code == 128 + signal.SIGUSR1
+
+
+def test_of_several_processes_each_ends_at_once(monkeypatch, default_signals):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with stopping(Reporter(), lambda: AGAIN):
-        assert signal.getsignal(signal.SIGTERM) is default_signal
+    with console.unwinding():
+        assert all(signal.getsignal(number) is signal.SIG_DFL for number in console.ENDING)
 
 
 def test_a_stopped_probe_and_study_say_so(cli, monkeypatch, run_copy, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ffcore.errors import RunError, SettingError, TrainingError
+from ffcore.errors import RunError, SettingError, TrainingError, WriteError
 from ffmodels.checkpoint import load_backbone
 from fftrain.config import PretrainConfig
 from fftrain.data import load_data
@@ -65,7 +65,7 @@ def test_a_run_records_what_was_trained_and_how_it_went(tmp_path, method):
         assert 0 <= record["train"]["accuracy"] <= 1
         assert record["seconds"] > 0
     files = {"config.json", "metrics.jsonl", "samples.npz", "results.json", "checkpoint", "backbone.safetensors"}
-    assert {*os.listdir(run)} == files | ({"head.safetensors"} if method == "bp" else set())
+    assert {*os.listdir(run)} == files | {".lock"} | ({"head.safetensors"} if method == "bp" else set())
     samples = np.load(run / "samples.npz")
     assert samples["images"].shape == (64, 1, 28, 28)
     assert samples["images"].dtype == np.uint8
@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_and_changed_data_are_named(tmp_path):
     (checkpoint / "model.safetensors").write_bytes(whole)
     for i in range(30):
         Image.new("L", (8, 8), i).save(tmp_path / "data" / "cat" / f"new{i}.png")
-    with pytest.raises(RunError, match=r"is not what .* was trained on"):
+    with pytest.raises(RunError, match=r"has changed since .* was trained on it"):
         pretrain(more, run, resume=True)
     assert epochs(run) == [1, 2]
 
@@ -254,9 +254,9 @@ def test_a_folder_in_use_is_left_as_it_is(tmp_path):
     with pytest.raises(RunError, match="in use already"):
         pretrain(PretrainConfig(**SMALL), tmp_path)
     assert os.listdir(tmp_path) == ["mine.txt"]
-    with pytest.raises(RunError, match="is a file"):
+    with pytest.raises(WriteError, match="it is a file"):
         pretrain(PretrainConfig(**SMALL), tmp_path / "mine.txt")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(WriteError, match="cannot be made"):
         pretrain(PretrainConfig(**SMALL), tmp_path / "mine.txt" / "run")
 
 

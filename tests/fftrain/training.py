@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from ffmodels.backbone import BackboneConfig
 from fftrain.data import load_data
 from fftrain.evaluate import make_task
+from fftrain.launcher import make_accelerator
 from fftrain.registry import METHODS
-from fftrain.trainer import epoch_batches, make_accelerator
+from fftrain.trainer import epoch_batches
 from tests.helpers import python
 
 SMALL = {

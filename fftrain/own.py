@@ -1,0 +1,145 @@
+"""The data that a run was trained on: found where they lie now, and told from others by a digest, not by a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from ffcore.errors import DataError, RunError
+from ffmodels.checkpoint import read_config
+from ffmodels.registry import FOLDER
+from fftrain.config import DataConfig, ProbeConfig
+from fftrain.data import ImageData, check_name, load_data
+from fftrain.registry import DATASETS
+from fftrain.run import RunFolder, held_out_digest
+
+Config = TypeVar("Config", bound=DataConfig)
+
+
+def data_of(
+    run: Path,
+    data: ImageData | None = None,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    load: Callable[[DataConfig], ImageData] = load_data,
+) -> ImageData:
+    """Returns what a run was trained on, under the name that the run knows it by.
+
+    Args:
+        run: a run folder.
+        data: the data set, where it is there already.
+        dataset: its name or place now, as in `found_at`.
+        data_dir: likewise.
+        load: what loads it.
+
+    Raises:
+        RunError, DataError, ImageError, SettingError: as `found_at`, `load_data` and `recognised` do.
+    """
+    if data is None:
+        data = load(found_at(run, RunFolder(run).read_config(), dataset, data_dir))
+    return recognised(run, data)
+
+
+def to_probe(
+    run: Path, config: ProbeConfig, data: ImageData | None, load: Callable[[DataConfig], ImageData]
+) -> tuple[ProbeConfig, ImageData]:
+    """Returns the settings with the data set's name, and what a run is probed on: its own data or others.
+
+    Its own are read as they were for training, where the settings do not say otherwise, and go by the run's name for
+    them, from wherever they came.
+
+    Args:
+        run: a run folder.
+        config: the settings; without a data set, the run's own is meant.
+        data: the data set, where it is there already.
+        load: what loads it.
+
+    Raises:
+        RunError, DataError, ImageError, SettingError: as `found_at`, `load_data` and `recognised` do.
+    """
+    trained = RunFolder(run).read_config()
+    config = replace(config, dataset=config.dataset or (trained.dataset if data is None else data.name))
+    own = config.dataset == trained.dataset
+    if own:
+        size, gray = config.image_size or trained.image_size, config.grayscale or trained.grayscale
+        config = replace(config, image_size=size, grayscale=gray)
+    if data is not None:
+        return config, recognised(run, data, other=not own)
+    data = recognised(run, load(found_at(run, config, data_dir=config.data_dir) if own else config), other=not own)
+    same = data.name == read_config(run)["data"]["name"]
+    return replace(config, dataset=trained.dataset if same else config.dataset), data
+
+
+def found_at(run: Path, config: Config, dataset: str | None = None, data_dir: str | None = None) -> Config:
+    """Returns settings by which a run's data set is read from where it lies now.
+
+    Args:
+        run: a run folder, for messages.
+        config: settings with the data set's name or place then.
+        dataset: its name or place now; None means that of then.
+        data_dir: where data sets are kept now; of an image folder, the folder itself or the one above it.
+
+    Raises:
+        RunError: where nothing leads to it: its arrays were handed over in Python.
+        DataError: where it is an image folder that is not there any more.
+        SettingError: for an unknown name.
+    """
+    name = dataset or config.dataset
+    if dataset is not None:
+        check_name(name)
+    elif not name.startswith(FOLDER) and name not in DATASETS:
+        raise RunError(
+            f"{run} was trained on {name!r}, arrays that were handed over in Python: hand them over again there, "
+            "as in evaluate_run(run, data=...)"
+        )
+    elif name.startswith(FOLDER):
+        folder = Path(name.removeprefix(FOLDER))
+        if data_dir is not None:
+            above = Path(data_dir).expanduser()
+            folder = above / folder.name if (above / folder.name).is_dir() else above
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}, the images that {run} was trained on, is no folder: say where they are now with "
+                f"--dataset {FOLDER}PATH or --data-dir"
+            )
+        name = f"{FOLDER}{folder}"
+    return replace(config, dataset=name, data_dir=data_dir or config.data_dir)
+
+
+def recognised(run: Path, data: ImageData, *, other: bool = False) -> ImageData:
+    """Returns data under the name that a run knows them by, where they are what it was trained on.
+
+    Args:
+        run: a run folder.
+        data: what is held against it.
+        other: whether they may be another data set, of the same shape.
+
+    Raises:
+        RunError: where images have another shape than those that the run was trained on; where they have changed
+            since; where they are another data set, and may not be.
+    """
+    trained = read_config(run)["data"]
+    if list(data.shape) != list(trained["shape"]):
+        c, h, w = trained["shape"]
+        raise RunError(
+            f"{run} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
+            f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
+        )
+    known = trained.get("digest", "")  # which runs of the first versions lack
+    alike = known == held_out_digest(data) if known else data.name == trained["name"]
+    if alike and list(data.class_names) == trained["class_names"]:
+        return replace(data, name=trained["name"])
+    if data.name == trained["name"]:
+        raise RunError(
+            f"{data.name} has changed since {run} was trained on it, or the run had arrays of that name: restore it, "
+            "hand them over again in Python, or train a new run"
+        )
+    if not other:
+        raise RunError(
+            f"{run} was trained on {trained['name']}, and {data.name} is not that: its held-out images or classes are "
+            "others; name what it was trained on, or hand that over in Python, as in evaluate_run(run, data=...)"
+        )
+    return data

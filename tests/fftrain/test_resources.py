@@ -1,0 +1,237 @@
+"""What is lacking is said in one line: room on the disk, memory, locks, and a folder that was taken away."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from ffcore.errors import WriteError
+from ffcore.files import replacing
+from ffmodels.checkpoint import load_backbone, save_weights
+from fftrain import PretrainConfig, pretrain, probe_run, trainer
+from fftrain.config import ProbeConfig
+from fftrain.run import RunFolder
+from tests.fftrain.training import SMALL, epochs, weights
+from tests.helpers import ROOT, Ended, one_line
+
+SMALLISH = ["--dataset", "digits", "--width", 256, "--depth", 2, "--lr", 1e-3, "--threads", 1]
+FULL = "cannot be written (No space left on device): free some space there"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Makes a file system of so many KiB: disk(300) -> its folder."""
+    mounted = []
+
+    def make(size: int) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", folder], capture_output=True)
+        if made.returncode:
+            pytest.skip("no file system can be mounted here")
+        mounted.append(folder)
+        return folder
+
+    try:
+        yield make
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", "--lazy", folder], check=True)  # torch's writer keeps its file open
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of which each checkpoint takes about 3 MiB."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    pretrain(PretrainConfig(dataset="digits", width=256, depth=2, lr=1e-3, epochs=1, threads=1), run)
+    probe_run(run, ProbeConfig(epochs=1, threads=1))
+    return run
+
+
+def filled(disk, run, room):
+    """A copy of a run on a file system with so many KiB left."""
+    size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file()) // 1024
+    folder = disk(2 * size)
+    copy = Path(shutil.copytree(run, folder / "run"))
+    free = shutil.disk_usage(folder).free
+    (folder / "fill").write_bytes(bytes(free - 1024 * room))
+    return copy
+
+
+@pytest.mark.parametrize("room", [8, 60, 1100, 3000, 3500, 5600])
+def test_a_training_on_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(cli, disk, room):
+    run = disk(room) / "run"
+    ended = cli("fftrain", "pretrain", *SMALLISH, "--epochs", 2, "--out", run)
+    one_line(ended, 1, str(run), FULL)
+    assert not [*run.rglob("*.partial")]
+
+
+@pytest.mark.parametrize("room", [8, 900, 2500])
+def test_so_does_one_that_goes_on_and_it_still_can(cli, disk, finished, room):
+    run = filled(disk, finished, room)
+    one_line(cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2), 1, str(run), FULL)
+    assert weights(run) == weights(finished)
+    (run.parent / "fill").unlink()
+    assert cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2).code == 0
+    assert epochs(run) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fftrain", "probe", "--epochs", 1, "--slot", "zeros", "--threads", 1],
+        ["fftrain", "analyse", "--images", 100, "--points", 100, "--threads", 1],
+        ["fftrain", "evaluate", "--split", "test", "--threads", 1],
+        ["ffexport", "--format", "all"],
+        ["ffexport", "--precision", "fp16"],
+    ],
+)
+def test_so_does_every_command_that_measures_or_exports(cli, disk, finished, command):
+    run = filled(disk, finished, 0)
+    before = sorted(run.rglob("*"))
+    program, *words = command
+    command = [program, run, *words] if program == "ffexport" else [program, words[0], run, *words[1:]]
+    one_line(cli(*command), 1, FULL)
+    assert not [path for path in sorted(run.rglob("*")) if path not in before and path.name.endswith(".partial")]
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "pt2"])
+def test_a_full_folder_of_temporary_files_is_named(disk, finished, tmp_path, form):
+    """In a process of its own: torch's writer ended it."""
+    command = [sys.executable, "-m", "ffexport", finished, "--format", form, "--out", tmp_path / "out"]
+    environment = {**os.environ, "TMPDIR": str(disk(300))}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, env=environment)
+    one_line(Ended(done.returncode, done.stdout, done.stderr), 1, "temporary files cannot be written to", "TMPDIR")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_writer_says_of_a_full_disk_in_an_error_of_its_own(tmp_path, monkeypatch):
+    def refuse(*arguments, **more):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("ffmodels.checkpoint.save_file", refuse)
+    with pytest.raises(WriteError, match=r"a\.safetensors cannot be written \(No space left on device\): free some"):
+        save_weights(torch.nn.Linear(1, 1), tmp_path / "a.safetensors")
+    said = r"b cannot be written \(unlucky\): name a place that can"
+    with pytest.raises(WriteError, match=said), replacing(tmp_path / "b", RuntimeError):
+        raise RuntimeError("unlucky")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_folder_that_is_taken_away_is_missed_at_once(tmp_path, monkeypatch):
+    run, train_epoch = tmp_path / "run", trainer.train_epoch
+
+    def take_away(*arguments):
+        shutil.rmtree(run)
+        return train_epoch(*arguments)
+
+    monkeypatch.setattr(trainer, "train_epoch", take_away)
+    with pytest.raises(WriteError, match="run was moved or deleted while it was written into"):
+        pretrain(PretrainConfig(**SMALL), run)
+    with pytest.raises(WriteError, match="moved or deleted"):
+        RunFolder(run).add_result(("pretext", "test"), {})
+
+
+def limited(*command, gib):
+    """Runs a command with so much address space."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (gib * 2**30, gib * 2**30))
+
+    words = [sys.executable, "-m", *map(str, command)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, preexec_fn=limit)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_lack_of_memory_is_one_line_with_what_mends_it(tmp_path):
+    """NumPy has an error for it, torch another."""
+    for option in (["--width", 60_000], ["--image-size", 3000]):
+        ended = limited("fftrain", "pretrain", *SMALLISH[:2], *option, "--out", tmp_path / "run", gib=10)
+        one_line(ended, 1, "there is not enough memory", "--image-size", "--limit", "--feature-memory")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(run_copy, monkeypatch):
+    from accelerate import Accelerator
+
+    def refuse(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 3600000000 bytes")
+
+    monkeypatch.setattr(Accelerator, "load_state", refuse)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        pretrain(RunFolder(run_copy).read_config(), run_copy, resume=True)
+
+
+NO_LOCKS = """
+#include <errno.h>
+int flock(int fd, int op) { errno = ENOLCK; return -1; }
+int lockf(int fd, int cmd, long len) { errno = ENOLCK; return -1; }
+"""
+
+
+@pytest.fixture(scope="module")
+def no_locks(tmp_path_factory):
+    """The environment of a process whose file systems have no locks."""
+    folder = tmp_path_factory.mktemp("locks")
+    (folder / "nolock.c").write_text(NO_LOCKS)
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "nolock.so", folder / "nolock.c"], check=True)
+    return {**os.environ, "LD_PRELOAD": str(folder / "nolock.so")}
+
+
+def test_where_a_file_system_has_no_locks_one_line_says_what_goes_on(no_locks, tmp_path, run_copy):
+    commands = {
+        "new": ["fftrain", "pretrain", *SMALLISH, "--epochs", 1, "--limit", 100, "--out", tmp_path / "new"],
+        "run": ["fftrain", "evaluate", run_copy, "--threads", 1],
+        "study": ["fftrain", "study", "--preset", "smoke", "--only", "*-bp-s0-*", "--out", tmp_path / "study"],
+        "export": ["ffexport", run_copy],
+        "png": ["fftrain", "dump-images", "digits", tmp_path / "png"],
+    }
+
+    def start(command, **more):
+        words = [sys.executable, "-m", *map(str, command)]
+        return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**no_locks, **more})
+
+    for name, command in commands.items():
+        done = start(command)
+        ended = Ended(done.returncode, done.stdout, done.stderr)
+        one_line(ended, 1, "is on a file system without locks (No locks available)", "FFSTUDY_LOCKS=off", str(tmp_path))
+        assert not (tmp_path / name).exists() or name in ("run", "study"), name
+    for name in ("new", "run", "png"):
+        done = start(commands[name], FFSTUDY_LOCKS="off")
+        assert done.returncode == 0, done.stderr
+
+
+def test_paths_may_be_text(tmp_path, trained):
+    from ffexport import export_run, newest_run
+    from fftrain import AnalysisConfig, Study, analyse_run, compare_runs, evaluate_run, plan, write_report
+    from fftrain.config import DataConfig
+    from fftrain.data import dump_images
+
+    out = str(tmp_path / "run")
+    config = PretrainConfig(**{**SMALL, "epochs": 1}, data_dir=tmp_path)
+    pretrain(config, out)
+    pretrain(config, out, resume=True)
+    probe_run(out, ProbeConfig(epochs=1, threads=1), baselines=str(tmp_path / "baselines"))
+    evaluate_run(out, split="test", data_dir=tmp_path)
+    analyse_run(out, AnalysisConfig(images=50, points=0, data_dir=tmp_path))
+    assert compare_runs(out, str(trained / "bp"), images=20)["images"] == 20
+    assert newest_run(str(tmp_path)) == Path(out)
+    manifest = export_run(out, out=str(tmp_path / "export"))
+    assert manifest["out"] == str(tmp_path / "export")
+    assert dump_images(DataConfig(dataset="digits"), "test", str(tmp_path / "png")) == 359
+    export_run(out, images=str(tmp_path / "png"), out=str(tmp_path / "export"), precision="fp16")
+    assert write_report(str(tmp_path))["page"] == str(tmp_path / "report.html")
+    assert load_backbone(out).config.width == 32
+    study = Study(str(tmp_path / "study"), plan({"datasets": ["digits"]}, "x"))
+    assert study.check_plan() == {}
