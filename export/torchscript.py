@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ffexport.archive import Annotated, rewrite
 from ffexport.formats import Run, Settings, as_run, example
 from ffexport.graph import DeployedModel
+
+
+def checked(images: Tensor, shape: list[int]) -> Tensor:
+    """Returns images that are uint8 [B, C, H, W] of a size, and raises for others: a traced model computes for any.
+
+    It is scripted, and so becomes a part of the file.
+    """
+    takes = f"the model takes raw pixels, uint8 [batch, {shape[0]}, {shape[1]}, {shape[2]}]"
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images are not uint8: {takes}")
+    if images.dim() != 4 or list(images.shape[1:]) != shape:
+        raise ValueError(f"images have shape {images.shape}: {takes}")
+    return images
+
+
+class Guarded(nn.Module):
+    """A model that checks its images first."""
+
+    def __init__(self, model: DeployedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.check: Callable[[Tensor, list[int]], Tensor] = torch.jit.script(checked)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns the outputs of the model."""
+        outputs: tuple[Tensor, ...] = self.model(self.check(images, list(self.model.backbone.config.shape)))
+        return outputs
 
 
 class TorchScriptFormat(Annotated):
@@ -23,7 +51,7 @@ class TorchScriptFormat(Annotated):
     def write(self, model: DeployedModel, path: Path, settings: Settings) -> None:
         """Traces the model."""
         with _quiet(), _own_names(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-            traced = torch.jit.trace(model, (example(model),), check_trace=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(Guarded(model).eval(), (example(model),), check_trace=False)  # type: ignore[no-untyped-call]
             saved = Path(folder) / "model.ts"
             traced.save(str(saved))
             rewrite(saved, path)

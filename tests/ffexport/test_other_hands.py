@@ -1,9 +1,11 @@
-"""The files in other hands: ONNX's own tools, older runtimes."""
+"""The files in other hands: images that a model was not made for, ONNX's own tools, older runtimes."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
+import torch
 from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 
@@ -12,6 +14,34 @@ from ffexport.parity import relative_error
 from ffexport.registry import FORMATS
 
 IMAGES = np.random.default_rng(4).integers(0, 256, (5, 1, 28, 28), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.ts", "model.pt2", "model.fp16.ts", "model.goodness.ts"])
+def test_what_is_not_uint8_images_of_its_size_is_refused(exported, name):
+    path = exported["ff"] / name
+    run = FORMATS.load({".onnx": "onnx", ".ts": "torchscript", ".pt2": "pt2"}[path.suffix]).load(path)
+    for count in (5, 1):
+        assert [len(output) for output in run(IMAGES[:count])] == [count] * 3
+    for other in (
+        IMAGES.astype(np.float32) / 255,
+        IMAGES.astype(np.int64),
+        IMAGES.transpose(0, 2, 3, 1),
+        IMAGES.repeat(3, axis=1),
+        IMAGES[:, :, 1:],
+        IMAGES.reshape(5, -1),
+        IMAGES[0],
+    ):
+        with pytest.raises(Exception, match=r"(?i)images|input|shape|dim|expected"):
+            run(other)
+
+
+@pytest.mark.parametrize("name", ["model.ts", "model.fp16.ts", "model.goodness.ts"])
+def test_torchscript_says_what_is_wrong_and_what_it_takes(exported, name):
+    run, takes = FORMATS.load("torchscript").load(exported["ff"] / name), r"uint8 \[batch, 1, 28, 28\]"
+    with pytest.raises(torch.jit.Error, match=rf"images are not uint8: the model takes raw pixels, {takes}"):
+        run(IMAGES / 255)
+    with pytest.raises(torch.jit.Error, match=rf"images have shape \[5, 28, 28, 1\]: the model takes .*{takes}"):
+        run(IMAGES.transpose(0, 2, 3, 1))
 
 
 def onnx_files(exported):
