@@ -16,7 +16,7 @@ from ffexport.export import export_run
 from ffexport.making import CLEARLY, _best
 from ffexport.registry import FORMATS, PRECISIONS, SCHEMES, choose_formats
 from ffexport.subject import load_subject
-from ffexport.validation import check_validation, read_validation
+from ffexport.validation import LOST_ACCURACY, OTHER_CLASSES, at_most, check_validation, read_validation
 from ffserve import Model
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference
 
@@ -142,11 +142,12 @@ def test_a_scheme_that_fails_gives_way_and_if_all_fail_nothing_is_written(traine
     [
         ({"images": 64, "same_class": 63 / 64, "accuracy": 0.9, "accuracy_fp32": 0.9 + 1 / 64}, None),
         ({"images": 64, "relative_error": 0.01}, None),
-        ({"images": 1000, "same_class": 0.98, "accuracy": 0.897, "accuracy_fp32": 0.9}, None),
-        ({"images": 64, "same_class": 61 / 64}, None),
-        ({"images": 64, "same_class": 60 / 64}, "6.2% of 64 validation images get another class"),
-        ({"images": 1000, "same_class": 0.979}, "2.1% of 1000 validation images get another class"),
-        ({"images": 1000, "same_class": 1.0, "accuracy": 0.896, "accuracy_fp32": 0.9}, "falls by 0.40 points"),
+        ({"images": 1000, "same_class": 0.965, "accuracy": 0.89, "accuracy_fp32": 0.9}, None),
+        ({"images": 64, "same_class": 58 / 64, "accuracy": 0.9, "accuracy_fp32": 0.9 + 3 / 64}, None),
+        ({"images": 64, "same_class": 57 / 64}, "10.9% of 64 validation images get another class"),
+        ({"images": 1000, "same_class": 0.964}, "3.6% of 1000 validation images get another class"),
+        ({"images": 10**6, "same_class": 0.979}, "2.1% of 1000000 validation images get another class"),
+        ({"images": 1000, "same_class": 1.0, "accuracy": 0.889, "accuracy_fp32": 0.9}, "falls by 1.10 points"),
         ({"images": 64, "same_class": 1.0, "accuracy": 0.8, "accuracy_fp32": 0.9}, "falls by 10.00 points"),
     ],
 )
@@ -156,6 +157,13 @@ def test_what_validation_images_may_lose(figures, message):
     else:
         with pytest.raises(ExportError, match=message):
             check_validation(figures)
+
+
+@pytest.mark.parametrize("images", [64, 359, 1000, 5000])
+@pytest.mark.parametrize("share", [OTHER_CLASSES, LOST_ACCURACY])
+def test_a_file_at_the_limit_is_refused_once_in_hundreds(share, images):
+    shown = np.random.default_rng(0).binomial(images, share, 100_000) / images
+    assert 1e-5 < (shown > at_most(share, images)).mean() < 3e-3
 
 
 def test_validation_images_come_from_class_folders(trained, tmp_path):
