@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import DataError, ExportError, SettingError
-from ffexport.formats import Images, Outputs, Run
-from ffexport.parity import relative_error, rounded, run_eager
+from ffexport.formats import Images, Outputs, Run, as_run
+from ffexport.parity import relative_error, rounded
 from ffexport.subject import Subject
 from ffmodels.checkpoint import read_config, read_samples
 
@@ -54,8 +54,7 @@ class Validation:
             "same_class", the share of images where it predicts what the eager model does; with labels "accuracy" and
             "accuracy_fp32", 0 to 1}.
         """
-        batches = (self.images[i : i + BATCH] for i in range(0, len(self.images), BATCH))
-        outputs = [np.concatenate(parts) for parts in zip(*map(run, batches), strict=True)]
+        outputs = _in_batches(run, self.images)
         figures: dict[str, Any] = {
             "source": self.source,
             "images": len(self.images),
@@ -119,9 +118,14 @@ def read_validation(subject: Subject, folder: Path | None) -> Validation:
             if foreign:
                 raise SettingError(f"--images {folder} has a folder {foreign[0]!r}, which is no class of the model")
             labels = np.array([classes.index(name) for name in names])
-    parts = [run_eager(subject.model, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-    expected = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    expected = _in_batches(as_run(subject.model), images)
     return Validation(images=images, labels=labels if known else None, expected=expected, source=source)
+
+
+def _in_batches(run: Run, images: Images) -> Outputs:
+    """Returns what a model gives for images uint8 [N, C, H, W]."""
+    parts = [run(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def _read_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[Images, list[str]]:
