@@ -23,7 +23,7 @@ from ffexport.reference import Case, references
 from ffexport.registry import FORMATS, file_name
 from ffexport.subject import load_subject
 from ffserve import Classifier, Model
-from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, softmax
+from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, samples, softmax
 from tests.helpers import ROOT, python
 
 
@@ -33,8 +33,7 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
     from safetensors.numpy import load_file
 
     model = Model(exported[method] / "model.onnx")
-    images = np.random.default_rng(batch).integers(0, 256, (batch, 1, 28, 28), dtype=np.uint8)
-    images[0] = 0
+    images = samples(trained / method, batch)
     found = model.run(images)
     assert list(found) == ["features", "logits", "probabilities"]
     probe = probe_of(trained, method)
@@ -50,8 +49,7 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
 def test_files_are_held_against_the_weights_in_float64(trained, method):
     probe = probe_of(trained, method)
     model = load_subject(trained / method, "probe", probe.name).model
-    images = np.random.default_rng(0).integers(0, 256, (9, 1, 28, 28), dtype=np.uint8)
-    images[0] = 0
+    images = samples(trained / method, 9)
     (case,) = references(model, {"some": images})
     features = reference(trained / method, probe.about["layers"], probe.about["slot"], images)
     np.testing.assert_allclose(case.exact[0], features, rtol=1e-9, atol=1e-9)
@@ -63,9 +61,9 @@ def test_files_are_held_against_the_weights_in_float64(trained, method):
 
 @pytest.mark.parametrize("head", ["probe", "goodness"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_for_one_image_as_for_many(exported, name, head):
+def test_every_format_gives_the_same_for_one_image_as_for_many(trained, exported, name, head):
     run = FORMATS.load(name).load(exported["ff"] / file_name(name, head, "fp32"))
-    images = np.random.default_rng(0).integers(0, 256, (256, 1, 28, 28), dtype=np.uint8)
+    images = samples(trained / "ff", 256)
     many = run(images)
     for i in (0, 17, 255):
         for one, whole in zip(run(images[i : i + 1]), many, strict=True):
@@ -220,7 +218,7 @@ def test_the_bare_backbone_gives_the_last_three_layers(trained, tmp_path):
     export_run(trained / "ff", head="none", formats=["torchscript"], out=tmp_path)
     assert {*os.listdir(tmp_path)} == {"model.features.ts", "manifest.json", "card.md"}
     assert metadata(tmp_path / "model.features.ts")["head"] == "none"
-    images = np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8)
+    images = samples(trained / "ff", 5)
     (features,) = FORMATS.load("torchscript").load(tmp_path / "model.features.ts")(images)
     np.testing.assert_allclose(features, reference(trained / "ff", [1, 2, 3], "neutral", images), atol=1e-4)
 
