@@ -1,4 +1,4 @@
-"""A run folder -> deployable files: ONNX, TorchScript and pt2, checked against the eager model."""
+"""A run folder -> deployable files: ONNX, TorchScript and pt2, checked against what was trained."""
 
 from __future__ import annotations
 

@@ -51,8 +51,9 @@ def export(
     atol: Annotated[
         float | None,
         typer.Option(
-            help="fp32: largest difference from the eager model, plus as much of an output's largest value. fp16, "
-            f"int8: largest error as a share of an output's size. [default: {TOLERANCES}]",
+            help="fp32: largest difference from the model in float64, plus as much of its largest value, beside "
+            "float32's own rounding. fp16, int8: largest error of the features as a share of their size. "
+            f"[default: {TOLERANCES}]",
             show_default=False,
         ),
     ] = None,
@@ -64,10 +65,10 @@ def export(
     """Export a run's frozen backbone with a head: to ONNX, TorchScript, or torch.export's pt2.
 
     Raw uint8 pixels go in, features, logits and probabilities come out; a file is put in place only when it computes
-    what the eager model does. Beside it: manifest.json (digests, parity figures) and card.md.
+    what was trained, as nearly as float32 can. Beside it: manifest.json (digests, parity figures) and card.md.
 
     The head is a linear probe, FF's own classifier (goodness: every label scored in one call), or none. fp16 and int8
-    come near the eager model, and are measured on validation images: more of them say more (--images).
+    come near what was trained, and are measured on validation images: more of them say more (--images).
 
     `ffexport bench` times a file or a run folder: `ffexport bench --help`.
 
@@ -120,7 +121,8 @@ def _row(about: dict[str, Any]) -> dict[str, str]:
     }
     return {
         "bytes": f"{about['bytes']:,}",
-        "difference from eager": f"{about['largest_difference']:.1e}",
+        "difference from float64": f"{about['largest_difference']:.1e}",
+        "that of float32": f"{about['float32_difference']:.1e}",
         "of its size": f"{about['relative_error']:.1e}",
         **{name: "" if share is None else f"{share:.2%}" for name, share in shares.items()},
         "sha256": about["sha256"][:12],

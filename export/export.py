@@ -46,7 +46,7 @@ def export_run(
     atol: float | None = None,
     out: AnyPath | None = None,
 ) -> dict[str, Any]:
-    """Exports a run's frozen backbone with a head, each file checked against the eager model before any is in place.
+    """Exports a run's frozen backbone with a head, each file checked against what was trained before any is in place.
 
     Args:
         run: a run folder.
@@ -57,7 +57,7 @@ def export_run(
         int8: how activations are quantised: a name in `SCHEMES`, or `auto` for what does better on validation images.
         images: a folder of class folders with validation images; None means the 64 that lie in the run folder.
         opset: of ONNX.
-        atol: the tolerance, as `check_parity` takes it; None means the precision's own.
+        atol: the tolerance, as `check_exact` and `check_near` take it; None means the precision's own.
         out: where the files go; None means `run/export`.
 
     Returns:

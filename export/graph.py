@@ -23,7 +23,8 @@ class DeployedModel(nn.Module):
     """What an exported file computes.
 
     Input: `images` uint8 [B, C, H, W], raw pixels 0 to 255: scaling and the label slot are inside.
-    Outputs: `features` float32 [B, F]; with a head also `logits` and `probabilities` float32 [B, K].
+    Outputs: `features` float32 [B, F]; with a head also `logits` and `probabilities` float32 [B, K]. After `.double()`
+    everything is computed in float64.
 
     Args:
         backbone: of which what no output reads is dropped.
@@ -57,12 +58,16 @@ class DeployedModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of `outputs`."""
-        pixels = fill(images.float() / 255, self.slot_classes, self.slot)
+        pixels = fill(self._pixels(images), self.slot_classes, self.slot)
         features = self.backbone.features(pixels, self.layers)
         if self.head is None:
             return (features,)
         logits = self.head(features)
         return features, logits, logits.softmax(-1)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Returns the pixels in [0, 1], of the weights' dtype, at least float32."""
+        return images.to(torch.promote_types(next(self.parameters()).dtype, torch.float32)) / 255
 
     def silence(self) -> None:
         """Sets the weights so that no unit of the first layer is ever active."""
@@ -103,7 +108,7 @@ class GoodnessModel(DeployedModel):
         """Returns the outputs in the order of `outputs`."""
         K = self.classes
         first: Any = self.backbone.layers[0]
-        pixels = images.float() / 255
+        pixels = self._pixels(images)
         zero = torch.zeros_like(images[:, 0, 0, 0], dtype=torch.int64)
         # Two rows for each image: a neutral slot, and label 0.
         rows = torch.stack([fill(pixels, K, "neutral"), embed_label(pixels, zero, K)], dim=1).flatten(0, 1)

@@ -1,9 +1,9 @@
-"""One exported file: written, measured against the eager model, and the best of what was tried kept."""
+"""One exported file: written, measured against the trained model, and the best of what was tried kept."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 from ffcore.errors import ExportError, WriteError
 from ffcore.files import sha256
 from ffexport.describe import describe, encode, golden
-from ffexport.formats import Format, Images, Settings
+from ffexport.formats import Format, Images, Run, Settings
 from ffexport.graph import DeployedModel, with_dead_layer
-from ffexport.parity import REAL, Case, cases, check_parity, eager
+from ffexport.parity import BATCHES, check_exact, check_near
 from ffexport.precision import Precision
 from ffexport.quantise import WEIGHT_BITS, describe_cpu
+from ffexport.reference import REAL, Case, cases, references
 from ffexport.registry import FORMATS, PRECISIONS
 from ffexport.subject import Subject
 from ffexport.validation import Validation, check_validation, read_validation
@@ -25,6 +26,31 @@ from ffmodels.checkpoint import read_samples
 # How much smaller the error of another scheme must be, to be taken instead of the first: a share of the images that get
 # another class than from the eager model, or without classes, of the features' size.
 CLEARLY = 0.005
+# The tolerance of the graph whose weights or sums are rounded.
+EXACT: float = PRECISIONS["fp32"].facts["atol"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A model that is written, and what its files are held against.
+
+    Args:
+        model: with weights of the precision.
+        compared: what it gives.
+        trained: what the model gives with the weights as they were trained.
+    """
+
+    model: DeployedModel
+    compared: list[Case]
+    trained: list[Case]
+
+    @classmethod
+    def of(cls, trained: DeployedModel, precision: Precision, images: Mapping[str, Images]) -> Held:
+        """Computes both for images of several kinds."""
+        model = precision.prepare(trained)
+        compared = references(model, images)
+        unrounded = compared if model is trained else references(trained, images, copies=0)
+        return cls(model=model, compared=compared, trained=unrounded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +63,15 @@ class Maker:
     opset: int
     atol: float
     samples: Images
-    compared: list[Case]
-    dead: DeployedModel
-    compared_dead: list[Case]
+    alive: Held
+    dead: Held
     validation: Validation | None
 
     @classmethod
     def begin(
         cls, subject: Subject, *, precision: str, schemes: Iterable[str], images: Path | None, opset: int, atol: float
     ) -> Maker:
-        """Computes what the eager model gives.
+        """Computes what the model gives.
 
         Args:
             subject: what is exported.
@@ -58,7 +83,6 @@ class Maker:
         """
         samples, _ = read_samples(subject.run)
         chosen: Precision = PRECISIONS.load(precision)
-        dead = with_dead_layer(subject.model)
         return cls(
             subject=subject,
             precision=precision,
@@ -66,9 +90,8 @@ class Maker:
             opset=opset,
             atol=atol,
             samples=samples,
-            compared=eager(subject.model, cases(subject.model.backbone.config.shape, samples)),
-            dead=dead,
-            compared_dead=eager(dead, {"dead layer": samples}),
+            alive=Held.of(subject.model, chosen, cases(subject.model.backbone.config.shape, samples)),
+            dead=Held.of(with_dead_layer(subject.model), chosen, {"dead layer": samples[:1]}),  # all are alike there
             validation=None if chosen.exact and images is None else read_validation(subject, images),
         )
 
@@ -87,6 +110,8 @@ class Maker:
         tried: dict[str | None, dict[str, Any]] = {}
         failed: dict[str | None, ExportError] = {}
         with _temporary() as folder:
+            if None not in self.schemes:
+                self._check_unquantised(writer, folder / f"exact{suffix}")
             for scheme in self.schemes:
                 try:
                     tried[scheme] = self._try(writer, folder / f"{scheme}{suffix}", scheme)
@@ -122,32 +147,51 @@ class Maker:
 
     def _try(self, writer: Format, path: Path, scheme: str | None) -> dict[str, Any]:
         """Writes one file and measures it. Raises ExportError where it is out of tolerance."""
-        model, precision = self.subject.model, PRECISIONS.load(self.precision)
         calibration = None if self.validation is None else self.validation.calibration
         settings = Settings(opset=self.opset, scheme=scheme, calibration=calibration)
-        names = list(model.outputs)
-        writer.write(precision.prepare(model), path, settings)
+        writer.write(self.alive.model, path, settings)
         about = describe(self.subject, self.precision, scheme, self.samples)
-        writer.annotate(path, encode({**about, "golden": golden(names, writer.load(path, threads=1), self.samples)}))
+        real = next(case for case in self.alive.compared if case.name == REAL)
+        kept = golden(self._names, writer.load(path, threads=1), real, scheme)
+        writer.annotate(path, encode({**about, "golden": kept}))
         run = writer.load(path, threads=1)
-        parity = check_parity(names, run, self.compared, self.atol, exact=precision.exact)
+        parity = self._check(run, self.alive, scheme)
         measured = None
         if self.validation is not None:
             measured = self.validation.measure(run)
             check_validation(measured)
         dead = path.with_stem("dead")
-        writer.write(precision.prepare(self.dead), dead, settings)
-        parity |= check_parity(
-            names, writer.load(dead, threads=1), self.compared_dead, self.atol, exact=precision.exact
-        )
+        writer.write(self.dead.model, dead, settings)
+        parity |= self._check(writer.load(dead, threads=1), self.dead, scheme)
         figures = [batch for case in parity.values() for batch in case.values()]
+        largest = ("largest_difference", "float32_difference", "relative_error")
         return {
-            "largest_difference": max(each["largest_difference"] for each in figures),
-            "relative_error": max(each["relative_error"] for each in figures),
-            "same_class": parity[REAL]["256"].get("same_class"),
+            **{name: max(each[name] for each in figures) for name in largest},
+            "same_class": parity[REAL][str(max(BATCHES))].get("same_class"),
             "validation": measured,
             "parity": parity,
         }
+
+    def _check(self, run: Run, held: Held, scheme: str | None) -> dict[str, Any]:
+        """Returns how far a file is from the trained model. Raises ExportError where that is out of tolerance."""
+        if PRECISIONS.load(self.precision).exact:
+            return check_exact(self._names, run, held.compared, self.atol)
+        if scheme is None:  # it rounds the weights alone, and computes the same numbers with those
+            check_exact(self._names, run, held.compared, EXACT)
+        return check_near(self._names, run, held.trained, self.atol)
+
+    def _check_unquantised(self, writer: Format, path: Path) -> None:
+        """Holds the graph exactly before it is quantised: eight bits would hide small faults of it.
+
+        Raises ExportError where it computes something else.
+        """
+        for held in (self.alive, self.dead):
+            writer.write(held.model, path, Settings(opset=self.opset))
+            check_exact(self._names, writer.load(path, threads=1), held.compared, EXACT)
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.subject.model.outputs)
 
 
 @contextmanager

@@ -138,7 +138,16 @@ def _trace(model: DeployedModel, opset: int) -> onnx.ModelProto:
     written = {entry.domain: entry.version for entry in proto.opset_import}[""]
     if written != opset:
         raise SettingError(f"--opset is {opset}: torch {torch.__version__} writes {written} instead; choose that")
+    _forget_weights(proto)
     return proto
+
+
+def _forget_weights(proto: onnx.ModelProto) -> None:
+    """Takes the weights out of the noted shapes: whoever transposes them in quantising finds the old ones there."""
+    weights = {initializer.name for initializer in proto.graph.initializer}
+    kept = [value for value in proto.graph.value_info if value.name not in weights]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
 
 
 def _set_weights(proto: onnx.ModelProto, model: DeployedModel) -> bool:
@@ -155,7 +164,12 @@ def _set_weights(proto: onnx.ModelProto, model: DeployedModel) -> bool:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Takes out what the exporter notes of itself: nodes carry the source paths of its machine."""
+    """Takes out what the exporter notes of itself: nodes carry the source paths of its machine.
+
+    The IR version becomes the lowest that has the opset: runtimes refuse newer ones than they know.
+    """
+    from onnx import helper
+
     graph = proto.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, proto):
         del part.metadata_props[:]
@@ -164,6 +178,7 @@ def _strip(proto: onnx.ModelProto) -> None:
     kept = [entry for entry in proto.opset_import if entry.domain in used]
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
+    proto.ir_version = helper.find_min_ir_version_for(kept, ignore_unknown=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Precisions: what becomes of the weights, and how near the file must stay to the eager model.
+"""Precisions: what becomes of the weights, and how near the file must stay to the trained model.
 
 The head stays in float32 in all of them: a probe's weights have the standardisation folded into them, so that one of a
 unit that is hardly ever active is ten thousand times another, and eight bits, or half's range, do not hold both.
@@ -22,7 +22,7 @@ class Precision:
 
     Args:
         prepare: the trained model -> the module to export.
-        exact: whether the file shall compute the eager model's numbers; else it comes near, and is measured.
+        exact: whether the file shall compute the trained model's numbers; else it comes near, and is measured.
         schemes: whether the graph is quantised too, by a scheme of `ffexport.registry.SCHEMES`.
     """
 

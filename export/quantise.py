@@ -32,7 +32,6 @@ def static(proto: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    del proto.graph.value_info[:]
     extremes = np.stack([np.zeros_like(calibration[0]), np.full_like(calibration[0], 255)])
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"
@@ -56,8 +55,6 @@ def dynamic(proto: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
     """Quantises activations with ranges that are measured in each batch: what an image gives depends on the others."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # The shapes noted for the weights are those before they are transposed.
-    del proto.graph.value_info[:]
     products = _products(proto)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"

@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ffexport.archive import Annotated, rewrite
 from ffexport.formats import Run, Settings, as_run, example
 from ffexport.graph import DeployedModel
+
+
+def checked(images: Tensor, shape: list[int]) -> Tensor:
+    """Returns images that are uint8 [B, C, H, W] of a size, and raises for others: a traced model computes for any.
+
+    It is scripted, and so becomes a part of the file.
+    """
+    takes = f"the model takes raw pixels, uint8 [batch, {shape[0]}, {shape[1]}, {shape[2]}]"
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images are not uint8: {takes}")
+    if images.dim() != 4 or list(images.shape[1:]) != shape:
+        raise ValueError(f"images have shape {images.shape}: {takes}")
+    return images
+
+
+class Guarded(nn.Module):
+    """A model that checks its images first."""
+
+    def __init__(self, model: DeployedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.check: Callable[[Tensor, list[int]], Tensor] = torch.jit.script(checked)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns the outputs of the model."""
+        outputs: tuple[Tensor, ...] = self.model(self.check(images, list(self.model.backbone.config.shape)))
+        return outputs
 
 
 class TorchScriptFormat(Annotated):
@@ -24,7 +52,7 @@ class TorchScriptFormat(Annotated):
         """Traces the model."""
         saved = io.BytesIO()  # on a full disk torch's own writer ends the process
         with _quiet(), _own_names(), torch.no_grad():
-            traced = torch.jit.trace(model, (example(model),), check_trace=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(Guarded(model).eval(), (example(model),), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(traced, saved)
         rewrite(saved, path)
 

@@ -24,6 +24,10 @@ from ffserve.providers import first_line
 
 FORMAT = 1
 KEY = "ffstudy."
+# How far outputs of the golden image may be from the recorded ones, absolutely or relatively: where the file does not
+# say what another processor's rounding needs, and at most, whatever it says.
+TOLERANCE = 1e-2
+MOST_TOLERANCE = 1e-1
 HEADS = ("probe", "goodness", "none")
 
 
@@ -117,8 +121,20 @@ def _names(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def golden_of(path: Path, about: About) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[np.float64]]]:
-    """Returns the golden image, uint8 [1, C, H, W], and the first values of its outputs by name, float64.
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """An image, and what the file gave for it at the export."""
+
+    image: npt.NDArray[np.uint8]
+    """[1, C, H, W]."""
+    outputs: dict[str, npt.NDArray[np.float64]]
+    """The first values of each, by name."""
+    tolerance: float
+    """How far a right file may be from them, absolutely or relatively."""
+
+
+def golden_of(path: Path, about: About) -> Golden:
+    """Returns the golden image with its outputs. Files of version 0.1 record no tolerance.
 
     Raises:
         ModelError: where they are missing or damaged.
@@ -126,10 +142,13 @@ def golden_of(path: Path, about: About) -> tuple[npt.NDArray[np.uint8], dict[str
     try:
         golden = about.values["golden"]
         image = np.frombuffer(base64.b64decode(golden["image"], validate=True), dtype=np.uint8)
-        image = image.reshape(1, about.channels, about.height, about.width)
         names = ["features"] if about.class_names is None else ["features", "probabilities"]
-        return image, {name: np.asarray(golden[name], dtype=np.float64) for name in names}
-    except (ValueError, KeyError, TypeError) as error:
+        return Golden(
+            image=image.reshape(1, about.channels, about.height, about.width),
+            outputs={name: np.asarray(golden[name], dtype=np.float64) for name in names},
+            tolerance=min(max(float(golden.get("tolerance", TOLERANCE)), TOLERANCE), MOST_TOLERANCE),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} has a damaged golden image ({first_line(error)}): export it again") from error
 
 

@@ -29,7 +29,6 @@ from ffserve.stored import stored_metadata
 
 BUNDLED = Path(__file__).parent / "model" / "mnist.onnx"
 IN_MEMORY = Path("<bytes>")  # how a model is named whose content was given
-GOLDEN_TOLERANCE = 1e-2
 _GOLDEN_SECONDS = 30.0
 _MOST_BYTES = 2**31  # what ONNX's own format can hold
 
@@ -265,18 +264,18 @@ class Model:
 
     def _check_golden(self) -> None:
         """Runs the golden image and compares with what was computed at the export."""
-        image, expected = golden_of(self.path, self.about)
+        golden = golden_of(self.path, self.about)
         options = onnxruntime.RunOptions()
         watch = threading.Timer(_GOLDEN_SECONDS, setattr, (options, "terminate", True))
         watch.daemon = True
         watch.start()
         try:
-            found = self._run(image, options)
+            found = self._run(golden.image, options)
         finally:
             watch.cancel()
         self._widths = {name: values.shape[1] for name, values in found.items()}
-        for name, want in expected.items():
-            if not is_close(found[name][0], want, GOLDEN_TOLERANCE):
+        for name, want in golden.outputs.items():
+            if not is_close(found[name][0], want, golden.tolerance):
                 raise ModelError(
                     f"{self.path} computes other {name} for its golden image than when it was exported: "
                     "the file or this ONNX Runtime is damaged; export it again"

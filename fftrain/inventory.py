@@ -155,8 +155,8 @@ def exports_table(runs: Sequence[FoundRun]) -> Table:
             difference = f"{found['largest_difference']:.1e}"
             same = "no probe" if found.get("same_class") is None else f"{found['same_class']:.0%}"
             rows.append([run.name, name, f"{found['bytes']:,}", difference, same, found["sha256"][:16]])
-    columns = ("run", "file", "bytes", "largest difference from eager", "same class on real images", "SHA-256")
-    return Table(title="Exported formats beside the eager model", columns=columns, rows=rows)
+    columns = ("run", "file", "bytes", "largest difference", "same class on real images", "SHA-256")
+    return Table(title="Exported formats beside the trained model", columns=columns, rows=rows)
 
 
 def _words(values: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,7 +19,7 @@ class Goodness:
     """A goodness and the threshold that belongs to it.
 
     Args:
-        of: activations h_BD of any float dtype -> goodness g_B, float32 (bfloat16 steps near 2,000 are 8 wide).
+        of: activations h_BD of any float dtype -> goodness g_B, at least float32 (near 2,000 bfloat16 steps by 8).
         threshold: width D -> the default threshold theta.
     """
 
@@ -27,18 +28,22 @@ class Goodness:
 
 
 def sum_squares(h_BD: Tensor) -> Tensor:
-    """Returns sum h^2 of each row (Hinton 2022, eq. 1), float32."""
-    return h_BD.float().square().sum(-1)
+    """Returns sum h^2 of each row (Hinton 2022, eq. 1), at least float32."""
+    return _squares(h_BD).sum(-1)
 
 
 def mean_squares(h_BD: Tensor) -> Tensor:
-    """Returns mean h^2 of each row, float32: sum_squares / D."""
-    return h_BD.float().square().mean(-1)
+    """Returns mean h^2 of each row, at least float32: sum_squares / D."""
+    return _squares(h_BD).mean(-1)
 
 
 def norm(h_BD: Tensor) -> Tensor:
-    """Returns ||h|| of each row (arXiv 2309.11955), float32. A row of zeros has gradient 0, not NaN."""
+    """Returns ||h|| of each row (arXiv 2309.11955), at least float32. A row of zeros has gradient 0, not NaN."""
     return sum_squares(h_BD).clamp(min=1e-12).sqrt()
+
+
+def _squares(h_BD: Tensor) -> Tensor:
+    return h_BD.to(torch.promote_types(h_BD.dtype, torch.float32)).square()
 
 
 SUM_SQUARES = Goodness(sum_squares, float)

@@ -9,6 +9,7 @@ import onnx
 
 from ffcore.files import read_json
 from ffexport.probes import choose_probe
+from ffmodels.checkpoint import read_samples
 
 # The probe of `ff` reads every layer but the first; that of `bp` is the best.
 PROBE = "digits-neutral/layers2-4"
@@ -35,6 +36,14 @@ def reference(run, layers, slot, images, precision=np.float64):
         x = np.maximum(x @ weight.astype(precision).astype(np.float64).T + bias.astype(np.float64), 0)
         features.append(normalised(x))
     return np.concatenate([features[i] for i in layers], axis=1)
+
+
+def samples(run, count=64):
+    """Images that float32 knows: black, and the run's own. Noise may leave a layer one barely active unit, by luck."""
+    images, _ = read_samples(run)
+    images = np.resize(images, (count, *images.shape[1:]))
+    images[0] = 0
+    return images
 
 
 def normalised(x):

@@ -18,9 +18,12 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json, sha256, write_json
 from ffexport.describe import golden
 from ffexport.export import export_run
+from ffexport.formats import as_run
+from ffexport.reference import Case, references
 from ffexport.registry import FORMATS, file_name
+from ffexport.subject import load_subject
 from ffserve import Classifier, Model
-from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, softmax
+from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, samples, softmax
 from tests.helpers import ROOT, python
 
 
@@ -30,8 +33,7 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
     from safetensors.numpy import load_file
 
     model = Model(exported[method] / "model.onnx")
-    images = np.random.default_rng(batch).integers(0, 256, (batch, 1, 28, 28), dtype=np.uint8)
-    images[0] = 0
+    images = samples(trained / method, batch)
     found = model.run(images)
     assert list(found) == ["features", "logits", "probabilities"]
     probe = probe_of(trained, method)
@@ -43,11 +45,25 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
         np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["ff", "bp"])
+def test_files_are_held_against_the_weights_in_float64(trained, method):
+    probe = probe_of(trained, method)
+    model = load_subject(trained / method, "probe", probe.name).model
+    images = samples(trained / method, 9)
+    (case,) = references(model, {"some": images})
+    features = reference(trained / method, probe.about["layers"], probe.about["slot"], images)
+    np.testing.assert_allclose(case.exact[0], features, rtol=1e-9, atol=1e-9)
+    for eager_N, spread_N, got, exact in zip(case.eager, case.spread, as_run(model)(images), case.exact, strict=True):
+        np.testing.assert_allclose(eager_N, np.abs(got - exact).max(1), rtol=1e-9)
+        assert (eager_N <= spread_N).all()
+        assert (spread_N < 1e-3 * (1 + np.abs(exact).max(1))).all()
+
+
 @pytest.mark.parametrize("head", ["probe", "goodness"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_for_one_image_as_for_many(exported, name, head):
+def test_every_format_gives_the_same_for_one_image_as_for_many(trained, exported, name, head):
     run = FORMATS.load(name).load(exported["ff"] / file_name(name, head, "fp32"))
-    images = np.random.default_rng(0).integers(0, 256, (256, 1, 28, 28), dtype=np.uint8)
+    images = samples(trained / "ff", 256)
     many = run(images)
     for i in (0, 17, 255):
         for one, whole in zip(run(images[i : i + 1]), many, strict=True):
@@ -69,7 +85,7 @@ def test_the_manifest_describes_the_files(exported, trained):
         assert [output["name"] for output in about["outputs"]] == ["features", "logits", "probabilities"]
         assert about["sha256"] == sha256(folder / name)
         assert about["bytes"] == (folder / name).stat().st_size
-        assert about["parity"].keys() == {"real", "random", "black", "white", "dead layer"}
+        assert about["parity"].keys() == {"real", "random", "black", "white", "faint", "dead layer"}
         assert all(batches.keys() == {"1", "7", "256"} for batches in about["parity"].values())
         assert all("same_class" in figures for batches in about["parity"].values() for figures in batches.values())
         goodness, parts = "goodness" in name, name.split(".")
@@ -116,6 +132,26 @@ def test_the_golden_outputs_are_those_of_the_file_itself(exported):
         features, _, probabilities = FORMATS.load(form).load(path)(image)
         np.testing.assert_allclose(features[0, :16], about["golden"]["features"], atol=1e-5)
         np.testing.assert_allclose(probabilities[0], about["golden"]["probabilities"], atol=1e-5)
+        assert about["golden"]["tolerance"] == (5e-2 if "int8" in path.name else 1e-2)
+
+
+def test_the_golden_image_is_the_one_that_float32_knows_best():
+    case = Case(
+        name="real",
+        images=np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1),
+        exact=[np.array([[2.0], [4.0], [0.0], [4.0]]), np.array([[0.5], [0.5], [0.5], [0.5]])],
+        eager=[np.zeros(4), np.zeros(4)],
+        spread=[np.array([0.1, 0.01, 0.0, 0.02]), np.array([1e-3, 3e-3, 0.0, 2e-3])],
+    )
+    assert case.best_known == 3  # 1 is worse in the second output; 2, a dead row, would be right in any file
+
+    def run(images):
+        return [images.reshape(1, 1).astype(np.float32), np.full((1, 1), 0.5, dtype=np.float32)]
+
+    for scheme, tolerance in ((None, 0.08), ("static", 0.08)):
+        found = golden(["features", "probabilities"], run, case, scheme)
+        assert (base64.b64decode(found["image"]), found["features"]) == (b"\x03", [3.0])
+        assert found["tolerance"] == tolerance  # four times 0.02, above what is the least
 
 
 def test_a_probe_predicts_through_the_file_what_it_was_measured_at(exported, trained):
@@ -183,7 +219,7 @@ def test_the_bare_backbone_gives_the_last_three_layers(trained, tmp_path):
     export_run(trained / "ff", head="none", formats=["torchscript"], out=tmp_path)
     assert {*os.listdir(tmp_path)} == {"model.features.ts", "manifest.json", "card.md", ".lock"}
     assert metadata(tmp_path / "model.features.ts")["head"] == "none"
-    images = np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8)
+    images = samples(trained / "ff", 5)
     (features,) = FORMATS.load("torchscript").load(tmp_path / "model.features.ts")(images)
     np.testing.assert_allclose(features, reference(trained / "ff", [1, 2, 3], "neutral", images), atol=1e-4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,13 @@ def test_the_shared_product_gives_what_every_label_by_itself_does(normalisation,
         expected = (GOODNESS.load(goodness).of(activations[1]) + GOODNESS.load(goodness).of(activations[2])) / 2
         torch.testing.assert_close(logits[:, k], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(7))
+    exact = copy.deepcopy(model).double()(images)
+    assert {output.dtype for output in exact} == {torch.float64}
+    activations = (
+        copy.deepcopy(backbone).double().activations(embed_label(images.double() / 255, torch.full((7,), 4), 5))
+    )
+    expected = (GOODNESS.load(goodness).of(activations[1]) + GOODNESS.load(goodness).of(activations[2])) / 2
+    torch.testing.assert_close(exact[1][:, 4], expected, rtol=1e-6, atol=1e-6)  # its columns were subtracted in float32
     assert features.shape == (7, 48)
     dead = with_dead_layer(model)
     assert torch.isfinite(torch.cat(dead(images), dim=1)).all()

@@ -16,11 +16,9 @@ from ffexport.export import export_run
 from ffexport.making import CLEARLY, _best
 from ffexport.registry import FORMATS, PRECISIONS, SCHEMES, choose_formats
 from ffexport.subject import load_subject
-from ffexport.validation import check_validation, read_validation
+from ffexport.validation import LOST_ACCURACY, OTHER_CLASSES, at_most, check_validation, read_validation
 from ffserve import Model
-from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference
-
-IMAGES = np.random.default_rng(3).integers(0, 256, (64, 1, 28, 28), dtype=np.uint8)
+from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, samples
 
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript"])
@@ -32,24 +30,26 @@ def test_fp16_is_half_as_large_and_rounds_the_weights_alone(trained, exported, n
     assert (
         exact.stat().st_size - path.stat().st_size > 0.8 * weights
     )  # the exporter of ONNX keeps small ones in float32
-    found = FORMATS.load(name).load(path)(IMAGES)
+    images = samples(trained / "ff")
+    found = FORMATS.load(name).load(path)(images)
     assert all(output.dtype == np.float32 for output in found)
     layers = probe_of(trained, "ff").about["layers"]
-    expected = reference(trained / "ff", layers, "neutral", IMAGES, precision=np.float16)
+    expected = reference(trained / "ff", layers, "neutral", images, precision=np.float16)
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
     assert about["validation"]["same_class"] >= 0.98
     assert about["validation"]["accuracy_fp32"] - about["validation"]["accuracy"] <= 1 / 64
-    assert about["relative_error"] < about["atol"] == 1e-2
+    assert about["parity"]["real"]["256"]["relative_error"] < about["atol"] == 1e-2
 
 
-def test_a_torchscript_in_half_becomes_float_again(exported):
+def test_a_torchscript_in_half_becomes_float_again(trained, exported):
     with pytest.warns((FutureWarning, DeprecationWarning)):
         module = torch.jit.load(str(exported["ff"] / "model.fp16.ts"))
-    before = [output.clone() for output in module(torch.from_numpy(IMAGES))]
+    images = torch.from_numpy(samples(trained / "ff"))
+    before = [output.clone() for output in module(images)]
     assert {p.dtype for p in module.parameters()} == {torch.float16, torch.float32}
     module.float()
     assert {p.dtype for p in module.parameters()} == {torch.float32}
-    torch.testing.assert_close(list(module(torch.from_numpy(IMAGES))), before)
+    torch.testing.assert_close(list(module(images)), before)
 
 
 def test_nothing_overflows_where_half_would(trained, run_copy):
@@ -61,7 +61,7 @@ def test_nothing_overflows_where_half_would(trained, run_copy):
         weights[f"layers.0.linear.{part}"] *= 3e4  # sums of squares far above what half holds
     save_file(weights, path)
     written = export_run(run_copy, ["torchscript"], precision="fp16", head="none")["files"]["model.features.fp16.ts"]
-    assert written["relative_error"] < 1e-3
+    assert written["parity"]["real"]["256"]["relative_error"] < 1e-3
 
 
 def test_int8_quantises_the_backbones_products_alone(exported):
@@ -75,8 +75,9 @@ def test_int8_quantises_the_backbones_products_alone(exported):
 def test_int8_answers_nearly_as_the_model_does_and_says_how_nearly(trained, exported):
     about = read_json(exported["ff"] / "manifest.json")["files"]["model.int8.onnx"]
     layers = probe_of(trained, "ff").about["layers"]
-    expected = reference(trained / "ff", layers, "neutral", IMAGES)
-    found = Model(exported["ff"] / "model.int8.onnx").run(IMAGES)["features"]
+    images = samples(trained / "ff")
+    expected = reference(trained / "ff", layers, "neutral", images)
+    found = Model(exported["ff"] / "model.int8.onnx").run(images)["features"]
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.05
     int8 = about["int8"]
     assert int8["tried"].keys() == set(SCHEMES)
@@ -93,9 +94,12 @@ def test_static_int8_gives_an_image_the_same_in_any_batch(trained, traced, tmp_p
     written = export_run(trained / "ff", precision="int8", int8="static", probe=PROBE, out=tmp_path)["files"]
     assert written["model.int8.onnx"]["int8"]["tried"].keys() == {"static"}
     run = FORMATS.load("onnx").load(tmp_path / "model.int8.onnx")
-    many = run(IMAGES)[0]
-    for i in (0, 31):
-        np.testing.assert_allclose(run(IMAGES[i : i + 1])[0][0], many[i], atol=1e-5)
+    images = samples(trained / "ff")
+    many = run(images)[0]
+    alone = np.concatenate([run(images[i : i + 1])[0] for i in range(len(images))])
+    away = np.abs(alone - many).max(1)
+    assert (away < 1e-5).mean() > 0.9  # a value between two steps may be rounded the other way
+    assert away.max() < 0.5
 
 
 def test_the_first_scheme_stays_unless_another_is_clearly_better():
@@ -130,7 +134,7 @@ def test_a_scheme_that_fails_gives_way_and_if_all_fail_nothing_is_written(traine
     assert "differs" in written["tried"]["static"]["error"]
     before = content(tmp_path)
     monkeypatch.setattr(quantise, "dynamic", spoilt)
-    with pytest.raises(ExportError, match=r"output features differs by .* of its size from the eager model on 1 real"):
+    with pytest.raises(ExportError, match=r"output features differs by .* of its size from the model on 256 real"):
         export_run(trained / "ff", **bare, out=tmp_path)
     with pytest.raises(ExportError):
         export_run(trained / "ff", **bare, out=tmp_path / "new")
@@ -142,11 +146,12 @@ def test_a_scheme_that_fails_gives_way_and_if_all_fail_nothing_is_written(traine
     [
         ({"images": 64, "same_class": 63 / 64, "accuracy": 0.9, "accuracy_fp32": 0.9 + 1 / 64}, None),
         ({"images": 64, "relative_error": 0.01}, None),
-        ({"images": 1000, "same_class": 0.98, "accuracy": 0.897, "accuracy_fp32": 0.9}, None),
-        ({"images": 64, "same_class": 61 / 64}, None),
-        ({"images": 64, "same_class": 60 / 64}, "6.2% of 64 validation images get another class"),
-        ({"images": 1000, "same_class": 0.979}, "2.1% of 1000 validation images get another class"),
-        ({"images": 1000, "same_class": 1.0, "accuracy": 0.896, "accuracy_fp32": 0.9}, "falls by 0.40 points"),
+        ({"images": 1000, "same_class": 0.965, "accuracy": 0.89, "accuracy_fp32": 0.9}, None),
+        ({"images": 64, "same_class": 58 / 64, "accuracy": 0.9, "accuracy_fp32": 0.9 + 3 / 64}, None),
+        ({"images": 64, "same_class": 57 / 64}, "10.9% of 64 validation images get another class"),
+        ({"images": 1000, "same_class": 0.964}, "3.6% of 1000 validation images get another class"),
+        ({"images": 10**6, "same_class": 0.979}, "2.1% of 1000000 validation images get another class"),
+        ({"images": 1000, "same_class": 1.0, "accuracy": 0.889, "accuracy_fp32": 0.9}, "falls by 1.10 points"),
         ({"images": 64, "same_class": 1.0, "accuracy": 0.8, "accuracy_fp32": 0.9}, "falls by 10.00 points"),
     ],
 )
@@ -158,8 +163,15 @@ def test_what_validation_images_may_lose(figures, message):
             check_validation(figures)
 
 
+@pytest.mark.parametrize("images", [64, 359, 1000, 5000])
+@pytest.mark.parametrize("share", [OTHER_CLASSES, LOST_ACCURACY])
+def test_a_file_at_the_limit_is_refused_once_in_hundreds(share, images):
+    shown = np.random.default_rng(0).binomial(images, share, 100_000) / images
+    assert 1e-5 < (shown > at_most(share, images)).mean() < 3e-3
+
+
 def test_validation_images_come_from_class_folders(trained, tmp_path):
-    images = IMAGES[:6]
+    images = np.random.default_rng(3).integers(0, 256, (6, 1, 28, 28), dtype=np.uint8)
     for i, image in enumerate(images):
         (tmp_path / str(i % 3)).mkdir(exist_ok=True)
         from_array(image).save(tmp_path / str(i % 3) / f"{i}.png")

@@ -35,6 +35,13 @@ def test_goodness_matches_its_formula(name):
     np.testing.assert_allclose(found, REFERENCE[name][0](h.astype(np.float64)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", GOODNESS)
+def test_goodness_of_float64_is_float64(name):
+    h = np.random.default_rng(0).normal(size=(6, 33))
+    found = GOODNESS.load(name).of(torch.from_numpy(h))
+    np.testing.assert_allclose(found, REFERENCE[name][0](h), rtol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("name", "width", "threshold"), [("sum_squares", 2000, 2000), ("mean_squares", 9, 1), ("norm", 400, 20)]
 )

@@ -172,11 +172,38 @@ def test_a_model_of_another_program_is_refused(make_model):
         (changed("golden", features=[0.5] * 16), "computes other features"),
         (changed("golden", probabilities=[0.3, 0.3, 0.4]), "computes other probabilities"),
         (changed("golden", probabilities=[float("nan")] * 3), "damaged metadata (NaN is no number)"),
+        (changed("golden", tolerance="wide"), "damaged golden image"),
+        (changed("golden", tolerance=None), "damaged golden image"),
+        (changed("golden", features=[0.5] * 16, tolerance=1e9), "computes other features"),
         (lambda texts: texts.update(golden=json.dumps({"image": json.loads(texts["golden"])["image"]})), "golden"),
     ],
 )
 def test_broken_metadata_are_refused(make_model, about, words):
     refused(make_model(about=about).path, words)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "away", "served"),
+    [
+        ({}, 0.005, True),
+        ({}, 0.04, False),  # files of version 0.1 record none
+        ({"tolerance": 0.05}, 0.04, True),
+        ({"tolerance": 0.05}, 0.2, False),
+        ({"tolerance": 1e-9}, 0.005, True),
+        ({"tolerance": 1e9}, 0.05, True),
+        ({"tolerance": 1e9}, 0.3, False),
+    ],
+)
+def test_golden_values_may_differ_by_what_the_file_records_within_bounds(make_model, recorded, away, served):
+    def moved(texts):
+        golden = json.loads(texts["golden"])
+        texts["golden"] = json.dumps({**golden, "features": [v + away for v in golden["features"]], **recorded})
+
+    path = make_model(about=moved).path
+    if served:
+        Model(path)
+    else:
+        refused(path, "computes other features")
 
 
 def scaled_weight(proto):
