@@ -14,7 +14,7 @@ CARD = """# {method} {task} on {dataset}
 ## Input and outputs
 - `images`: uint8 [batch, {channels}, {height}, {width}], raw pixels 0 to 255. Scaling and the label slot are inside the
   model.
-- Files are read so: {reading}.
+- Files are read so: {reading}. {pictures}
 {outputs}
 
 ## Files
@@ -60,6 +60,7 @@ def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         height=height,
         width=width,
         reading=", ".join(f"{key.replace('_', ' ')} {value}" for key, value in READING.items()),
+        pictures=_pictures(next(iter(files.values())).get("ink")),
         outputs="\n".join(_heads(files, manifest["depth"])),
         files=_table(
             ["file", "bytes", "largest difference", "float32's own", "of its size", "same class", "SHA-256"],
@@ -80,6 +81,17 @@ def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         settings=", ".join(f"{k} {v}" for k, v in settings.items() if k not in ("data_dir", "dataset", "threads")),
         version=manifest["version"],
     )
+
+
+def _pictures(ink: Mapping[str, Any] | None) -> str:
+    """Returns what the images are that the model was trained on, and what `ffserve` makes of others."""
+    if ink is None:
+        return "They are no drawings: `ffserve` leaves images as they are, transparency over the mean of the border."
+    which = "light ink on dark" if ink["ink"] > ink["ground"] else "dark ink on light"
+    alike = ink["longest"] is not None
+    placed = f", {ink['longest']:g} pixels long and placed alike" if alike else ""
+    so = " and places it so" if alike else ""
+    return f"They are drawings, {which} ground{placed}: `ffserve` takes ink off any ground{so}."
 
 
 def _heads(files: Mapping[str, Mapping[str, Any]], depth: int) -> list[str]:

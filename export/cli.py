@@ -47,6 +47,15 @@ def export(
             help="Class folders of validation images, for fp16 and int8. [default: the run's 64]", show_default=False
         ),
     ] = None,
+    ink: Annotated[
+        bool | None,
+        typer.Option(
+            "--ink/--no-ink",
+            help="Whether the run's images are drawings, whose ink ffserve takes off any ground and places alike. "
+            "[default: as they look]",
+            show_default=False,
+        ),
+    ] = None,
     opset: Annotated[int, typer.Option(help="Of ONNX.")] = OPSET,
     atol: Annotated[
         float | None,
@@ -92,6 +101,7 @@ def export(
         probe=probe,
         int8=int8,
         images=images,
+        ink=ink,
         opset=opset,
         atol=atol,
         out=out,

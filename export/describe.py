@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ffcore.images import READING
-from ffcore.ink import drawn, ring_of
+from ffcore.ink import ring_of
 from ffexport.formats import Images, Run
 from ffexport.parity import FACTOR
 from ffexport.reference import Case
@@ -37,7 +37,6 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
     config = read_config(subject.run)
     channels, height, width = config["data"]["shape"]
     borders_NCR = samples[:, :, ring_of(height, width)].astype(np.float64)
-    ink = drawn(samples)
     about: dict[str, Any] = {
         "format": 1,
         "version": version("ffstudy"),
@@ -57,7 +56,7 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
             "means": [round(float(mean), 3) for mean in borders_NCR.mean((0, 2))],
         },
         # Whether they are drawings, whose ink may stand on any ground; and where they have it.
-        "ink": ink and ink.to_dict(),
+        "ink": subject.ink and subject.ink.to_dict(),
         **subject.about,
     }
     if scheme is not None:

@@ -15,7 +15,7 @@ from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
 from ffexport.onnx_format import check_opset
 from ffexport.registry import OPSET, PRECISIONS, SCHEMES, choose_formats, file_name
-from ffexport.subject import load_subject
+from ffexport.subject import load_subject, with_ink
 from ffmodels.checkpoint import CONFIG_FILE, read_config
 
 
@@ -42,6 +42,7 @@ def export_run(
     probe: str | None = None,
     int8: str = "auto",
     images: AnyPath | None = None,
+    ink: bool | None = None,
     opset: int = OPSET,
     atol: float | None = None,
     out: AnyPath | None = None,
@@ -56,6 +57,7 @@ def export_run(
         probe: `DATASET-SLOT/LAYERS`; None takes the best on validation, `none` the bare backbone.
         int8: how activations are quantised: a name in `SCHEMES`, or `auto` for what does better on validation images.
         images: a folder of class folders with validation images; None means the 64 that lie in the run folder.
+        ink: whether the run's images are drawings, whose ink `ffserve` takes off any ground; None means as they look.
         opset: of ONNX.
         atol: the tolerance, as `check_exact` and `check_near` take it; None means the precision's own.
         out: where the files go; None means `run/export`.
@@ -83,7 +85,7 @@ def export_run(
     out = run / "export" if out is None else Path(out)
     with ExitStack() as held:
         held.enter_context(one_thread())
-        subject = load_subject(run, head, probe)
+        subject = with_ink(load_subject(run, head, probe), ink)
         held.enter_context(claimed(out))
         before = read_before(out)
         maker = Maker.begin(

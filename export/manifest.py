@@ -28,7 +28,8 @@ def make_manifest(
     Returns:
         {"version", "backbone_sha256", "depth": layers as trained, "probe": of the files with that head, or None,
         "inputs": [{"name", "dtype", "shape"}], "files": name -> what was measured of it, with its "outputs",
-        "class_names", "accuracy" as trained, "layers" that it reads, "probe" and "probe_sha256"}.
+        "class_names", "accuracy" as trained, "layers" that it reads, "ink" of its run's images, "probe" and
+        "probe_sha256"}.
     """
     shape = list(subject.model.backbone.config.shape)
     manifest: dict[str, Any] = {
@@ -44,6 +45,7 @@ def make_manifest(
         "class_names": list(subject.class_names) if subject.class_names else None,
         "accuracy": subject.accuracy or None,
         "layers": layers_name(subject.model.layers),
+        "ink": subject.ink and subject.ink.to_dict(),
         "outputs": [
             {"name": name, "dtype": "float32", "shape": ["batch", width]}
             for name, width in subject.model.outputs.items()

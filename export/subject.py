@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from ffcore.errors import FFStudyError, RunError, SettingError
 from ffcore.files import read_json, sha256
+from ffcore.ink import Ink, drawn
 from ffexport.graph import DeployedModel, GoodnessModel
 from ffexport.probes import Probe, choose_probe
 from ffexport.registry import HEADS
@@ -34,6 +35,7 @@ class Subject:
         class_names: None without a head.
         probe: where the head is one.
         about: what the metadata say of the head.
+        ink: how the run's own images are drawn; None where they are no drawings.
     """
 
     run: Path
@@ -42,6 +44,7 @@ class Subject:
     class_names: tuple[str, ...] | None = None
     probe: Probe | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    ink: Ink | None = None
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -92,6 +95,22 @@ def load_subject(run: Path, head: str | None = None, probe: str | None = None) -
         raise RunError(f"{run} is damaged, a value in its files is not legal ({what}): train it again") from error
     subject.model.eval().requires_grad_(False)
     return subject
+
+
+def with_ink(subject: Subject, asked: bool | None) -> Subject:
+    """Returns a subject with how its run's images are drawn: as they look, or as is asked for.
+
+    Raises:
+        SettingError: where they are asked to be drawings, and are in colour or all alike.
+    """
+    if asked is False:
+        return subject
+    found = drawn(read_samples(subject.run)[0], sure=asked is True)
+    if asked and found is None:
+        raise SettingError(
+            f"--ink is for gray pictures, and those of {subject.run} are in colour or blank: leave it out"
+        )
+    return replace(subject, ink=found)
 
 
 def bare(run: Path, _: Probe | None = None) -> Subject:

@@ -75,7 +75,7 @@ class Ink:
         )
 
 
-def drawn(images_NCHW: UInt8Array) -> Ink | None:
+def drawn(images_NCHW: UInt8Array, *, sure: bool = False) -> Ink | None:
     """Returns how pictures are drawn, from some of them; None where they are no ink on a ground.
 
     Ink: gray, the outermost pixels mostly one ground, and the rest thin strokes, or two-tone: full ink where it is not
@@ -83,6 +83,7 @@ def drawn(images_NCHW: UInt8Array) -> Ink | None:
 
     Args:
         images_NCHW: uint8, N at least 1.
+        sure: that they are drawings, whatever they look like; None then where they are in colour, or all alike.
     """
     if np.ptp(images_NCHW, axis=1).max() > GRAY:
         return None
@@ -92,13 +93,13 @@ def drawn(images_NCHW: UInt8Array) -> Ink | None:
     ground = float(np.median(ring))
     away = levels_NHW - ground
     full = float(np.quantile(np.abs(away), 0.999))
-    if np.mean(np.abs(ring - ground) <= CLOSE) < EVEN or full <= CLOSE:
+    if full <= CLOSE or (np.mean(np.abs(ring - ground) <= CLOSE) < EVEN and not sure):
         return None
     ink = Ink(ground=ground, ink=255.0 if np.quantile(away, 0.999) > -np.quantile(away, 0.001) else 0.0)
     amount_NHW = np.clip(away / (full if ink.lighter else -full), 0, 1)
     strokes = np.array([stroke_of(amount_HW) for amount_HW in amount_NHW])
     stroke = float(np.median(strokes))
-    if stroke > STROKE * min(H, W) and _between(amount_NHW) > BETWEEN:
+    if stroke > STROKE * min(H, W) and _between(amount_NHW) > BETWEEN and not sure:
         return None
     inked_N: npt.NDArray[np.bool_] = np.max(amount_NHW, axis=(1, 2)) >= SEEN
     inked_NHW = amount_NHW[inked_N]

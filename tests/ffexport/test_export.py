@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json, sha256, write_json
@@ -21,7 +22,7 @@ from ffexport.export import export_run
 from ffexport.formats import as_run
 from ffexport.reference import Case, references
 from ffexport.registry import FORMATS, file_name
-from ffexport.subject import load_subject
+from ffexport.subject import load_subject, with_ink
 from ffserve import Classifier, Model
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, samples, softmax
 from tests.helpers import ROOT, python
@@ -256,3 +257,30 @@ def test_the_opset_is_the_one_asked_for(exported):
         "ff": [("", 20)],
         "bp": [("", 22)],
     }
+
+
+def strokes(count):
+    """Returns drawings, uint8 [N, 1, 28, 28], and their labels."""
+    found = []
+    for seed in range(count):
+        canvas = Image.new("L", (112, 112), 0)
+        points = [tuple(map(int, point)) for point in np.random.default_rng(seed).integers(20, 92, (4, 2))]
+        ImageDraw.Draw(canvas).line(points, fill=255, width=10)
+        found.append(np.asarray(canvas.resize((28, 28), Image.Resampling.BOX)))
+    return np.stack(found)[:, None], np.arange(count) % 10
+
+
+def test_whether_images_are_drawings_is_told_by_them_or_by_who_exports(run_copy):
+    subject = load_subject(run_copy)
+    assert with_ink(subject, None).ink is None  # scikit-learn's digits, enlarged, are shades
+    export_run(run_copy, ink=True)
+    about = Model(run_copy / "export" / "model.onnx").about
+    assert (about.ink.ground, about.ink.ink) == (0, 255)
+    assert "They are drawings, light ink on dark ground" in (run_copy / "export" / "card.md").read_text()
+    images, labels = strokes(64)
+    np.savez_compressed(run_copy / "samples.npz", images=images, labels=labels)
+    assert with_ink(subject, None).ink.longest is None
+    assert with_ink(subject, False).ink is None
+    np.savez_compressed(run_copy / "samples.npz", images=images * 0, labels=labels)
+    with pytest.raises(SettingError, match="--ink is for gray pictures"):
+        with_ink(subject, True)
