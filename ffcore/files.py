@@ -129,12 +129,13 @@ def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
         taken.acquire()
     except Timeout as error:
         raise InUse(held) from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
+    except (OSError, NotImplementedError) as error:  # the second is what earlier versions of filelock raise for ENOSYS
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise unwritten(path, error) from error
         if os.environ.get(LOCKS) != "off":
+            why = getattr(error, "strerror", None) or error
             raise WriteError(
-                f"{path.parent} is on a file system without locks ({error.strerror}): name a folder on another, "
+                f"{path.parent} is on a file system without locks ({why}): name a folder on another, "
                 f"or set {LOCKS}=off and let one process at a time write there"
             ) from error
     try:

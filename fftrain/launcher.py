@@ -88,8 +88,8 @@ def make_accelerator(
 
     told = _told()
     _check(told)
-    if mixed_precision is None:
-        mixed_precision = precision()
+    named = "--mixed-precision" if mixed_precision is not None else "the launcher's mixed precision"
+    mixed_precision = mixed_precision or precision()
     if track is not None and importlib.util.find_spec(track) is None:
         raise SettingError(f"--track {track} needs a package that is not installed: run pip install {track}")
     keep_large_buffers()
@@ -102,9 +102,9 @@ def make_accelerator(
             kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         )
     except ValueError as error:  # a device without this precision
-        raise SettingError(f"--mixed-precision {mixed_precision} cannot be had here: {error}") from error
+        raise SettingError(f"{named} {mixed_precision} cannot be had here: {error}") from error
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
-        raise SettingError("--mixed-precision fp16 cannot be had on a CPU: choose bf16 or no")
+        raise SettingError(f"{named} fp16 cannot be had on a CPU: choose bf16 or no")
     _check_processes(accelerator, processes, told)
     torch.set_num_threads(threads or _threads() or _share(accelerator))
     return accelerator
@@ -135,19 +135,20 @@ def _share(accelerator: Accelerator) -> int:
 def _told() -> dict[str, str]:
     """Returns the options of the `accelerate launch` that started this process, by name; none where another did.
 
-    Some it hands on to DeepSpeed alone: a process that it starts by itself does not hear of them otherwise.
+    Some it hands on to DeepSpeed alone: a process that it starts by itself does not hear of them otherwise. How many
+    processes its configuration asks for it does not tell either, but that it prepares for several.
     """
     import psutil
 
     try:
         parent = psutil.Process().parent()
-        words = parent.cmdline() if parent else []
+        words, before = (parent.cmdline(), parent.environ()) if parent else ([], {})
     except psutil.Error:
         return {}
     if not any(Path(word).name in LAUNCHERS for word in words[:4]):
         return {}
     own = words[: len(words) - len(sys.argv) + 1]  # what follows is what this process was given
-    found = {}
+    found = {"num_processes": "several"} if os.environ.keys() - before.keys() >= {"MASTER_PORT"} else {}
     for word, value in pairwise([*own, ""]):
         name, given, after = word.partition("=")
         if name.startswith("--"):
@@ -177,7 +178,7 @@ def _check_processes(accelerator: Accelerator, wanted: int | None, told: dict[st
             "on CPUs, set ACCELERATE_USE_CPU=true before `accelerate launch --multi_gpu`"
         )
     asked = told.get("num_processes", "1")
-    if "WORLD_SIZE" not in os.environ and asked.isdigit() and int(asked) > 1:
+    if "WORLD_SIZE" not in os.environ and asked != "1":
         raise TrainingError(
             f"the launcher was asked for {asked} processes and started one: `accelerate launch --multi_gpu` starts "
             "several, on CPUs with ACCELERATE_USE_CPU=true"

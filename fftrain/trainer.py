@@ -6,7 +6,6 @@ Letters: B batch, C channels, H W pixels, K classes, N images of a data set.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -16,21 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ffcore.errors import RunError, SettingError, TrainingError, is_out_of_memory
-from ffcore.files import AnyPath, unwritten
+from ffcore.errors import RunError, SettingError, TrainingError
+from ffcore.files import AnyPath
 from ffmodels.backbone import BackboneConfig
 from ffmodels.checkpoint import BACKBONE_FILE, CONFIG_FILE, read_config, save_weights
 from ffmodels.labels import check_slot
 from ffmodels.registry import GOODNESS, public_name
+from fftrain.checkpoints import restore, save
 from fftrain.config import PretrainConfig, continued
 from fftrain.data import ImageData, Split, sample
 from fftrain.evaluate import default_slot, evaluate_run, load_together, make_task, mean_losses, pretext_accuracy
 from fftrain.launcher import make_accelerator
 from fftrain.objectives import Batch, Objective, make_batch
 from fftrain.own import found_at, recognised
+from fftrain.precision import slower_in_bf16
 from fftrain.pretext import Task
 from fftrain.progress import Reporter, time_left
 from fftrain.registry import METHODS
@@ -129,7 +129,7 @@ def _pretrain(
 
     optimizers = prepare(objective, config, accelerator)
     parameters = sum(p.numel() for module in objective.modules for p in module.parameters())
-    start = _restore(run, config, accelerator, reporter) if resume else 0
+    start = restore(run, config, accelerator, reporter) if resume else 0
     whole = data.train if config.holdout else data.train_and_validation
     train = Split(whole.images.to(accelerator.device), whole.labels)
     curves = {
@@ -141,6 +141,10 @@ def _pretrain(
         f"{parameters:,} parameters, {accelerator.num_processes} x {accelerator.device.type}, "
         f"{torch.get_num_threads()} threads -> {out}"
     )
+    if config.mixed_precision == "bf16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
+        remark = slower_in_bf16(-(-config.batch_size // accelerator.num_processes), config.width)
+        if remark is not None:
+            reporter.note(remark)
     if config.track is not None:
         accelerator.project_configuration.logging_dir = str(out)
         accelerator.init_trackers(config.track, config={k: v for k, v in asdict(config).items() if v is not None})
@@ -170,7 +174,7 @@ def _pretrain(
         if accelerator.is_main_process:
             run.log(record)
         accelerator.log(_flat(record), step=epoch)
-        _save(run, epoch, accelerator)
+        save(run, epoch, accelerator)
         left = time_left(time.perf_counter() - started, epoch - start, config.epochs - epoch)
         reporter.note(
             f"epoch {epoch}/{config.epochs}  loss {sum(losses.values()):.4f}  "
@@ -290,37 +294,3 @@ def _kept(run: RunFolder) -> str:
     if run.epochs_done:
         return f"the last good checkpoint, of epoch {run.epochs_done}, is kept; try a smaller --lr in a new --out"
     return f"nothing was learned yet: delete {run.path} and try a smaller --lr, or --mixed-precision no"
-
-
-def _save(run: RunFolder, epoch: int, accelerator: Accelerator) -> None:
-    """Saves the state of all processes beside its place, renames it, and drops the one before. Raises WriteError."""
-    final = run.checkpoint(epoch)
-    partial = final.with_name(f".{final.name}.partial")
-    try:
-        accelerator.save_state(str(partial))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            partial.rename(final)
-            run.keep_only(final)
-        accelerator.wait_for_everyone()
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors tell a full disk by their own
-        failed = unwritten(final, error)
-        shutil.rmtree(partial, ignore_errors=True)
-        raise failed from error
-
-
-def _restore(run: RunFolder, config: PretrainConfig, accelerator: Accelerator, reporter: Reporter) -> int:
-    """Loads the newest checkpoint, drops records after it, and returns its epoch; 0 where there is none."""
-    epoch = run.epochs_done
-    if epoch:
-        try:
-            accelerator.load_state(str(run.checkpoint(epoch)))
-        except Exception as error:  # torch, safetensors and pickle share no error
-            if is_out_of_memory(error):
-                raise
-            raise RunError(f"{run.checkpoint(epoch)} is damaged or of other settings ({error}): train again") from error
-    if accelerator.is_main_process:
-        run.truncate_metrics(epoch)
-        run.update_config(config)
-    reporter.note(f"resuming {run.path} after epoch {epoch}")
-    return epoch

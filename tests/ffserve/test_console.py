@@ -13,6 +13,7 @@ import pytest
 import typer
 from PIL import Image
 
+from ffcore.errors import SettingError
 from ffserve import cli as cli_module
 from ffserve import console, table
 
@@ -113,6 +114,32 @@ def test_a_missing_package_is_named(missing, extra, wanted, monkeypatch, capsys)
         console.run(program(ModuleNotFoundError(name=missing)), "ffx", extra=extra)
     assert end.value.code == 1
     assert capsys.readouterr().err == f"ffx: error: {wanted}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.01 GiB for an array"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 9 MiB"),
+        OSError(12, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_with_what_mends_it(error, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ffx"])
+    with pytest.raises(SystemExit) as end:
+        console.run(program(error), "ffx", memory="use less")
+    assert end.value.code == 1
+    said = f" ({error})" if str(error) else ""
+    assert capsys.readouterr().err == f"ffx: error: there is not enough memory{said}: use less\n"
+
+
+def test_what_says_memory_in_an_error_that_is_expected_is_that_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ffx"])
+    with pytest.raises(SystemExit) as end:
+        console.run(program(SettingError("--name is 'out of memory'")), "ffx")
+    assert (end.value.code, capsys.readouterr().err) == (2, "ffx: error: --name is 'out of memory'\n")
 
 
 def test_no_command_that_serves_tells_to_install_an_extra_with_a_runtime(monkeypatch):

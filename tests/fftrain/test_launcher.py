@@ -108,7 +108,8 @@ def test_what_a_launcher_says_by_default_is_no_reason_to_refuse(monkeypatch):
 
 def test_fp16_of_the_launcher_cannot_be_had_on_a_cpu_either(cli, tmp_path, monkeypatch, trained):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    one_line(cli("fftrain", "pretrain", *TINY, "--out", tmp_path / "run"), 2, "fp16 cannot be had on a CPU")
+    ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / "run")
+    one_line(ended, 2, "the launcher's mixed precision fp16 cannot be had on a CPU")
     assert not (tmp_path / "run").exists()
 
 
@@ -194,9 +195,28 @@ def test_options_of_a_program_of_ones_own_are_its_own(tmp_path):
     assert ended.returncode == 0, ended.stderr
 
 
+CONFIG = """
+compute_environment: LOCAL_MACHINE
+distributed_type: 'NO'
+mixed_precision: bf16
+num_machines: 1
+num_processes: {}
+use_cpu: true
+"""
+
+
 def test_processes_that_the_launcher_did_not_start_are_missed(tmp_path):
-    words = ["--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
     command = ["-m", "fftrain", "pretrain", *TINY, "--out", tmp_path / "run"]
+    words = ["--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
     ended = python("-m", "accelerate.commands.launch", "--cpu", *words, *command)
     assert "the launcher was asked for 2 processes and started one" in ended.stderr
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.format(2))
+    ended = python("-m", "accelerate.commands.launch", "--config_file", config, *command)
+    assert "the launcher was asked for several processes and started one" in ended.stderr
     assert not (tmp_path / "run").exists()
+    config.write_text(CONFIG.format(1))
+    environment = {**os.environ, "MASTER_PORT": "29500"}  # as some batch scripts set for every program
+    ended = python("-m", "accelerate.commands.launch", "--config_file", config, *command, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert precision(tmp_path / "run") == "bf16"
