@@ -39,7 +39,7 @@ class Work:
         if key not in self.data:
             while len(self.data) >= KEPT_DATA:
                 del self.data[next(iter(self.data))]
-            self.data[key] = load_together(key, self.accelerator)
+            self.data[key] = load_together(key, self.accelerator, self.reporter)
         return self.data[key]
 
 

@@ -35,8 +35,8 @@ def make_task(config: PretrainConfig, class_names: tuple[str, ...]) -> Task:
     return task
 
 
-def load_together(config: DataConfig, accelerator: Accelerator) -> ImageData:
-    """Loads a data set on every process, on the main one first, so that one downloads.
+def load_together(config: DataConfig, accelerator: Accelerator, reporter: Reporter | None = None) -> ImageData:
+    """Loads a data set on every process, on the main one first, so that one downloads; says how it was understood.
 
     Where it fails it fails on every process: Accelerate's own `main_process_first` would leave the others waiting.
 
@@ -46,7 +46,11 @@ def load_together(config: DataConfig, accelerator: Accelerator) -> ImageData:
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
     try:
-        return load_data(config)
+        data = load_data(config)
+        if reporter is not None:
+            for text in data.notes:
+                reporter.note(text)
+        return data
     finally:
         if accelerator.is_main_process:
             accelerator.wait_for_everyone()

@@ -100,6 +100,8 @@ def _probe(
     networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: load_backbone(run)}
     load = load_data if accelerator is None else partial(load_together, accelerator=accelerator)
     config, data = to_probe(run, config, data, load)
+    for text in data.notes if data.name != trained.dataset else ():
+        reporter.note(text)
     if config.target == "pretext":
         data = pretext_data(make_task(trained, data.class_names), data)
     slot = config.slot or default_slot(trained.method)

@@ -98,7 +98,8 @@ def _pretrain(
     elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
     if data is None:
-        data = load_together(found_at(out, config) if resume else config, accelerator)
+        place = found_at(out, config) if resume else config
+        data = load_together(place, accelerator, None if resume else reporter)
     if resume:
         data = recognised(out, data)
         config = replace(config, dataset=run.read_config().dataset)

@@ -164,3 +164,17 @@ def test_images_that_come_out_blank_or_dim_are_said(tmp_path):
         f"images nearly black, for 16 bits of which few are used: 1 ('{tmp_path}/dog/deep.png')",
         f"images of one colour all over (transparency is laid over black): 1 ('{tmp_path}/cat/ink.png')",
     ]
+
+
+def test_a_person_is_told_how_a_folder_was_understood(tmp_path, cli):
+    dataset = splits(tmp_path / "photos", train=10, val=4)
+    run = tmp_path / "run"
+    how = ["--task", "supervised", "--method", "bp", "--width", 8, "--depth", 1, "--epochs", 1]
+    ended = cli("fftrain", "pretrain", "--dataset", dataset, *how, "--out", run)
+    assert ended.code == 0
+    said = "photos: train/ is train, val/ is validation; test is drawn from train/"
+    assert ended.err.count(said) == 1
+    assert said not in cli("fftrain", "probe", run, "--epochs", 1).err
+    other = splits(tmp_path / "others", training=9, testing=4)
+    ended = cli("fftrain", "probe", run, "--dataset", other, "--epochs", 1)
+    assert "others: training/ is train, testing/ is test; validation is drawn from training/" in ended.err
