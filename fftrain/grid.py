@@ -302,9 +302,11 @@ class Study:
                         if accelerator.is_main_process:
                             run.add_seconds(name.partition(" ")[0], time.perf_counter() - began)
         except Exception as error:
-            # Of several processes, those fail alike that find the settings, the data or the loss at fault. Any other
-            # error may be of one alone, for which the others wait: it ends them all.
-            alike = isinstance(error, FFStudyError) and not isinstance(error, RunError | WriteError)
+            # Of several processes, those fail alike that find the settings, the data, the loss or another process at
+            # fault. Any other error may be of one alone, for which the others wait: it ends them all.
+            alike = isinstance(error, InUse) or (
+                isinstance(error, FFStudyError) and not isinstance(error, RunError | WriteError)
+            )
             alone = accelerator.num_processes > 1 and not alike
             known = getattr(error, "exit_code", None) is not None
             if accelerator.is_main_process or (alone and known):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from ffcore.errors import FFStudyError, RunError, WriteError
 from ffcore.files import LOCK_FILE, AnyPath, claimed, read_json, replacing, write_json, write_text
@@ -49,13 +50,19 @@ class RunFolder:
     def claimed(self, accelerator: Accelerator | None) -> Iterator[None]:
         """Holds the folder in the block, as `ffcore.files.claimed` does, for all the processes that work together.
 
-        The main one claims it, before any goes on.
+        The main one claims it, before any goes on; where it cannot, all raise what it raises.
         """
+        refused: list[FFStudyError | None] = [None]
         with ExitStack() as held:
             if accelerator is None or accelerator.is_main_process:
-                held.enter_context(claimed(self.path))
-            if accelerator is not None:
-                accelerator.wait_for_everyone()
+                try:
+                    held.enter_context(claimed(self.path))
+                except FFStudyError as error:
+                    refused = [error]
+            if accelerator is not None and accelerator.num_processes > 1:
+                broadcast_object_list(refused)
+            if refused[0] is not None:
+                raise refused[0]
             yield
 
     def check_new(self) -> None:

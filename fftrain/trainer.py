@@ -93,8 +93,7 @@ def _pretrain(
     run = RunFolder(out)
     resume = resume and (out / CONFIG_FILE).exists()
     if not resume:
-        if accelerator.is_main_process:
-            run.check_new()
+        run.check_new()
     elif run.epochs_done > config.epochs:
         raise SettingError(f"--epochs is {config.epochs}, but {out} has {run.epochs_done} behind it: ask for more")
     if data is None:

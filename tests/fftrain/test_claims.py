@@ -17,7 +17,7 @@ from fftrain.launcher import make_accelerator
 from fftrain.run import RunFolder
 from fftrain.study import run_study
 from tests.fftrain.studies import planned, times
-from tests.fftrain.training import SMALL, weights
+from tests.fftrain.training import SMALL, launched, weights
 from tests.helpers import ROOT, Ended, holding, one_line
 
 TINY = ["--dataset", "digits", "--width", "24", "--depth", "2", "--limit", "80", "--threads", "1"]
@@ -89,6 +89,15 @@ def test_every_command_that_writes_into_a_folder_leaves_it_to_who_has_it(cli, ru
     with holding(tmp_path / ".png.partial"):
         one_line(cli("fftrain", "dump-images", "digits", tmp_path / "png"), 1, "png is in use by another process")
     assert not (tmp_path / "png").exists()
+
+
+def test_of_several_processes_that_work_together_one_says_it(tmp_path):
+    with holding(tmp_path / "run"):
+        ended = launched("-m", "fftrain", "pretrain", *TINY, "--epochs", 1, "--out", tmp_path / "run")
+    assert ended.returncode
+    [said] = [line for line in ended.stderr.splitlines() if "fftrain: error:" in line]
+    assert f"{tmp_path / 'run'} is in use by another process" in said
+    assert os.listdir(tmp_path / "run") == [".lock"]
 
 
 def test_a_folder_whose_holder_was_killed_is_free(cli, run_copy, tmp_path):
