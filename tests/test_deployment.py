@@ -102,7 +102,7 @@ def test_options_and_links_are_there():
     for app in (ffexport.cli.app, ffserve.cli.app, fftrain.cli.app):
         command = get_command(app)
         for each in (command, *getattr(command, "commands", {}).values()):
-            known |= {name for parameter in each.params for name in parameter.opts}
+            known |= {name for parameter in each.params for name in (*parameter.opts, *parameter.secondary_opts)}
     page = PAGE.read_text(encoding="utf-8")
     assert {*re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page)} <= known
     for target in re.findall(r"\]\((?!http)([^)#]+)", page):
