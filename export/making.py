@@ -26,7 +26,8 @@ from ffmodels.checkpoint import read_samples
 # How much smaller the error of another scheme must be, to be taken instead of the first: a share of the images that get
 # another class than from the eager model, or without classes, of the features' size.
 CLEARLY = 0.005
-# The tolerance of the graph whose weights or sums are rounded.
+# The tolerance of what a file of lower precision computes exactly: fp16 with its own weights, INT8's graph before it is
+# quantised.
 EXACT: float = PRECISIONS["fp32"].facts["atol"]
 
 

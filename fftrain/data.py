@@ -215,8 +215,10 @@ def _resized(arrays: Arrays, config: DataConfig) -> Arrays:
         return arrays
 
     def resize(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        shape = {"height": size or height, "width": size or width, "channels": new_channels}
-        return np.stack([fit(from_array(image), **shape) for image in images])
+        made = np.empty((len(images), new_channels, size or height, size or width), dtype=np.uint8)
+        for i, image in enumerate(images):
+            made[i] = fit(from_array(image), height=made.shape[2], width=made.shape[3], channels=new_channels)
+        return made
 
     test_images = None if arrays.test_images is None else resize(arrays.test_images)
     return replace(arrays, train_images=resize(arrays.train_images), test_images=test_images)

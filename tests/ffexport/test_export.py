@@ -168,8 +168,6 @@ def test_a_probe_predicts_through_the_file_what_it_was_measured_at(exported, tra
 def test_two_exports_are_the_same_bytes(trained, exported, tmp_path):
     files = ["model.onnx", "model.ts", "model.pt2"]
     first = {name: (exported["ff"] / name).read_bytes() for name in files}
-    export_run(trained / "ff", ["torchscript", "pt2"], probe=PROBE, out=tmp_path / "again")
-    assert {name: (tmp_path / "again" / name).read_bytes() for name in files[1:]} == {n: first[n] for n in files[1:]}
     ended = python(
         "-m", "ffexport", trained / "ff", "--format", "all", "--probe", PROBE, "--out", tmp_path / "another process"
     )

@@ -8,6 +8,8 @@ import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from ffcore.files import read_json, write_json
 from fftrain import PretrainConfig, ProbeConfig, pretrain, probe_run, write_report
 from fftrain.analyse import analyse_run, compare_runs
@@ -159,9 +161,12 @@ def change(path, do):
     write_json(path, content)
 
 
-def reported(root):
-    """Writes the report: its tables, and the problems that it names."""
-    write_report(root)
+def reported(root, *, drawn=False):
+    """Writes the report, its pictures only where they are looked at: its tables, and the problems that it names."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            patch.setattr("fftrain.figures.svg", lambda figure, alt: f'<svg role="img" aria-label="{alt}"></svg>')
+        write_report(root)
     tables = Page((root / "report.html").read_text()).tables
     named = tables.get("Unfinished, failed, damaged, missing or incomplete", [["name", "state", "reason"]])
     return tables, {row["name"]: (row["state"], row["reason"]) for row in records(named)}

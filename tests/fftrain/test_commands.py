@@ -27,7 +27,7 @@ from tests.helpers import ROOT, one_line, python
 
 
 def test_killed_in_mid_epoch_and_resumed_is_bit_identical(tmp_path):
-    options = ["-m", "fftrain", "pretrain", *map(str, OPTIONS), "--epochs", "6"]
+    options = ["-m", "fftrain", "pretrain", *map(str, OPTIONS), "--epochs", "4"]
     whole = python(*options, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     run = tmp_path / "killed"
@@ -35,17 +35,17 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_identical(tmp_path):
         [sys.executable, *options, "--out", str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not (run / "checkpoint" / "epoch-00002").exists() and time.monotonic() < deadline:
+    while not (run / "checkpoint" / "epoch-00001").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert 2 <= len(epochs(run)) < 6
+    assert 1 <= len(epochs(run)) < 4
     assert not (run / "backbone.safetensors").exists()
     resumed = python("-m", "fftrain", "pretrain", "--resume", "--out", run)
     assert resumed.returncode == 0, resumed.stderr
     assert weights(run) == weights(tmp_path / "whole")
-    assert epochs(run) == [1, 2, 3, 4, 5, 6]
+    assert epochs(run) == [1, 2, 3, 4]
     assert len(list((run / "checkpoint").iterdir())) == 1
 
 
@@ -62,6 +62,7 @@ def test_two_processes_agree_with_one_within_1e_4(tmp_path):
     assert apart(tmp_path / "one", tmp_path / "two") < 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one_by_every_other_method(tmp_path):
     """One launch for all: to start processes takes longer than to train these."""
     program = tmp_path / "train.py"

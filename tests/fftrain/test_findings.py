@@ -9,12 +9,11 @@ import statistics
 import pytest
 
 from ffcore.files import read_json
-from fftrain import write_report
 from fftrain.collect import collect
 from fftrain.findings import findings
 from fftrain.means import groups
 from fftrain.run import RunFolder
-from tests.fftrain.reports import cell_name, change, measured, part, probes
+from tests.fftrain.reports import cell_name, change, measured, part, probes, reported
 
 
 def sentences(root):
@@ -101,7 +100,7 @@ def test_nothing_is_concluded_where_nothing_was_probed(page, tmp_path):
     shutil.copytree(page[0] / "ff", root / "ff")
     change(root / "ff" / "results.json", lambda results: results.pop("probes"))
     assert sentences(root) == []
-    write_report(root)
+    reported(root)
     assert "In short" not in (root / "report.html").read_text()
     (root / "ff" / "results.json").unlink()
     assert RunFolder(root / "ff").read_results() == {}
@@ -111,7 +110,7 @@ def test_nothing_is_concluded_where_nothing_was_probed(page, tmp_path):
 def test_parts_without_content_are_named_in_one_line(study, tmp_path):
     root = part(study, tmp_path / "tiny", ("bp", 0))
     change(root / "cells" / cell_name("bp", 0) / "results.json", lambda results: results["probes"].pop("mnist-pixels"))
-    write_report(root)
+    reported(root)
     for name in ("report.html", "report.md"):
         text = (root / name).read_text()
         assert (
@@ -123,10 +122,10 @@ def test_parts_without_content_are_named_in_one_line(study, tmp_path):
 
 def test_published_columns_stand_only_where_something_is_published(study, tmp_path):
     root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
-    write_report(root)
+    reported(root)
     assert "| digits published |" in (root / "report.md").read_text()
     change(root / "study.json", lambda content: content["spec"].update(published={}))
-    write_report(root)
+    reported(root)
     for name in ("report.html", "report.md"):
         text = (root / name).read_text().lower()
         assert "digits published" not in text

@@ -168,23 +168,16 @@ def launch(*arguments, several=False):
     return python("-m", "accelerate.commands.launch", *words, *arguments, env=environment)
 
 
-def test_the_real_launcher(tmp_path):
-    ended = launch("--mixed_precision", "bf16", "-m", "fftrain", "pretrain", *TINY[:-2], "--out", tmp_path / "run")
-    assert ended.returncode == 0, ended.stderr
-    assert precision(tmp_path / "run") == "bf16"
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["hardware"]["cpu_threads"] == 1
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_what_the_real_launcher_keeps_to_itself_is_refused_too(tmp_path, several):
+@pytest.mark.parametrize(
+    ("option", "several"), [(["--gradient_accumulation_steps=4"], False), (["--gradient-clipping", "1.0"], True)]
+)
+def test_what_the_real_launcher_keeps_to_itself_is_refused_too(tmp_path, option, several):
     """It hands --gradient_accumulation_steps on to DeepSpeed alone."""
-    for option in ("--gradient_accumulation_steps=4", "--gradient-clipping"):
-        values = [] if "=" in option else ["1.0"]
-        command = ["-m", "fftrain", "pretrain", *TINY, "--out", tmp_path / "run"]
-        ended = launch("--mixed_precision", "no", option, *values, *command, several=several)
-        assert ended.returncode
-        assert "which is not done here" in ended.stderr
-        assert "gradient" in next(line for line in ended.stderr.splitlines() if "fftrain: error" in line)
+    command = ["-m", "fftrain", "pretrain", *TINY, "--out", tmp_path / "run"]
+    ended = launch("--mixed_precision", "no", *option, *command, several=several)
+    assert ended.returncode
+    assert "which is not done here" in ended.stderr
+    assert "gradient" in next(line for line in ended.stderr.splitlines() if "fftrain: error" in line)
     assert not (tmp_path / "run").exists()
 
 
@@ -205,8 +198,8 @@ use_cpu: true
 """
 
 
-def test_processes_that_the_launcher_did_not_start_are_missed(tmp_path):
-    command = ["-m", "fftrain", "pretrain", *TINY, "--out", tmp_path / "run"]
+def test_the_real_launcher_and_processes_that_it_did_not_start(tmp_path):
+    command = ["-m", "fftrain", "pretrain", *TINY[:-2], "--out", tmp_path / "run"]
     words = ["--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
     ended = python("-m", "accelerate.commands.launch", "--cpu", *words, *command)
     assert "the launcher was asked for 2 processes and started one" in ended.stderr
@@ -217,6 +210,8 @@ def test_processes_that_the_launcher_did_not_start_are_missed(tmp_path):
     assert not (tmp_path / "run").exists()
     config.write_text(CONFIG.format(1))
     environment = {**os.environ, "MASTER_PORT": "29500"}  # as some batch scripts set for every program
-    ended = python("-m", "accelerate.commands.launch", "--config_file", config, *command, env=environment)
+    words = ["--config_file", config, "--num_cpu_threads_per_process", 1]
+    ended = python("-m", "accelerate.commands.launch", *words, *command, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert precision(tmp_path / "run") == "bf16"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["hardware"]["cpu_threads"] == 1

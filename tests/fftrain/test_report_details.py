@@ -47,11 +47,11 @@ def test_what_was_measured_with_other_settings_is_not_shown(study, tmp_path):
         change(root / "study.json", do)
 
     plan(2, 200, None)
-    tables, problems = reported(root)
+    tables, problems = reported(root, drawn=True)
     assert problems == {}
     assert (root / "figures" / "tsne-digits-rotation.svg").read_text().count("ff, seed 0")
     plan(50, 10_000, None)
-    tables, problems = reported(root)
+    tables, problems = reported(root, drawn=True)
     assert problems == {
         cell_name("ff", 0): (
             "incomplete",
@@ -128,7 +128,7 @@ def test_names_that_matplotlib_reads_in_another_way_are_shown(study, tmp_path, l
     root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0), ("bp", 0, "supervised"))
     for path in (root / "cells").glob("*/config.json"):
         change(path, lambda config: config["data"].update(class_names=[*NAMES, last]))
-    reported(root)
+    reported(root, drawn=True)
     for name in ("tsne-digits-rotation", "unlabelled-digits-supervised"):
         svg = (root / "figures" / f"{name}.svg").read_text()
         parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))

@@ -46,7 +46,7 @@ def training(run, **how):
     return child
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *console.ENDING])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_stopped_training_names_the_command_that_goes_on(cli, tmp_path, number):
     run = tmp_path / "my run"
     child = training(run)

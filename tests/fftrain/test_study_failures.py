@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,8 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(cli, tmp_path):
     [
         ("config.json", "{"),
         ("results.json", '{"pretext": 3}'),
-        ("metrics.jsonl", "x\n"),
-        ("config.json", None),
+        pytest.param("metrics.jsonl", "x\n", marks=pytest.mark.slow),
+        pytest.param("config.json", None, marks=pytest.mark.slow),
         ("backbone.safetensors", "x"),
     ],
 )
@@ -136,7 +137,8 @@ def test_a_full_disk_is_no_damage_and_is_tried_again(copy, monkeypatch):
     assert {found.state(cell).status for cell in found.spec.cells} == {"done"}
 
 
-def test_killed_at_any_write_a_study_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5))])
+def test_killed_at_any_write_a_study_ends_as_if_it_had_not_been(tmp_path, monkeypatch, first):
     """Every file is written through `replacing`: here the n-th write never happens, then the study goes on."""
 
     class KilledError(BaseException):
@@ -146,9 +148,8 @@ def test_killed_at_any_write_a_study_ends_as_if_it_had_not_been(tmp_path, monkey
     text = text.replace("points = 40", "points = 12").replace("width = 24", "width = 24\ndepth = 1")
     whole = tmp_path / "whole"
     run_study(Study(whole, planned(text)), command="test", shard=Shard())
-    replace, n = Path.replace, 0
-    while True:
-        n += 1
+    replace = Path.replace
+    for n in count(first, 5):
         writes = 0
 
         def kill(self, target, at=n):
@@ -201,6 +202,7 @@ def test_a_start_that_was_killed_leaves_a_folder_that_can_be_used(tmp_path):
     assert (tmp_path / "study.json").exists()
 
 
+@pytest.mark.slow
 def test_of_two_processes_a_failing_cell_does_not_end_the_others_and_pairs_of_many_data_sets_are_compared(tmp_path):
     for name, sizes in (("mixed", [8, 9] * 20), ("a b", [8] * 40), ("c", [6] * 40), ("d", [10] * 40)):
         folder_of_images(tmp_path / name, sizes)
