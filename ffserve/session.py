@@ -277,9 +277,14 @@ class Model:
         for name, want in golden.outputs.items():
             if not is_close(found[name][0], want, golden.tolerance):
                 raise ModelError(
-                    f"{self.path} computes other {name} for its golden image than when it was exported: "
-                    "the file or this ONNX Runtime is damaged; export it again"
+                    f"{self.path} computes other {name} for its golden image than when it was exported: {self._why()}"
                 )
+
+    def _why(self) -> str:
+        """Returns what may have changed what a file computes, and what mends it."""
+        if self._session.get_modelmeta().producer_name == "onnx.quantize" and self.about.precision != "int8":
+            return "it was quantised since by another program; `ffexport --precision int8` makes one that is checked"
+        return "it was changed since, or it or this ONNX Runtime is damaged; export it again"
 
     def _run(self, images_BCHW: npt.NDArray[np.uint8], options: Any = None) -> dict[str, npt.NDArray[np.float32]]:
         count = len(images_BCHW)

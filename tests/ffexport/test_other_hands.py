@@ -9,9 +9,11 @@ import torch
 from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 
+from ffcore.errors import ModelError
 from ffexport import onnx_format
 from ffexport.parity import relative_error
 from ffexport.registry import FORMATS
+from ffserve import Model
 
 IMAGES = np.random.default_rng(4).integers(0, 256, (5, 1, 28, 28), dtype=np.uint8)
 
@@ -64,6 +66,17 @@ def test_users_can_quantise_a_file_themselves(exported, tmp_path):
             features, *_ = load(path)(IMAGES)
             found, *_ = load(tmp_path / "quantised.onnx")(IMAGES)
             assert 0 < relative_error(found, features) < 1  # by as much as its processor loses
+
+
+def test_a_file_that_its_user_quantised_is_not_called_damaged(exported, tmp_path, monkeypatch):
+    quantize_dynamic(exported["ff"] / "model.onnx", tmp_path / "quantised.onnx")
+    monkeypatch.setattr("ffserve.session.is_close", lambda *given: False)  # as where it loses more than here
+    for path, said in (
+        (tmp_path / "quantised.onnx", "was quantised since by another program; `ffexport --precision int8` makes"),
+        (exported["ff"] / "model.int8.onnx", "was changed since, or it or this ONNX Runtime is damaged"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            Model(path)
 
 
 def test_the_ir_version_is_the_lowest_that_has_the_opset(exported):
