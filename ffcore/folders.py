@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from io import BufferedReader
 from typing import BinaryIO
 
-from ffcore.contents import HEAD, what_is
+from ffcore.contents import what_is
 from ffcore.errors import ImageError, UsageError
 from ffcore.formats import RAW_SUFFIXES, SUFFIXES
-from ffcore.images import Source, is_image
+from ffcore.images import Source, first_bytes, is_image
 from ffcore.tally import Tally
 
 STDIN = "-"
@@ -175,8 +175,7 @@ def _no_image(path: str) -> str | None:
     if is_image(path):
         return None
     try:
-        with open(path, "rb") as file:
-            content = what_is(file.read(HEAD))
+        content = what_is(first_bytes(path))
     except OSError:
         content = None
     if content is not None and content.plugin:

@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -128,8 +128,8 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     Targa files have no mark of their own and are known by their suffix alone.
     """
     try:
-        with open(path, "rb", opener=lambda name, _: os.open(name, _OPEN)) as file:
-            head = file.read(HEAD) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+        with _at_once(path) as file:
+            head = _head(file)
             content = what_is(head)
             if not head or (content is not None and not content.plugin):
                 return False
@@ -143,10 +143,16 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def first_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Returns a file's first bytes, none of what is no file: nothing is waited for. Raises OSError."""
+    with _at_once(path) as file:
+        return _head(file)
+
+
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns an image's upright (height, width) without decoding it. Raises ImageError, as `read_image` does."""
     try:
-        with Image.open(path, formats=formats_of(b"")) as image:
+        with _at_once(path) as file, Image.open(file, formats=formats_of(b"")) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             if turned and image.format == "TIFF":  # some releases of Pillow have turned its size already
                 width, height = decode(path).size
@@ -199,16 +205,25 @@ class _Room:
 _room = _Room(MAX_PIXELS)
 
 
+def _at_once(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file to read; a pipe too is open at once, and gives nothing."""
+    return open(path, "rb", opener=lambda name, _: os.open(name, _OPEN))
+
+
+def _head(file: BinaryIO) -> bytes:
+    return file.read(HEAD) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+
+
 def _name(source: Source) -> str:
     return "the image" if isinstance(source, bytes | Image.Image) else os.fsdecode(source)
 
 
 def _used(source: Source, use: Callable[[Image.Image, bool], T], ground: Ground, max_pixels: int, name: str) -> T:
-    with _opened(source, name, max_pixels) as image:
+    with _opened(source, name, max_pixels) as (image, depth):
         if image.width * image.height <= SMALL:
-            return use(*_upright(image, name, max_pixels, ground))
+            return use(*_upright(image, depth, name, max_pixels, ground))
         with _room.take(image):
-            return use(*_upright(image, name, max_pixels, ground))
+            return use(*_upright(image, depth, name, max_pixels, ground))
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -219,13 +234,17 @@ def _let_go(error: BaseException | None) -> None:
 
 
 @contextmanager
-def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]:
-    """Opens a file; whatever is wrong with it, here or in the block, is an ImageError that names it."""
+def _opened(source: Source, name: str, max_pixels: int) -> Iterator[tuple[Image.Image, Depth]]:
+    """Opens a file; whatever is wrong with it, here or in the block, is an ImageError that names it.
+
+    With its depth: a copy of an image of Pillow has none of what its file declares.
+    """
     head = b""
     try:
         if isinstance(source, Image.Image):
             _check_size(name, source, max_pixels)
-            yield source.copy()
+            depth = Depth.of(source)
+            yield _copied(source, name), depth
             return
         head, content = (source[:HEAD], source) if isinstance(source, bytes) else _content(source, name)
         if content == b"":
@@ -235,7 +254,7 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[Image.Image]
             _check_size(name, image, max_pixels)
             if image.format in ("JPEG", "MPO"):
                 _check_scans(name, image)
-            yield image
+            yield image, Depth.of(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -269,6 +288,20 @@ def _content(path: str | os.PathLike[str], name: str) -> tuple[bytes, bytes | No
         os.close(file)
 
 
+def _copied(image: Image.Image, name: str) -> Image.Image:
+    """Returns a copy of an image of Pillow, of the same format."""
+    if 0 in image.size:
+        raise ImageError(f"{name!r} has {image.width}x{image.height} pixels: it shows nothing")
+    try:
+        copy = image.copy()
+    except ValueError as error:
+        if "closed" not in str(error):
+            raise
+        raise ImageError(f"{name!r} is an image that was closed: hand it over while it is open") from error
+    copy.format = image.format
+    return copy
+
+
 def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     most, of = (max_pixels // 2, f" of {image.format}") if image.format in HUNGRY else (max_pixels, "")
@@ -289,14 +322,15 @@ def _check_scans(name: str, image: ImageFile.ImageFile) -> None:
         raise ImageError(f"{name!r} has {count:,} scans: a JPEG of at most {_MOST_SCANS} is read, save it again")
 
 
-def _upright(image: Image.Image, name: str, max_pixels: int, ground: Ground) -> tuple[Image.Image, bool]:
+def _upright(image: Image.Image, depth: Depth, name: str, max_pixels: int, ground: Ground) -> tuple[Image.Image, bool]:
     """Decodes an opened image: mode L or RGB, EXIF rotation applied; and whether it is dim. It copies what it must."""
-    depth = Depth.of(image)
     image.load()
     _check_size(name, image, max_pixels)  # again, for an ICO may hold a larger image than it says
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # which alone holds 16 bits so
         kind = "float" if image.mode == "F" else "32-bit"
         raise ImageError(f"{name!r} has {kind} pixels: save it with 8 or 16 bits a channel")
+    if image.mode == "La":  # from which Pillow converts to LA alone
+        image = image.convert("LA")
     if image.info and image.getexif().get(_ORIENTATION, 1) != 1:  # EXIF data leave something in `info`
         ImageOps.exif_transpose(image, in_place=True)
     dim = depth.is_dim(image)

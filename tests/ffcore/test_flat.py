@@ -69,6 +69,58 @@ def test_twelve_bits_in_sixteen_are_read_as_they_are_declared(photometric):
     assert not dim(tiff(values, 16, photometric, (281, 4095)))
 
 
+RAMP = np.linspace(0, 4095, 24).round().astype(np.uint16).reshape(4, 6)
+DEEP = np.linspace(0, 1, 72).reshape(4, 6, 3)[..., :1] * [4000, 3000, 2000]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tiff(RAMP, 16, 0),
+        tiff(RAMP * 16, 16, 0),
+        tiff(RAMP, 16, 1, (281, 4095)),
+        tiff(RAMP, 16, 0, (281, 4095)),
+        tiff(RAMP, 12, 1),
+        tiff(RAMP, 16, 1, (274, 6)),
+        tiff((RAMP // 16).astype(np.uint8), 8, 0),
+        b"P5\n6 4\n65535\n" + (RAMP * 16).astype(">u2").tobytes(),
+        b"P5\n6 4\n4095\n" + RAMP.astype(">u2").tobytes(),
+        b"P6\n6 4\n65535\n" + DEEP.astype(">u2").tobytes(),
+        saved(Image.fromarray(RAMP)),
+    ],
+    ids=range(11),
+)
+def test_an_image_of_pillow_is_read_as_its_file_is_and_stays_as_it_is(content):
+    wanted = levels(content), dim(content)
+    file = io.BytesIO(content)
+    with Image.open(file) as fresh, Image.open(io.BytesIO(content)) as loaded:
+        loaded.load()
+        before = loaded.tobytes()
+        assert dim(fresh) == wanted[1]
+        for image in (fresh, loaded, loaded):
+            np.testing.assert_array_equal(levels(image), wanted[0])
+            assert image.format is not None
+            assert image.tobytes() == before
+    assert not file.closed
+
+
+def test_images_of_pillow_that_cannot_be_read():
+    closed = Image.new("L", (3, 3))
+    closed.close()
+    for image, words in (
+        (Image.new("L", (0, 5)), "has 0x5 pixels: it shows nothing"),
+        (closed, "is an image that was closed: hand it over while it is open"),
+        (Image.new("I", (3, 3)), "has 32-bit pixels: save it with 8 or 16 bits"),
+    ):
+        with pytest.raises(ImageError, match=words):
+            levels(image)
+
+
+def test_premultiplied_gray_is_read():
+    image = Image.new("LA", (3, 3), (200, 128))
+    assert levels(image.convert("La")).max() == pytest.approx(levels(image).max(), abs=2)
+
+
 def test_twelve_bits_in_sixteen_that_nothing_declares_are_told():
     values = np.linspace(0, 4095, 24).round().astype(np.uint16).reshape(4, 6)
     for content in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 from itertools import islice
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from PIL import Image
 from ffcore import folders
 from ffcore.errors import ImageError, UsageError
 from ffcore.folders import find, listed
+from ffcore.images import image_size
 from ffcore.tally import Tally
 
 
@@ -122,6 +124,20 @@ def test_what_is_left_out_is_counted_and_named(tree):
         "no images: 1 ('b/notes.txt')",
         "raw files of cameras: 1 ('b/raw.nef')",
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_left_out_without_waiting_for_it(tree):
+    os.mkfifo(tree / "b" / "pipe")
+    os.mkfifo(tree / "b" / "deep" / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("b/socket")
+        left_out = Tally()
+        found = [item.name for item in find(["b"], left_out)]
+    assert found == ["b/1.JPG", "b/2.png", "b/deep/pipe.png", "b/deep/er/3.tif"]
+    assert left_out.names["no images"] == ["b/notes.txt", "b/pipe", "b/socket"]
+    with pytest.raises(ImageError, match=r"'b/deep/pipe\.png' is a pipe"):
+        image_size("b/deep/pipe.png")
 
 
 def test_a_name_that_is_no_suffix_of_an_image_is_looked_into(tree):
