@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import chain
 from typing import BinaryIO
 
-from ffcore.contents import what_is
+from ffcore.contents import HEAD, MARKS, image_of, is_text, what_is
 from ffcore.errors import ImageError, UsageError
 from ffcore.formats import RAW_SUFFIXES, SUFFIXES
 from ffcore.images import Source, first_bytes, is_image
@@ -20,6 +23,8 @@ STDIN = "-"
 # More than an image of the largest size takes in any format that is read.
 MAX_STDIN_BYTES = 512 * 2**20
 MAX_NAME_BYTES = 2**16
+_MARK = max(len(mark) for mark, _ in MARKS)
+_ODD = re.compile(rb"[\x01-\x08\x0b\x0e-\x1f\x7f]")  # names of files may have them, and hardly do
 # Folders that archives made on a Mac bring along.
 _OF_ARCHIVES = ("__MACOSX",)
 
@@ -68,31 +73,80 @@ def find(given: Iterable[str | os.PathLike[str]], left_out: Tally | None = None)
 def listed(files_from: str | None) -> Iterator[str]:
     """Yields the names that stand in a file, or on standard input (`-`): one a line, or with a zero byte behind each.
 
+    They are bytes, as the system's names are; UTF-16 and UTF-32 are known by their mark, and that of UTF-8 is no part
+    of a name.
+
     Raises:
         UsageError: where it cannot be read, or holds what are no names.
     """
     if files_from is None:
         return
+    what = f"--files-from {files_from}"
     try:
         if files_from == STDIN:
             if sys.stdin is None:
-                raise UsageError("--files-from -: standard input is closed")
-            yield from _names(sys.stdin.buffer)
+                raise UsageError(f"{what}: standard input is closed")
+            yield from _names(_plain(_blocks(sys.stdin.buffer), what), what)
             return
         with open(files_from, "rb") as file:
-            yield from _names(file)
+            yield from _names(_plain(_blocks(file), what), what)
     except OSError as error:
-        raise UsageError(f"--files-from {files_from} cannot be read: {error.strerror or error}") from error
+        raise UsageError(f"{what} cannot be read: {error.strerror or error}") from error
 
 
-def _names(file: BinaryIO) -> Iterator[str]:
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Yields what a file holds as it comes, first as many bytes as a mark has."""
+    read = file.read1 if isinstance(file, BufferedReader) else file.read
+    first = b""
+    while len(first) < _MARK and (more := read(2**16)):
+        first += more
+    yield first
+    while block := read(2**16):
+        yield block
+
+
+def _plain(blocks: Iterator[bytes], what: str) -> Iterator[bytes]:
+    """Yields a list of names as bytes, without the mark of its encoding. Raises UsageError where it is none."""
+    first = next(blocks)
+    mark, encoding = next(((mark, name) for mark, name in MARKS if first.startswith(mark)), (b"", "utf-8-sig"))
+    if encoding == "utf-8-sig":
+        first = first.removeprefix(mark)
+        _check_names(first[:HEAD], what)
+        yield first
+        yield from blocks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for block in chain([first], blocks):
+            yield os.fsencode(decoder.decode(block))
+        decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise UsageError(f"{what} is damaged {encoding.upper()}: save it as UTF-8") from error
+
+
+def _check_names(head: bytes, what: str) -> None:
+    """Raises UsageError where a file that begins with these bytes is another than a list of names."""
+    if (image := image_of(head)) is not None:
+        raise UsageError(f"{what} is {image.what}, no list of names: name it as an argument")
+    content = what_is(head)
+    if content is not None and (not is_text(head) or head.lstrip().startswith((b"<", b"version https://git-lfs"))):
+        raise UsageError(f"{what} is {content.what}, no list of names" + (content.mend and f": {content.mend}"))
+    if head.startswith(b"\0") or b"\0\0" in head:
+        raise UsageError(f"{what} is a binary file, no list of names: write one name a line")
+    if b"\0" not in head and (odd := _ODD.search(head)):
+        raise UsageError(
+            f"{what} holds the control character {odd[0].decode()!a}: end names that have one with zero bytes"
+        )
+
+
+def _names(blocks: Iterable[bytes], what: str) -> Iterator[str]:
     """Yields names as they come: what ends them is a zero byte where one of the first does, else a line's end."""
     rest, end = b"", b""
-    while block := file.read1(2**16) if isinstance(file, BufferedReader) else file.read(2**16):
+    for block in blocks:
         end = end or (b"\0" if b"\0" in block else b"\n")
         *names, rest = (rest + block).split(end)
         if max(map(len, (rest, *names))) > MAX_NAME_BYTES:
-            raise UsageError(f"--files-from holds a name of more than {MAX_NAME_BYTES:,} bytes: write one name a line")
+            raise UsageError(f"{what} holds a name of more than {MAX_NAME_BYTES:,} bytes: write one name a line")
         yield from _decoded(names, end)
     yield from _decoded([rest], end)
 

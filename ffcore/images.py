@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from ffcore.contents import HEAD, what_is
+from ffcore.contents import HEAD, image_of, what_is
 from ffcore.errors import ImageError, ImageTooLarge
 from ffcore.flat import BLACK, Depth, Ground, flat
 from ffcore.formats import HUNGRY, formats_of, instead
@@ -131,7 +131,7 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         with _at_once(path) as file:
             head = _head(file)
             content = what_is(head)
-            if not head or (content is not None and not content.plugin):
+            if not head or (content is not None and not content.plugin and image_of(head) is None):
                 return False
             formats = [name for name in formats_of(head) if name != "TGA"]
             file.seek(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import pickle
 import zipfile
 
 import pytest
@@ -34,6 +35,20 @@ def packed():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer", "git lfs pull"),
         (b"\n <!doctype HTML><html>", "an HTML page", "download"),
         (b"\xef\xbb\xbf<html lang=de>", "an HTML page", "download"),
+        (b"<!-- saved from -->\n<!-- x --><html>", "an HTML page", "download"),
+        (b"<head><title>404</title>", "an HTML page", "download"),
+        (b"<?xml version='1.0'?>\n<!DOCTYPE html>", "an HTML page", "download"),
+        ("<html>é".encode("latin-1"), "an HTML page", "download"),
+        (b"<header>", "a text file", ""),
+        ("nicht gefunden: größer\n".encode(), "a text file", ""),
+        ("\ufeffgrößer\r\n".encode("utf-16-le"), "a text file", ""),
+        (b"x" * (HEAD - 1) + "ä".encode(), "a text file", ""),
+        (b"Rar!\x1a\x07\x01\0", "a RAR archive", "unrar"),
+        (b"PK\x05\x06" + bytes(18), "an empty ZIP archive", ""),
+        (pickle.dumps({"a": [1]}), "a pickle", ""),
+        (pickle.dumps([1], protocol=2), "a pickle", ""),
+        ((9).to_bytes(8, "little") + b'{"a":{}}', "a safetensors file", ""),
+        (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model", ""),
         (gzip.compress(b"x", mtime=0), "a gzip archive", "gunzip"),
         (packed(), "a ZIP archive", ""),
         (iso(b"heic"), "a HEIC image", ""),
@@ -55,7 +70,10 @@ def test_what_is_known(content, what, mend):
     assert mend in found.mend
 
 
-@pytest.mark.parametrize("content", [b"", bytes(100), b"\x08\x0a\x12\x07pytorch", bytes(range(256))])
+@pytest.mark.parametrize(
+    "content",
+    [b"", bytes(100), b"a\x1bb", "gr\xf6\xdfer".encode("latin-1"), b"\x08\x0a\x12\x07pytorch", bytes(range(256))],
+)
 def test_what_is_not_known(content):
     assert what_is(content) is None
 
@@ -72,6 +90,11 @@ def test_images_are_known_by_their_content_under_any_name(tmp_path, format):
         (tmp_path / name).write_bytes(saved(format))
         assert is_image(tmp_path / name), name
     assert what_is(saved(format)[:HEAD]) is None or format == "AVIF"
+
+
+def test_an_image_written_as_text_is_one_under_any_name(tmp_path):
+    (tmp_path / "a").write_bytes(b"P2\n# made by hand\n2 1\n255\n7 9\n")
+    assert is_image(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

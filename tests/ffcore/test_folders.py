@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import io
 import os
 import socket
@@ -15,6 +17,7 @@ from PIL import Image
 from ffcore import folders
 from ffcore.errors import ImageError, UsageError
 from ffcore.folders import find, listed
+from ffcore.formats import own_formats
 from ffcore.images import image_size
 from ffcore.tally import Tally
 
@@ -163,12 +166,59 @@ def test_a_name_that_is_no_suffix_of_an_image_is_looked_into(tree):
 def test_names_in_a_file(tree, monkeypatch, content, names):
     (tree / "list").write_bytes(content)
     if names is None:
-        with pytest.raises(UsageError, match="holds a name of more than 65,536 bytes"):
+        with pytest.raises(UsageError, match="--files-from list holds a name of more than 65,536 bytes"):
             list(listed("list"))
         return
     assert list(listed("list")) == names
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
     assert list(listed("-")) == names
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (codecs.BOM_UTF8 + "ä.png\nb.png\n".encode(), ["ä.png", "b.png"]),
+        (codecs.BOM_UTF8, []),
+        (codecs.BOM_UTF8 + b"a\0b\nc\0", ["a", "b\nc"]),
+        ("\ufeffä.png\r\nsub/b 😀.png\r\n".encode("utf-16-le"), ["ä.png", "sub/b 😀.png"]),
+        ("\ufeffä.png\nb.png".encode("utf-16-be"), ["ä.png", "b.png"]),
+        ("\ufeffä.png\nb.png".encode("utf-32-le"), ["ä.png", "b.png"]),
+        (("\ufeff" + "ä" * 70_000).encode("utf-16-le"), "holds a name of more than 65,536 bytes"),
+        ("\ufeffab".encode("utf-16-le") + b"x", "is damaged UTF-16: save it as UTF-8"),
+        (b"\xff\xfe\0\xd8\0\xd8", "is damaged UTF-16"),
+        (codecs.BOM_UTF16_LE, []),
+        (b"BMW.png\nP5 1.png\n", ["BMW.png", "P5 1.png"]),
+        (b"BZh1.png\n", ["BZh1.png"]),
+        (b"8BPS\n", ["8BPS"]),
+        (b"a\0" + b"b\x1b\0", ["a", "b\x1b"]),
+        (b"a\nb\x1b\n", r"holds the control character '\\x1b': end names"),
+        (b"GIF89a\x1c\0\x1c\0\xf0\0\0", "is a GIF image, no list of names: name it as an argument"),
+        (b"P2\n3 3\n255\n", "is a PNM image, no list of names"),
+        (gzip.compress(b"a\n"), "is a gzip archive, no list of names: unpack it"),
+        (b"<!doctype html>\n", "is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer.*git lfs pull"),
+        (b"\x08\x0a\x12\x07pytorch", "holds the control character"),
+        (b"a" + bytes(9), "is a binary file, no list of names"),
+    ],
+    ids=range(22),
+)
+def test_lists_of_names_by_what_they_begin_with(tree, monkeypatch, content, names):
+    (tree / "list").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    for given in ("list", "-"):
+        if isinstance(names, list):
+            assert list(listed(given)) == names
+            continue
+        with pytest.raises(UsageError, match=f"^--files-from {given} {names}") as error:
+            list(listed(given))
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("format", sorted({*own_formats()} - {"TGA", "AVIF", "DIB"}))
+def test_an_image_is_no_list_of_names(tree, format):
+    Image.new("RGB", (28, 28), (9, 99, 199)).save(tree / "image", format)
+    with pytest.raises(UsageError, match=r"^--files-from image is an? .* image, no list of names: name it as an arg"):
+        list(listed("image"))
 
 
 def test_names_that_cannot_be_had(monkeypatch):
