@@ -16,7 +16,8 @@ from ffcore.folders import Item
 from ffcore.images import MAX_PIXELS
 from ffserve.account import Account
 from ffserve.drawing import INVERTED
-from ffserve.session import Model, find_model
+from ffserve.given import as_path, check_count, content_of
+from ffserve.session import Model, Source, find_model
 from ffserve.stream import BATCH_SIZE, Batch, stream
 
 _MODES = (1, 2, 3, 4)  # channels of gray, gray and alpha, RGB, RGB and alpha
@@ -49,8 +50,8 @@ class Classifier:
     It can be pickled, for pools of processes and clusters, and used after a fork, as `Model` can.
 
     Args:
-        model: an .onnx file, the content of one, a folder with one, a loaded `Model`, or None for FFSERVE_MODEL or the
-            bundled model.
+        model: an .onnx file, the content of one (bytes, or a file opened in binary mode), a folder with one, a loaded
+            `Model`, or None for FFSERVE_MODEL or the bundled model.
         threads: CPU threads of a run; None means as many as the process may keep busy.
         device: `auto`, `cpu` or `cuda`, as `Model` takes it; not for a loaded one.
         provider_options: of the CUDA provider.
@@ -58,18 +59,19 @@ class Classifier:
     Raises:
         ModelError: where the model is missing, damaged, or has no head.
         DeviceError: where `cuda` was asked for and does not work.
+        UsageError: where an argument is not legal.
     """
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes | Model | None = None,
+        model: Source | Model | None = None,
         *,
         threads: int | None = None,
         device: str = "auto",
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(model, Model):
-            source = model if isinstance(model, bytes) else find_model(model)
+            source = find_model(model) if model is None or isinstance(model, str | os.PathLike) else model
             model = Model(source, threads=threads, device=device, provider_options=provider_options)
         self.model = model
         if model.about.class_names is None:
@@ -97,8 +99,9 @@ class Classifier:
 
         Args:
             images: any number, but not one by itself: paths of image files, contents of such as bytes, files opened in
-                binary mode, images of Pillow, or uint8 arrays [H, W], [H, W, C] or [C, H, W] of 1, 3 or 4 channels (2
-                and 4: the last is alpha), of any size: all are read as files are.
+                binary mode (read from where they stand, at their end from the beginning), images of Pillow, or uint8
+                arrays [H, W], [H, W, C] or [C, H, W] of 1, 3 or 4 channels (2 and 4: the last is alpha), of any size:
+                all are read as files are.
             top_k: how many classes of each image, at least 1.
             batch_size: images of one run.
             invert: `auto`, `yes` or `no`, as for `ffserve.stream.stream`.
@@ -110,10 +113,9 @@ class Classifier:
             ModelError: where the model cannot be run.
             UsageError: where an argument, or an array's type or shape, is not legal.
         """
-        if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | PIL.Image.Image):
-            raise UsageError(f"images is one {type(images).__name__}: give a list, [image]")
         about = self.model.about
         own = (about.channels, about.height, about.width)
+        _check_many(images, own)
         items = [_item(image, number, own) for number, image in enumerate(images)]
         predictions = []
         for batch in self.predict_batches(
@@ -148,8 +150,7 @@ class Classifier:
             ModelError: where the model cannot be run.
             UsageError: where an argument is not legal.
         """
-        if top_k < 1:
-            raise UsageError(f"top_k is {top_k}: it must be at least 1")
+        check_count("top_k", top_k)
         batches = stream(
             self.model,
             items,
@@ -180,11 +181,30 @@ class Classifier:
         return found
 
 
+def _check_many(images: Any, own: tuple[int, int, int]) -> None:
+    """Raises UsageError where `images` is one image by itself, or nothing that can be gone through."""
+    one = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | PIL.Image.Image)
+    what = f"one {type(images).__name__}"
+    if isinstance(images, np.ndarray):
+        one, what = _is_one(images.shape, own), f"one array {list(images.shape)}"
+    if one or hasattr(images, "read"):
+        raise UsageError(f"images is {what}: give a list, [image]")
+    if not isinstance(images, Iterable):
+        raise UsageError(f"images is of type {type(images).__name__}: give a list of images")
+
+
+def _is_one(shape: tuple[int, ...], own: tuple[int, int, int]) -> bool:
+    """Returns whether an array of this shape is an image; else it holds several."""
+    if len(shape) != 3:
+        return len(shape) < 3
+    return (shape == own and own[0] > 1) or (shape[2] in _MODES and shape[1:] != own[1:])
+
+
 def _item(image: Any, number: int, own: tuple[int, int, int]) -> Item:
     """Returns an image of a program under a name. Raises UsageError where it is none."""
     name = f"images[{number}]"
     if isinstance(image, str | os.PathLike):
-        return Item(os.fsdecode(image), image)
+        return Item(as_path(image, name), image)
     if isinstance(image, bytes | bytearray | memoryview):
         return Item(name, bytes(image))
     if isinstance(image, PIL.Image.Image):
@@ -192,10 +212,10 @@ def _item(image: Any, number: int, own: tuple[int, int, int]) -> Item:
     if isinstance(image, np.ndarray):
         return Item(name, _picture(image, name, own))
     if hasattr(image, "read"):
-        content = image.read()
-        if isinstance(content, bytes):
-            return Item(name, content)
-        raise UsageError(f"{name} is a file that gives {type(content).__name__}: open it in binary mode")
+        try:
+            return Item(name, content_of(image, name))
+        except OSError as error:
+            return Item(name, ImageError(f"{name!r} cannot be read: {error.strerror or error}"))
     raise UsageError(
         f"{name} is of type {type(image).__name__}: give a path, the bytes of a file, a file opened in binary mode, an "
         "image of Pillow, or a uint8 array"

@@ -14,20 +14,22 @@ from collections.abc import Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from ffcore.contents import HEAD, what_is
-from ffcore.errors import FFStudyError, ModelError, ModelNotFound
+from ffcore.contents import HEAD, image_of, what_is
+from ffcore.errors import FFStudyError, ModelError, ModelNotFound, UsageError
 from ffcore.machine import frozen
 from ffserve.about import About, check_digest, golden_of, is_close, read_about
+from ffserve.given import as_path, check_count, content_of
 from ffserve.providers import devices, first_line, open_session
 from ffserve.stored import stored_metadata
 
 BUNDLED = Path(__file__).parent / "model" / "mnist.onnx"
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 IN_MEMORY = Path("<bytes>")  # how a model is named whose content was given
 _GOLDEN_SECONDS = 30.0
 _MOST_BYTES = 2**31  # what ONNX's own format can hold
@@ -41,11 +43,12 @@ def find_model(given: str | os.PathLike[str] | None = None) -> Path:
 
     Raises:
         ModelNotFound: where there is none, or a folder has several and none is called model.onnx.
+        UsageError: where `given` is empty.
     """
-    named = given or os.environ.get("FFSERVE_MODEL")
+    named = os.environ.get("FFSERVE_MODEL") if given is None else as_path(given, "model")
     if named:
         path = Path(os.path.expanduser(named))  # which leaves ~unknown as it is
-        source = "--model" if given else "FFSERVE_MODEL"
+        source = "FFSERVE_MODEL" if given is None else "--model"
         if path.is_dir():
             return _in_folder(path, source)
         if not path.exists():
@@ -77,6 +80,23 @@ def _in_folder(folder: Path, source: str) -> Path:
     raise ModelNotFound(f"{source} {folder} is a folder without export/model.onnx: `ffexport {folder}` makes it")
 
 
+def _given(source: Any) -> str | bytes:
+    """Returns a path, or the content of a model. Raises UsageError where `source` is neither."""
+    if isinstance(source, str | os.PathLike):
+        return as_path(source, "model")
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if not hasattr(source, "read"):
+        raise UsageError(
+            f"model is of type {type(source).__name__}: give a path, the bytes of a file, or a file opened in binary "
+            "mode"
+        )
+    try:
+        return content_of(source, "model")
+    except OSError as error:
+        raise ModelError(f"{IN_MEMORY} cannot be read: {error.strerror or error}") from error
+
+
 class Model:
     """An exported model, checked when it is loaded. Safe to share between threads.
 
@@ -90,7 +110,7 @@ class Model:
         notice: one line where `auto` did not take a GPU that seems to be there or was meant, else None.
 
     Args:
-        source: an .onnx file that `ffexport` wrote, or the content of one.
+        source: an .onnx file that `ffexport` wrote, or the content of one: bytes, or a file opened in binary mode.
         threads: CPU threads of a run; None means as many as the process may keep busy.
         device: `cpu`, `cuda` (an error where it does not work), or `auto`: CUDA where it works, else the CPU.
         provider_options: of the CUDA provider, such as {"device_id": "1"}.
@@ -101,7 +121,7 @@ class Model:
         ModelError: where it is damaged, of another program, contradicts its metadata or the manifest.json beside it,
             or computes other values for its golden image than it did when it was exported.
         DeviceError: where `cuda` was asked for and does not work.
-        UsageError: where `device` or `provider_options` are not legal.
+        UsageError: where `source` is of another type or empty, `threads`, `device` or `provider_options` not legal.
     """
 
     about: About
@@ -109,16 +129,19 @@ class Model:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | bytes,
+        source: Source,
         *,
         threads: int | None = None,
         device: str = "auto",
         provider_options: Mapping[str, str] | None = None,
         spinning: bool = True,
     ) -> None:
+        if threads is not None:
+            check_count("threads", threads)
+        given = _given(source)
         # A process that unpickles it may work in another folder.
-        self._source = source if isinstance(source, bytes) else os.path.abspath(source)
-        self.path = IN_MEMORY if isinstance(source, bytes) else Path(source)
+        self._source = given if isinstance(given, bytes) else os.path.abspath(given)
+        self.path = IN_MEMORY if isinstance(given, bytes) else Path(given)
         self._settings: dict[str, Any] = {
             "threads": threads,
             "provider_options": provider_options,
@@ -197,20 +220,13 @@ class Model:
         """Returns the file's content and metadata; a file of another program is not kept in memory, let alone run."""
         try:
             if isinstance(self._source, bytes):
+                self._check_content(self._source[:HEAD], len(self._source))
                 return self._source, read_about(self.path, stored_metadata(BytesIO(self._source), len(self._source)))
             status = os.stat(self.path)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # which may never end
                 raise ModelError(f"{self.path} is a pipe or a device: name an .onnx file")
-            if status.st_size > _MOST_BYTES:
-                raise ModelError(f"{self.path} has {status.st_size:,} bytes: a model has at most {_MOST_BYTES:,}")
-            if status.st_size == 0:
-                raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
             with self.path.open("rb") as file:
-                if (content := what_is(file.read(HEAD))) is not None:
-                    raise ModelError(
-                        f"{self.path} is no ONNX model but {content.what}: "
-                        f"{content.mend or 'name an .onnx file of `ffexport`'}"
-                    )
+                self._check_content(file.read(HEAD), status.st_size)
                 file.seek(0)
                 check_digest(self.path, file)
                 file.seek(0)
@@ -225,6 +241,16 @@ class Model:
             raise ModelError(f"{self.path} is damaged ({first_line(error)}): export it again") from error
         except ValueError as error:
             raise ModelError(f"{self.path} is no ONNX model ({error}): use one of `ffexport`") from error
+
+    def _check_content(self, head: bytes, size: int) -> None:
+        """Raises ModelError where content of this size that begins so is none of a model."""
+        if size > _MOST_BYTES:
+            raise ModelError(f"{self.path} has {size:,} bytes: a model has at most {_MOST_BYTES:,}")
+        if size == 0:
+            raise ModelError(f"{self.path} is empty (0 bytes): export it again with `ffexport`")
+        if (content := what_is(head) or image_of(head)) is not None:
+            mend = content.mend or "name an .onnx file of `ffexport`"
+            raise ModelError(f"{self.path} is no ONNX model but {content.what}: {mend}")
 
     def _opened(self, device: str) -> Any:
         try:

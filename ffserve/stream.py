@@ -20,6 +20,7 @@ from ffcore.errors import ImageError, UsageError
 from ffcore.folders import Item
 from ffcore.images import MAX_PIXELS, UInt8Array
 from ffcore.machine import cores
+from ffserve.given import check_count
 from ffserve.reading import Read, Readers, Wanted, read
 from ffserve.session import Model
 
@@ -75,10 +76,10 @@ def stream(
         UsageError: where `batch_size`, `workers`, `invert` or `place` is not legal.
         ModelError: where the model cannot be run.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}: it must be at least 1")
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}: it must be at least 1")
+    check_count("batch_size", batch_size)
+    check_count("max_pixels", max_pixels)
+    if workers is not None:
+        check_count("workers", workers)
     if invert not in INVERT:
         raise UsageError(f"invert is {invert!r}: it must be one of {', '.join(INVERT)}")
     if place not in PLACE:

@@ -227,6 +227,134 @@ def test_a_model_may_be_given_as_its_content(make_model):
         Classifier(b"no model")
 
 
+def test_a_model_may_be_given_as_any_bytes_or_an_open_file(make_model):
+    made = make_model()
+    content = made.path.read_bytes()
+    images = list(made.images(3))
+    wanted = Classifier(made.path).predict(images)
+    written = io.BytesIO()
+    written.write(content)
+    with made.path.open("rb") as file:
+        for given in (bytearray(content), memoryview(content), io.BytesIO(content), written, file):
+            classifier = Classifier(given)
+            assert classifier.predict(images) == wanted
+            assert pickle.loads(pickle.dumps(classifier)).predict(images) == wanted
+
+
+def closed(file):
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        ("", UsageError, "model is an empty path: name a file"),
+        (b"", ModelError, "<bytes> is empty (0 bytes): export it again"),
+        (bytearray(), ModelError, "<bytes> is empty (0 bytes): export it again"),
+        (io.BytesIO(), ModelError, "<bytes> is empty (0 bytes): export it again"),
+        (3, UsageError, "model is of type int: give a path, the bytes of a file, or a file opened in binary mode"),
+        ([], UsageError, "model is of type list: give a path"),
+        (np.zeros(3), UsageError, "model is of type ndarray: give a path"),
+        (io.StringIO("x"), UsageError, "model is a file that gives str: open it in binary mode"),
+        (closed(io.BytesIO(b"x")), UsageError, "model is a file that was closed: hand it over while it is open"),
+        (b"<!doctype html>", ModelError, "<bytes> is no ONNX model but an HTML page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            ModelError,
+            "but a Git LFS pointer, not the file itself: run",
+        ),
+        (b"PK\x03\x04" + bytes(30), ModelError, "<bytes> is no ONNX model but a ZIP archive"),
+        (b"\x89PNG\r\n\x1a\n", ModelError, "<bytes> is no ONNX model but a PNG image: name an .onnx file"),
+        (b"\xff\xd8\xff\xe0", ModelError, "<bytes> is no ONNX model but a JPEG image: name an .onnx file"),
+        (pickle.dumps([1, 2]), ModelError, "<bytes> is no ONNX model but a pickle"),
+    ],
+    ids=range(15),
+)
+def test_what_is_no_model_is_said_in_a_line(given, kind, words):
+    with pytest.raises(kind) as error:
+        Classifier(given)
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("threads", ["2", 2.0, 0, -1])
+def test_a_number_of_threads_that_is_none_is_refused(make_model, threads):
+    with pytest.raises(UsageError, match=rf"threads is {threads!r}: it must be (a whole number of )?at least 1"):
+        Classifier(make_model().path, threads=threads)
+
+
+@pytest.mark.parametrize("name", ["top_k", "batch_size", "max_pixels"])
+@pytest.mark.parametrize("value", ["3", 1.5, None])
+def test_what_is_no_number_is_refused(make_model, name, value):
+    made = make_model()
+    with pytest.raises(UsageError, match=rf"{name} is {value!r}: it must be a whole number of at least 1"):
+        Classifier(made.path).predict(made.images(1), **{name: value})
+    assert len(Classifier(made.path, threads=np.int64(1)).predict(made.images(1), top_k=np.int64(2))[0].classes) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "images", "words"),
+    [
+        ((1, 28, 28), np.zeros((28, 28), np.uint8), r"images is one array \[28, 28\]: give a list, \[image\]"),
+        ((1, 28, 28), np.zeros((28, 30, 3), np.uint8), r"images is one array \[28, 30, 3\]: give a list"),
+        ((3, 28, 28), np.zeros((3, 28, 28), np.uint8), r"images is one array \[3, 28, 28\]: give a list"),
+        ((1, 28, 28), np.zeros((), np.uint8), r"images is one array \[\]: give a list"),
+        ((1, 28, 28), io.BytesIO(b"x\ny"), r"images is one BytesIO: give a list, \[image\]"),
+        ((1, 28, 28), None, "images is of type NoneType: give a list of images"),
+        ((1, 28, 28), 3, "images is of type int: give a list of images"),
+    ],
+    ids=range(7),
+)
+def test_what_is_no_list_of_images_is_refused(make_model, shape, images, words):
+    with pytest.raises(UsageError, match=words):
+        Classifier(make_model(shape=shape).path).predict(images)
+
+
+def test_an_array_of_several_images_is_a_list(make_model):
+    gray = make_model(shape=(1, 28, 28))
+    assert len(Classifier(gray.path).predict(np.zeros((3, 28, 28), np.uint8))) == 3
+    assert len(Classifier(gray.path).predict(np.zeros((1, 28, 28), np.uint8))) == 1
+    assert len(Classifier(gray.path).predict(np.zeros((5, 4, 28, 3), np.uint8))) == 5
+    small = make_model("small.onnx", shape=(3, 4, 4))
+    assert len(Classifier(small.path).predict(np.zeros((7, 4, 4), np.uint8))) == 7
+
+
+def test_a_file_at_its_end_is_read_from_its_beginning_any_other_from_where_it_stands(make_model):
+    made = make_model()
+    first, second = (saved_image(pixels) for pixels in made.images(2))
+    classifier = Classifier(made.path)
+    wanted = classifier.predict([first, second])
+    file = io.BytesIO()
+    file.write(first)
+    assert classifier.predict([file, file]) == [wanted[0], wanted[0]]
+    file = io.BytesIO(first + second)
+    file.seek(len(first))
+    assert classifier.predict([file]) == [wanted[1]]
+    with pytest.raises(ImageError, match=r"'images\[0\]' is empty \(0 bytes\)"):
+        classifier.predict([io.BytesIO()])
+
+
+def saved_image(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels[0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_files_and_pictures_that_give_nothing_are_said_in_a_line(make_model):
+    classifier = Classifier(make_model().path)
+    with pytest.raises(UsageError, match=r"images\[0\] is a file that was closed"):
+        classifier.predict([closed(io.BytesIO(b"x"))])
+    with pytest.raises(UsageError, match=r"images\[0\] is an empty path"):
+        classifier.predict([""])
+    with pytest.raises(ImageError, match=r"'images\[0\]' has 0x5 pixels"):
+        classifier.predict([Image.new("L", (0, 5))])
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as file, pytest.raises(ImageError, match=r"'images\[0\]' cannot be read"):
+        classifier.predict([file])
+
+
 FORKED = """
 import os, sys, threading
 import numpy as np
