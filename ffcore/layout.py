@@ -129,8 +129,8 @@ def folder_name(name: str) -> str:
 
 
 def some(names: Iterable[str]) -> str:
-    """Returns names in a line, the first of many."""
-    names = [*names]
+    """Returns names in a line, the first of many; those that are not what they seem in quotes."""
+    names = [name if name.isprintable() and name == name.strip() else repr(name) for name in names]
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 

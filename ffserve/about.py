@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ffcore.contents import HEAD, what_is
 from ffcore.errors import ModelError
 from ffcore.flat import BLACK, Ground
 from ffcore.ink import Ink
@@ -160,11 +161,14 @@ def check_digest(path: Path, file: io.BufferedReader) -> None:
     """
     manifest = path.parent / "manifest.json"
     try:
-        listed = json.loads(manifest.read_bytes())
+        content = manifest.read_bytes()
     except OSError:
         return
+    try:
+        listed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{manifest} is damaged, so {path.name} cannot be checked: export it again") from error
+        what, mend = instead_of_json(content)
+        raise ModelError(f"{manifest} is {what}, so {path.name} cannot be checked: {mend}") from error
     files = listed.get("files") if isinstance(listed, dict) else None
     entry = files.get(path.name) if isinstance(files, dict) else None
     wanted = entry.get("sha256") if isinstance(entry, dict) else None
@@ -176,6 +180,12 @@ def check_digest(path: Path, file: io.BufferedReader) -> None:
             f"{path} has SHA-256 {found[:12]}..., {manifest.name} beside it says {str(wanted)[:12]}...: "
             "the file was changed or copied in part; copy or export it again"
         )
+
+
+def instead_of_json(content: bytes) -> tuple[str, str]:
+    """Returns what a manifest is that cannot be decoded, and what mends it."""
+    found = what_is(content[:HEAD])
+    return (found.what, found.mend) if found is not None and found.mend else ("damaged", "export again with `ffexport`")
 
 
 def is_close(got: npt.NDArray[np.float32], want: npt.NDArray[np.float64], tolerance: float) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ffcore.errors import ModelError, ModelNotFound, UsageError
+from ffserve.about import instead_of_json
 
 KINDS = {".onnx": "onnx", ".ts": "torchscript", ".pt2": "pt2"}
 HEADS = ("goodness", "features")  # in file names, where it is not the probe
@@ -127,9 +128,13 @@ def _in_manifest(folder: Path) -> list[Path]:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = path.read_bytes()
+        found = json.loads(content)
+    except OSError as error:
         raise ModelError(f"{path} cannot be read: export again with `ffexport`") from error
+    except (ValueError, RecursionError) as error:
+        what, mend = instead_of_json(content)
+        raise ModelError(f"{path} is {what}: {mend}") from error
     return found if isinstance(found, dict) else {}
 
 

@@ -88,11 +88,16 @@ def predict(
         workers=threads,
         processes=not debug,  # which lose where an error came from
     )
+    count = 0
     try:
         with progress("images", streamed=True) as advance:
             for batch in batches:
                 out.write(batch)
+                count += len(batch)
                 advance(len(batch))
+        if not count:
+            out.write([])
+            notes.note(f"--files-from {files_from} holds no names: no image was classified")
     finally:
         out.close()
     notes.of_images(account, invert)

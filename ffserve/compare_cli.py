@@ -93,7 +93,8 @@ def compare(
         draw_chart(result, chart)
     failed = [model for model in result["models"] if model["error"]]
     for model in failed:
-        print(f"ffserve: error: {model['name']}: {model['error']}", file=sys.stderr)
+        told = model["error"].startswith((f"{model['name']} ", f"{model['file']} "))
+        print(f"ffserve: error: {'' if told else model['name'] + ': '}{model['error']}", file=sys.stderr)
     if failed or (result["images"] or {}).get("unread"):
         raise typer.Exit(1)
 

@@ -61,7 +61,7 @@ def write_features(batches: Iterable[Batch], out: Path, account: Account) -> Wri
         DataError: where no image could be read; likewise.
     """
     check_out(out)
-    images = width = 0
+    images = items = width = 0
     with replacing(out) as partial, WRITERS[out.suffix.lower()](partial) as write:
         for batch in batches:
             names = [item.name for item in account.take(batch)]
@@ -69,8 +69,9 @@ def write_features(batches: Iterable[Batch], out: Path, account: Account) -> Wri
                 write(names, batch.outputs["features"])
                 width = batch.outputs["features"].shape[1]
             images += len(names)
+            items += len(batch.items)
         if not images:
-            raise DataError(f"no image could be read: {out} is not written")
+            raise DataError(f"{'no image could be read' if items else 'no image was named'}: {out} is not written")
     return Written(images, width)
 
 

@@ -24,7 +24,7 @@ class Writer(Protocol):
     """Writes what was found of images."""
 
     def write(self, found: Sequence[Found]) -> None:
-        """Writes some images, in order."""
+        """Writes some images, in order; none where there are none at all, of which the whole consists then."""
 
     def close(self) -> None:
         """Writes what ends the whole; nothing where nothing was written."""
@@ -66,8 +66,6 @@ class JsonWriter:
 
     def write(self, found: Sequence[Found]) -> None:
         """Writes the images' lines, before the first what stands above them."""
-        if not found:
-            return
         if not self._begun:
             head = "".join(f"  {json_text(key)}: {json_text(value)},\n" for key, value in self._head.items())
             put(f'{{\n{head}  "predictions": [\n')

@@ -5,6 +5,7 @@ Letters: N images, F features, K classes.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ffcore.errors import DataError
 from ffcore.images import UInt8Array
 from ffcore.layout import class_folders
 from ffcore.machine import cores
+from ffcore.tally import Tally
 from ffserve.account import Account
 from ffserve.confusion import Confusion
 from ffserve.evaluate import Int64Array, Labelled, Track, labelled, labels_of
@@ -111,7 +113,9 @@ def transfer(
     account = account or Account()
     folders = class_folders(train, account.left_out)
     names = tuple(folders)
-    test_folders = class_folders(test, account.left_out)
+    same_tree = os.path.realpath(train) == os.path.realpath(test)
+    left_out_of_test = Tally() if same_tree else account.left_out  # what is left out counts once
+    test_folders = class_folders(test, left_out_of_test)
     if unknown := [name for name in test_folders if name not in folders]:
         raise DataError(f"{test} has the class {unknown[0]!r}, which {train} lacks")
     items = [*labelled(((path, k) for k, name in enumerate(names) for path in folders[name]), account.left_out)]
@@ -133,7 +137,7 @@ def transfer(
     parts = [
         read([items[i] for i in np.sort(fit_index)], train),
         read([items[i] for i in np.sort(validation_index)], train),
-        read([*labelled(((path, known[n]) for n in test_folders for path in test_folders[n]), account.left_out)], test),
+        read([*labelled(((path, known[n]) for n in test_folders for path in test_folders[n]), left_out_of_test)], test),
     ]
     if len(np.unique(parts[0].labels)) < 2:
         raise DataError(f"{train} has images of one class alone that can be read: at least 2 classes are needed")

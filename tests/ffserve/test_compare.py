@@ -173,6 +173,8 @@ def test_what_fails_is_a_row_with_the_reason_and_the_rest_is_measured(command, f
     assert "Traceback" not in ended.err
     errors = [line for line in ended.err.splitlines() if line.startswith("ffserve: error: ")]
     assert len(errors) == len(why) + 2
+    assert [line.count("broken.onnx") for line in errors if "broken.onnx" in line] == [1]
+    assert any(line.startswith("ffserve: error: other shape.ts: it takes images") for line in errors)
     result = ended.json
     assert result["reference"] == "model.onnx"
     models = {m["name"]: m for m in result["models"]}

@@ -162,6 +162,14 @@ def test_a_damaged_manifest_is_one_line(tmp_path, text):
         find_candidates([tmp_path], None)
 
 
+def test_a_manifest_that_is_another_file_is_called_so(tmp_path):
+    (tmp_path / "manifest.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(
+        ModelError, match=r"manifest.json is a Git LFS pointer, not the file itself: run `git lfs pull`"
+    ):
+        find_candidates([tmp_path], None)
+
+
 def test_images_come_from_class_folders_else_samples_else_chance(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (300, 1, 5, 4), dtype=np.uint8)
     for i, image in enumerate(images):

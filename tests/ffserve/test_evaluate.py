@@ -329,6 +329,28 @@ def test_trees_that_do_not_fit_are_one_line(measure, make_model, trees, tmp_path
     failed(run(train, test), 1, "sklearn is not installed: run pip install scikit-learn")
 
 
+def test_what_one_tree_leaves_out_is_counted_once(measure, make_model, trees, tmp_path):
+    made = make_model(classes=None)
+    for name in ("beside.txt", "a/inside.txt", "a/.hidden.png"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (path.parent / "1.png").write_bytes(next((tmp_path / "train").rglob("*.png")).read_bytes())
+    (path.parent / "2.png").write_bytes(next((tmp_path / "train").rglob("*.png")).read_bytes())
+    (tmp_path / "link").symlink_to("train")
+    for test in ("train", "link"):
+        ended = measure(
+            "evaluate", "--train", tmp_path / "train", "--test", tmp_path / test, "--model", made.path, "--json"
+        )
+        assert ended.json["left_out"] == {"beside class folders": 1, "hidden": 1, "no images": 1}
+
+
+def test_a_folder_that_is_a_class_but_for_a_space_is_shown_in_quotes(measure, made, tmp_path):
+    (tmp_path / "odd" / "one ").mkdir(parents=True)
+    (tmp_path / "odd" / "two\u200b").mkdir()
+    failed(measure("evaluate", tmp_path / "odd", "--model", made[0].path), 1, r"it has 'one ', 'two\u200b': ")
+
+
 def test_the_python_api(made, tmp_path):
     made, labels, predicted = made
     found = evaluate(Model(made.path), tmp_path / "in", workers=1, batch_size=11)

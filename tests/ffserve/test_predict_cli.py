@@ -211,6 +211,22 @@ def test_nothing_to_classify(cli, made, tmp_path):
         assert [set(record) for record in ended.json["predictions"]] == [{"file", "error"}] * len(given)
 
 
+def test_an_empty_list_of_names_gives_an_empty_result(cli, made, tmp_path):
+    (tmp_path / "list").write_bytes(b"\n")
+    note = "ffserve: note: --files-from list holds no names: no image was classified\n"
+    whole = cli("ffserve", "predict", "in/a.png", "--csv")
+    for form, out in (("--csv", whole.out.splitlines(keepends=True)[0]), ("--jsonl", "")):
+        ended = cli("ffserve", "predict", "--files-from", "list", form)
+        assert (ended.code, ended.out, ended.err) == (0, out, note)
+    ended = cli("ffserve", "predict", "--files-from", "list", "--json")
+    assert (ended.code, ended.err, ended.json["predictions"]) == (0, note, [])
+    ended = cli("ffserve", "predict", "--files-from", "list")
+    assert (ended.code, ended.out, ended.err) == (0, "", note)
+    one_line(
+        cli("ffserve", "features", "--files-from", "list", "--out", "a.npz"), 1, "no image was named: a.npz is not"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

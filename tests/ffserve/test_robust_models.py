@@ -127,6 +127,39 @@ def test_a_damaged_manifest_is_refused(make_model, content):
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a Git LFS pointer, .* cannot be checked: run `git lfs pull`",
+        ),
+        (b"<!-- x --><html>", "an HTML page, .*, so model.onnx cannot be checked: download the file itself"),
+    ],
+)
+def test_a_manifest_that_is_another_file_is_called_so(make_model, content, words):
+    path = make_model().path
+    (path.parent / "manifest.json").write_bytes(content)
+    with pytest.raises(ModelError, match=rf"manifest\.json is {words}"):
+        Model(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+        (b"\xff\xd8\xff\xe0", "a JPEG image"),
+        (b"\x80\x02}q\0", "a pickle"),
+        ((9).to_bytes(8, "little") + b'{"a":{}}', "a safetensors file"),
+        (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model"),
+        ("größer\n".encode(), "a text file"),
+    ],
+)
+def test_a_file_that_is_another_is_called_what_it_is(tmp_path, content, what):
+    (tmp_path / "model.onnx").write_bytes(content)
+    refused(tmp_path / "model.onnx", f"is no ONNX model but {what}", "name an .onnx file of `ffexport`")
+
+
+@pytest.mark.parametrize(
     ("texts", "words"),
     [
         ({"head": '"none"'}, "contradicts itself: head 'none' with 3 class names"),
