@@ -25,6 +25,7 @@ MAX_STDIN_BYTES = 512 * 2**20
 MAX_NAME_BYTES = 2**16
 _MARK = max(len(mark) for mark, _ in MARKS)
 _ODD = re.compile(rb"[\x01-\x08\x0b\x0e-\x1f\x7f]")  # names of files may have them, and hardly do
+_BINARY = 4  # different ones among the first bytes, of which no list of names has so many
 # Folders that archives made on a Mac bring along.
 _OF_ARCHIVES = ("__MACOSX",)
 
@@ -131,11 +132,12 @@ def _check_names(head: bytes, what: str) -> None:
     content = what_is(head)
     if content is not None and (not is_text(head) or head.lstrip().startswith((b"<", b"version https://git-lfs"))):
         raise UsageError(f"{what} is {content.what}, no list of names" + (content.mend and f": {content.mend}"))
-    if head.startswith(b"\0") or b"\0\0" in head:
+    odd = {*_ODD.findall(head)}
+    if head.startswith((b"\0", *odd)) or b"\0\0" in head or len(odd) >= _BINARY:
         raise UsageError(f"{what} is a binary file, no list of names: write one name a line")
-    if b"\0" not in head and (odd := _ODD.search(head)):
+    if odd and b"\0" not in head:
         raise UsageError(
-            f"{what} holds the control character {odd[0].decode()!a}: end names that have one with zero bytes"
+            f"{what} holds the control character {min(odd).decode()!a}: end names that have one with zero bytes"
         )
 
 

@@ -9,8 +9,10 @@ import os
 import socket
 import sys
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,6 +22,8 @@ from ffcore.folders import find, listed
 from ffcore.formats import own_formats
 from ffcore.images import image_size
 from ffcore.tally import Tally
+
+BUNDLED = Path(folders.__file__).parents[1] / "ffserve" / "model" / "mnist.onnx"
 
 
 @pytest.fixture(autouse=True)
@@ -197,10 +201,12 @@ def test_names_in_a_file(tree, monkeypatch, content, names):
         (gzip.compress(b"a\n"), "is a gzip archive, no list of names: unpack it"),
         (b"<!doctype html>\n", "is an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer.*git lfs pull"),
-        (b"\x08\x0a\x12\x07pytorch", "holds the control character"),
+        (b"\x08\x0a\x12\x07pytorch", "is a binary file, no list of names"),
+        (BUNDLED.read_bytes(), "is a binary file, no list of names"),
+        (np.random.default_rng(0).bytes(9000), "is a binary file, no list of names"),
         (b"a" + bytes(9), "is a binary file, no list of names"),
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_lists_of_names_by_what_they_begin_with(tree, monkeypatch, content, names):
     (tree / "list").write_bytes(content)
