@@ -59,6 +59,18 @@ def on_table(ink_HW: Pixels) -> Pixels:
     return np.pad(ink_HW, ((90, 150), (100, 200)))
 
 
+def lying(sheet: Image.Image, size: tuple[int, int], where: tuple[int, int], ground: tuple[int, ...]) -> Image.Image:
+    """Returns a picture on a larger one."""
+    picture = Image.new("RGBA" if len(ground) == 4 else "RGB", size, ground)
+    picture.paste(sheet.convert(picture.mode), where)
+    return picture
+
+
+def paper(ink_HW: Pixels) -> Image.Image:
+    """Returns a digit in black on a white sheet of 224 pixels."""
+    return Image.fromarray(255 - large(ink_HW, 8))
+
+
 KINDS: dict[str, Callable[[Pixels], Image.Image]] = {
     "as MNIST has them": Image.fromarray,
     "black on white": lambda ink: Image.fromarray(255 - ink),
@@ -68,10 +80,14 @@ KINDS: dict[str, Callable[[Pixels], Image.Image]] = {
     "white on gray 60": lambda ink: coloured(ink, (60,) * 3, WHITE),
     "chalk on a green board": lambda ink: coloured(large(ink, 4), (30, 90, 50), (250, 250, 240), noise=3),
     "white on blue": lambda ink: coloured(large(ink, 4), (0, 0, 255), WHITE),
+    "gray 120 on gray 14": lambda ink: coloured(ink, (14,) * 3, (120,) * 3),
     "red on white": lambda ink: coloured(large(ink, 4), WHITE, (220, 20, 30)),
     "pencil": lambda ink: coloured(large(ink, 4), (245, 245, 240), (120, 120, 125), noise=3),
     "black on transparent": lambda ink: transparent(large(ink, 4), BLACK),
     "white on transparent": lambda ink: transparent(large(ink, 4), WHITE),
+    "white card on transparent": lambda ink: lying(paper(ink), (320, 320), (40, 60), (0, 0, 0, 0)),
+    "white sheet on a table": lambda ink: lying(paper(ink), (480, 320), (120, 50), (70, 60, 50)),
+    "scan with a black border": lambda ink: lying(paper(ink), (236, 236), (6, 6), BLACK),
     "3 pixels off": lambda ink: Image.fromarray(np.pad(ink, 3)[:28, 6:]),
     "half the size": lambda ink: Image.fromarray(np.pad(np.asarray(Image.fromarray(ink).resize((14, 14))), 7)),
     "in a corner": lambda ink: Image.fromarray(np.pad(large(ink, 2)[8:, 8:], ((0, 64), (0, 64)))),

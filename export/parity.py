@@ -20,7 +20,8 @@ Rows = npt.NDArray[np.integer[Any]]
 Found = dict[str, tuple[npt.NDArray[np.float32], Values]]
 
 BATCHES = (1, 7, 256)
-# How many times as far from float64 as float32 is seen to be an exact file may be (docs/benchmarks.md: once was seen).
+# How many times as far from float64 as float32 is seen to be an exact file may be (docs/benchmarks.md: half of
+# it was seen).
 FACTOR = 4
 
 

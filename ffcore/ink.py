@@ -17,13 +17,18 @@ from ffcore.images import UInt8Array
 FloatArray = npt.NDArray[np.float32]
 
 SEEN = 0.2  # share of full ink that counts as ink where places are measured
-CLOSE = 24.0  # levels by which a ground may differ from the model's own and be left as it is
+CLOSE = 4.0  # levels by which a ground may differ from the model's own and be left as it is, at least
+DARKEST = 64  # of so many pixels one tells how much ink there is where it is fullest
+MOST_DARKEST = 16
 # Of a model's own pictures, where they are drawings:
 GRAY = 16  # levels by which the channels of a gray picture may differ, as JPEG leaves them
 EVEN = 0.7  # share of the outermost pixels that are ground, at least
 STROKE = 0.13  # of the shorter side: how wide strokes are, at most; or
 BETWEEN = 0.3  # share of what lies within ink that is neither ground nor full ink, at most
 ALIKE = 0.04  # of the shorter side: how much places may deviate that are alike
+STANDS_OUT = 24.0  # levels from its ground, of full ink, at least
+ONE_WAY = 0.98  # share of the pictures whose ink is lighter, or darker, than the ground as that of all is, at least
+AS_WIDE = 1.7  # times as wide the upper quartile of strokes as the lower, at most, where all are alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,9 @@ class Ink:
     mass: bool = True
     """Whether that is the middle of its mass, or of its box."""
     stroke: float | None = None
-    """How wide strokes are."""
+    """How wide strokes are; None where some are much wider than others."""
+    full: float = 1.0
+    """How much ink a picture has where it is fullest, at least: 0 to 1, 0 where it is not known."""
     close: float = CLOSE
     """By how much a ground may differ and be the model's own."""
 
@@ -55,13 +62,14 @@ class Ink:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
-        return {name: value for name, value in asdict(self).items() if name != "close"}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ink:
         """Reads it back. Raises ValueError, TypeError or KeyError where a value is not legal."""
         row, column = values["centre"] or (None, None)
         given = {name: values[name] for name in ("ground", "ink", "longest", "stroke")} | {"row": row, "column": column}
+        given |= {name: values[name] for name in ("full", "close") if name in values}
         numbers = {name: float(value) for name, value in given.items() if value is not None}
         if not all(0 <= number <= 65536 for number in numbers.values()) or numbers["ground"] == numbers["ink"]:
             raise ValueError(f"ink {dict(values)}")
@@ -72,6 +80,8 @@ class Ink:
             centre=(numbers["row"], numbers["column"]) if "row" in numbers else None,
             mass=bool(values["mass"]),
             stroke=numbers.get("stroke"),
+            full=min(numbers.get("full", 1.0), 1.0),
+            close=numbers.get("close", CLOSE),
         )
 
 
@@ -79,11 +89,13 @@ def drawn(images_NCHW: UInt8Array, *, sure: bool = False) -> Ink | None:
     """Returns how pictures are drawn, from some of them; None where they are no ink on a ground.
 
     Ink: gray, the outermost pixels mostly one ground, and the rest thin strokes, or two-tone: full ink where it is not
-    an edge. They are placed alike where the boxes around the ink are as long, and its middle at one place, in all.
+    an edge; in all lighter than the ground, or in all darker. They are placed alike where the boxes around the ink are
+    as long, and its middle at one place, in all.
 
     Args:
         images_NCHW: uint8, N at least 1.
-        sure: that they are drawings, whatever they look like; None then where they are in colour, or all alike.
+        sure: that they are drawings, whatever they look like; None then where they are in colour, or all alike, or the
+            ink is lighter than its ground in some and darker in others.
     """
     if np.ptp(images_NCHW, axis=1).max() > GRAY:
         return None
@@ -93,9 +105,13 @@ def drawn(images_NCHW: UInt8Array, *, sure: bool = False) -> Ink | None:
     ground = float(np.median(ring))
     away = levels_NHW - ground
     full = float(np.quantile(np.abs(away), 0.999))
-    if full <= CLOSE or (np.mean(np.abs(ring - ground) <= CLOSE) < EVEN and not sure):
+    if full <= STANDS_OUT or (np.mean(np.abs(ring - ground) <= STANDS_OUT) < EVEN and not sure):
         return None
-    ink = Ink(ground=ground, ink=255.0 if np.quantile(away, 0.999) > -np.quantile(away, 0.001) else 0.0)
+    light_N, dark_N = away.max((1, 2)), -away.min((1, 2))
+    lighter_N = (light_N > dark_N)[np.maximum(light_N, dark_N) > STANDS_OUT]
+    if max(lighter_N.mean(), 1 - lighter_N.mean()) < ONE_WAY:
+        return None
+    ink = Ink(ground=ground, ink=255.0 if lighter_N.mean() > 0.5 else 0.0)
     amount_NHW = np.clip(away / (full if ink.lighter else -full), 0, 1)
     strokes = np.array([stroke_of(amount_HW) for amount_HW in amount_NHW])
     stroke = float(np.median(strokes))
@@ -103,7 +119,13 @@ def drawn(images_NCHW: UInt8Array, *, sure: bool = False) -> Ink | None:
         return None
     inked_N: npt.NDArray[np.bool_] = np.max(amount_NHW, axis=(1, 2)) >= SEEN
     inked_NHW = amount_NHW[inked_N]
-    ink = replace(ink, stroke=round(stroke, 2))
+    narrow, wide = np.quantile(strokes[inked_N], (0.25, 0.75))
+    ink = replace(
+        ink,
+        stroke=round(stroke, 2) if wide <= AS_WIDE * narrow else None,
+        full=round(float(np.quantile(fullest(ink.amount(levels_NHW[inked_N])), 0.02)), 2),
+        close=round(max(CLOSE, float(np.quantile(np.abs(np.median(ring, axis=1) - ground), 0.98))), 1),
+    )
     for mass in (True, False):
         low_N2, high_N2, middle_N2 = places(inked_NHW, mass=mass)
         longest_N = (high_N2 - low_N2).max(1)
@@ -111,6 +133,14 @@ def drawn(images_NCHW: UInt8Array, *, sure: bool = False) -> Ink | None:
             row, column = (round(float(value), 2) for value in middle_N2.mean(0))
             return replace(ink, longest=round(float(longest_N.mean()), 2), centre=(row, column), mass=mass)
     return ink
+
+
+def fullest(amount_NHW: FloatArray) -> FloatArray:
+    """Returns how much ink there is where it is fullest: the middle of a few pixels, [N]."""
+    amount_NP = amount_NHW.reshape(len(amount_NHW), -1)
+    count = min(MOST_DARKEST, max(1, amount_NP.shape[1] // DARKEST))
+    found: FloatArray = np.median(np.partition(amount_NP, -count, axis=1)[:, -count:], axis=1)
+    return found
 
 
 def places(amount_NHW: FloatArray, *, mass: bool) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -108,7 +108,7 @@ def _ink_by_border(about: About) -> Ink | None:
     mean, deviation = about.border or (0.0, np.inf)
     if about.channels > 1 or deviation > 32 or 32 < mean < 223:
         return None
-    return Ink(ground=0.0, ink=255.0, close=127.0) if mean < 128 else Ink(ground=255.0, ink=0.0, close=127.0)
+    return Ink(ground=0.0 if mean < 128 else 255.0, ink=255.0 if mean < 128 else 0.0, full=0.0, close=127.0)
 
 
 def _refuse(constant: str) -> None:

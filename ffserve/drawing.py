@@ -14,35 +14,42 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps
 
 from ffcore.images import UInt8Array, fit
-from ffcore.ink import GRAY, SEEN, FloatArray, Ink, places, ring_of, stroke_of
+from ffcore.ink import DARKEST, GRAY, MOST_DARKEST, SEEN, FloatArray, Ink, fullest, places, ring_of, stroke_of
 
 INVERTED, CLEARED, PLACED, BLANK = "inverted", "cleared", "placed", "blank"
 SIDE = 512  # pixels of a picture's longer side that are looked at
 STEADY = 4.0  # levels within which a ground is even, at least
 UNEVEN = 2.5  # of a ground's deviations: what is not ink
 FAINT = 12.0  # levels, above what the ground is uneven, below which there is no ink
-PEAK = 16  # the farthest pixels, which tell the colour of the ink
-BARE = 48.0  # levels within which a picture without ink lies
-FULL = 0.9  # of how far from the ground ink can be: what is below is faint, and made full
+BARE = 24.0  # levels by which the ground of a picture without ink deviates from a plane, at most: more is a photograph
+FULL = 0.9  # of how far from the ground the model's own ink is: what is below is faint, and made full
 COARSE = 160  # pixels of a picture's longer side by which dust is told
 SPECK = 0.02  # of the largest piece of ink: smaller ones are dust
 FINE = 8  # pixels for one of the model's while ink is placed
 THIN, HAIR = 0.85, 0.6  # of the model's own strokes: thinner ones are thickened when they are placed; and placed for it
+BROAD = 1.5  # times as wide as the model's own strokes is what may be a sheet that was drawn on, at least
+RIM = 0.01  # of its sides: what lies at their edges is not looked at
+APART = 0.02  # of its edge, at most, has ink on it
 ROUNDS = 8
 
 
 def settled(images_NCHW: UInt8Array, ink: Ink, *, place: bool) -> npt.NDArray[np.bool_]:
-    """Returns which images are as the model's own: by their ground and, where `place`, by where their ink is; [N]."""
+    """Returns which images are as the model's own: by ground and ink and, where `place`, by where the ink is; [N]."""
     levels_NHW = images_NCHW.mean(1, dtype=np.float32)
     ring_NR = levels_NHW[:, ring_of(*levels_NHW.shape[1:])]
     own_N: npt.NDArray[np.bool_] = np.abs(np.median(ring_NR, axis=1) - ink.ground) <= ink.close
-    return own_N & _in_place(ink.amount(levels_NHW), ink) if place else own_N
+    amount_NHW = ink.amount(levels_NHW)
+    own_N &= fullest(amount_NHW) >= FULL * ink.full
+    return own_N & _in_place(amount_NHW, ink) if place else own_N
 
 
 def take(
     image: Image.Image, ink: Ink, shape: tuple[int, int, int], *, clear: bool, place: bool
 ) -> tuple[UInt8Array, set[str]]:
     """Returns a picture's ink as a model takes it, uint8 [C, H, W], and what was done for it.
+
+    Where a sheet lies on something else, as a card with a transparent margin or a scan with a border, it is what is
+    looked at. Of a model whose strokes are broad, or of any width, it may be the ink itself.
 
     Args:
         image: of mode L or RGB.
@@ -60,13 +67,17 @@ def take(
     C, H, W = shape
     values_YXC = _values(image)
     if clear:
-        amount_YX, lighter, own = _find(values_YXC, ink)
+        amount_YX, lighter, own, uneven = _find(values_YXC, ink)
+        if amount_YX is not None and (sheet := _sheet(amount_YX, ink)):
+            on_it = _find(values_YXC[sheet], ink)
+            if on_it[0] is not None and np.mean(on_it[0][ring_of(*on_it[0].shape)] >= SEEN) <= APART:
+                amount_YX, lighter, own, uneven = (*on_it[:2], False, on_it[3])
     else:
-        amount_YX, lighter, own = ink.amount(values_YXC.mean(2)), ink.lighter, True
+        amount_YX, lighter, own, uneven = ink.amount(values_YXC.mean(2)), ink.lighter, True, 0.0
     did = {INVERTED} if lighter != ink.lighter else set()
     if amount_YX is None or amount_YX.max() < SEEN:
         pixels_CHW = fit(image, height=H, width=W, channels=C)
-        did |= {BLANK} if np.ptp(values_YXC, axis=(0, 1)).max() < BARE else set()
+        did |= {BLANK} if uneven < BARE else set()
         return 255 - pixels_CHW if INVERTED in did else pixels_CHW, did
     if not own:
         did.add(CLEARED)
@@ -100,9 +111,10 @@ def _values(image: Image.Image) -> FloatArray:
     return values[:, :, None] if values.ndim == 2 else values
 
 
-def _find(values_YXC: FloatArray, ink: Ink) -> tuple[FloatArray | None, bool, bool]:
-    """Returns how much ink there is, 0 to 1 [Y, X], whether it is lighter than its ground, and whether both are as the
-    model's own, or its negative. None where nothing stands out from a ground; ink on it would be what is far from it.
+def _find(values_YXC: FloatArray, ink: Ink) -> tuple[FloatArray | None, bool, bool, float]:
+    """Returns how much ink there is, 0 to 1 [Y, X], whether it is lighter than its ground, whether both are as the
+    model's own, or its negative, and how uneven the ground is. None where nothing stands out from a ground, neither by
+    single pixels nor by several together; ink on it would be what is far from it.
 
     The ink's colour is that of the pixels that are farthest from the ground; full ink is as far from the ground as
     that colour can be.
@@ -110,25 +122,51 @@ def _find(values_YXC: FloatArray, ink: Ink) -> tuple[FloatArray | None, bool, bo
     ground_YXC, uneven = _ground(values_YXC)
     away_YXC = values_YXC - ground_YXC
     far_YX = np.abs(away_YXC).max(2)
-    count = min(PEAK, max(1, far_YX.size // 64))
+    count = min(MOST_DARKEST, max(1, far_YX.size // DARKEST))
     farthest = np.argpartition(far_YX, -count, axis=None)[-count:]
     towards_C = np.median(away_YXC.reshape(-1, away_YXC.shape[2])[farthest], axis=0)
     size = np.abs(towards_C).max()
-    if size < FAINT + UNEVEN * uneven:
-        return None, bool(ground_YXC.mean() < 128), False
+    together = fullest(np.abs(_joined(away_YXC)).max(2)[None])[0]
+    if size < FAINT + UNEVEN * uneven or together < (FAINT + UNEVEN * uneven) / 2:
+        return None, bool(ground_YXC.mean() < 128), False, uneven
     lighter = bool(towards_C.mean() > 0)
     step_C = towards_C / size
     used = np.abs(step_C) >= 0.2
     full_YX = (np.where(step_C > 0, 255 - ground_YXC, ground_YXC)[:, :, used] / np.abs(step_C[used])).min(2)
-    faint = bool(size < FULL * np.median(full_YX))
+    own_full = ink.full or 1.0
+    faint = bool(size < FULL * own_full * np.median(full_YX))
     if faint:
-        full_YX = np.full_like(full_YX, size)
+        full_YX = np.full_like(full_YX, size / own_full)
     own_ground = ink.ground if lighter == ink.lighter else 255 - ink.ground  # of the model, or its negative
     close = bool(np.abs(np.median(ground_YXC, axis=(0, 1)) - own_ground).max() <= ink.close)
     own = close and not faint and uneven <= STEADY and bool(np.ptp(towards_C) <= GRAY)
     along_YX = away_YXC[:, :, used] @ step_C[used] / (step_C[used] @ step_C[used])
     even = UNEVEN * uneven
-    return np.clip((along_YX - even) / np.maximum(full_YX - even, 1), 0, 1), lighter, own
+    return np.clip((along_YX - even) / np.maximum(full_YX - even, 1), 0, 1), lighter, own, uneven
+
+
+def _sheet(amount_YX: FloatArray, ink: Ink) -> tuple[slice, slice] | None:
+    """Returns where a sheet lies, if what was found is one, not strokes: an upright box, full along all its sides."""
+    if ink.longest is None or ink.stroke is None:
+        return None
+    low_12, high_12, _ = places(amount_YX[None], mass=False)
+    lengths = (high_12 - low_12)[0]
+    if stroke_of(amount_YX) * ink.longest / max(lengths.max(), 1) < BROAD * ink.stroke:
+        return None
+    rim = 1 + np.ceil(RIM * lengths).astype(int)
+    (top, left), (bottom, right) = low_12[0].astype(int) + rim, high_12[0].astype(int) - rim
+    if min(bottom - top, right - left) < 3:
+        return None
+    inside = (slice(top, bottom), slice(left, right))
+    return inside if np.mean(amount_YX[inside][ring_of(bottom - top, right - left)] >= 0.5) > 1 - APART else None
+
+
+def _joined(values_YXC: FloatArray) -> FloatArray:
+    """Returns the mean of each pixel and its neighbours."""
+    padded = np.pad(values_YXC, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    down = padded[:-2] + padded[1:-1] + padded[2:]
+    found: FloatArray = (down[:, :-2] + down[:, 1:-1] + down[:, 2:]) / 9
+    return found
 
 
 def _ground(values_YXC: FloatArray) -> tuple[FloatArray, float]:

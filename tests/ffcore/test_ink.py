@@ -70,6 +70,29 @@ def test_silhouettes_are_ink_and_shades_are_not():
     assert drawn(np.zeros((20, 1, 28, 28), np.uint8)) is None
 
 
+def test_classes_that_differ_in_what_would_be_changed_are_left_as_they_are():
+    """Polarity, and the width of strokes."""
+    light, dark = (pictures(lambda draw, rng, ink=ink: strokes(draw, rng, ink), ground=128) for ink in (255, 0))
+    assert drawn(light).lighter
+    assert not drawn(dark).lighter
+    for sure in (False, True):
+        assert drawn(np.concatenate([light, dark]), sure=sure) is None
+
+    def lines(width):
+        return pictures(lambda draw, rng: draw.line([(30, 90), tuple(map(int, rng.integers(40, 90, 2)))], 255, width))
+
+    assert drawn(lines(6)).stroke is not None
+    assert drawn(np.concatenate([lines(6), lines(16)])).stroke is None
+
+
+def test_how_full_ink_is_and_how_even_the_grounds_are():
+    images = pictures(strokes)
+    assert (drawn(images).full, drawn(images).close) == (1, 4)
+    assert drawn(images // 2).full == pytest.approx(0.5, abs=0.01)
+    lifted = np.maximum(images, np.arange(len(images), dtype=np.uint8)[:, None, None, None] // 3)
+    assert 6 <= drawn(lifted).close <= 13
+
+
 def test_colour_is_no_ink_and_gray_of_three_channels_is():
     images = pictures(strokes)
     gray = np.repeat(images, 3, axis=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,8 +110,12 @@ def test_what_is_as_the_models_own_is_left_as_it_is():
     shifted = np.roll(ink, 3, axis=1)
     assert settled(shifted[:, None], PLACED, place=False).all()
     assert not settled(shifted[:, None], PLACED, place=True).any()
-    faint = ink // 3  # which a model of faint strokes may know
-    assert settled(faint[:, None], PLACED, place=False).all()
+    faint = ink // 3
+    assert not settled(faint[:, None], PLACED, place=False).any()
+    assert settled(faint[:, None], replace(PLACED, full=0.3), place=True).all()
+    for ground in (10, 24):
+        assert not settled(np.maximum(ink, ground)[:, None], PLACED, place=False).any()
+    assert settled(np.maximum(ink, 24)[:, None], replace(PLACED, close=30.0), place=True).all()
 
 
 def spots(ink):
@@ -119,6 +125,24 @@ def spots(ink):
         canvas = Image.new("L", size, 0)
         canvas.paste(cut.resize((10, 14)) if size == (28, 28) else cut, where)
         yield canvas
+
+
+@pytest.mark.parametrize(
+    ("ground", "colour"),
+    [
+        ((24, 24, 24), (255, 255, 255)),
+        ((14, 14, 14), (120, 120, 120)),
+        ((0, 0, 0), (200, 0, 0)),
+        ((0, 0, 40), (0, 0, 255)),
+    ],
+)
+def test_faint_ink_on_a_nearly_black_ground_is_found_at_the_models_own_size_too(ground, colour):
+    for ink in digits(5):
+        found, did = taken(coloured(ink, ground, colour))
+        assert did == {"cleared"}
+        assert alike(found[0], ink) > 0.999
+        gray = fit(coloured(ink, ground, colour), height=28, width=28, channels=1)
+        assert not settled(gray[None], PLACED, place=True).any()
 
 
 def test_ink_is_placed_as_the_models_own():
@@ -166,8 +190,12 @@ def test_strokes_in_place_that_are_no_hairs_are_left_as_they_are():
 
 
 def test_pictures_without_ink_are_blank():
-    grain = np.clip(np.random.default_rng(0).normal(200, 3, (90, 120)), 0, 255).astype(np.uint8)
-    for picture in (Image.new("L", (28, 28), 0), Image.new("RGB", (50, 40), (250, 250, 240)), Image.fromarray(grain)):
+    rng = np.random.default_rng(0)
+    grains = [np.clip(rng.normal(200, deviation, (90, 120)), 0, 255) for deviation in (3, 10, 20)]
+    small = np.clip(rng.normal(200, 15, (28, 28)), 0, 255)
+    shade = np.linspace(140, 240, 300)[None].repeat(200, 0)
+    made = [Image.fromarray(values.astype(np.uint8)) for values in (*grains, small, shade, shade.T)]
+    for picture in (Image.new("L", (28, 28), 0), Image.new("RGB", (50, 40), (250, 250, 240)), *made):
         for place in (False, True):
             _, did = taken(picture, PLACED, place=place)
             assert "blank" in did
@@ -224,3 +252,44 @@ def test_the_model_that_ships_reads_real_digits_however_they_are_drawn(mnist_tes
 def test_the_models_own_pictures_are_read_as_they_are(mnist_test):
     model = Model(BUNDLED, device="cpu")
     assert settled(mnist_test[0][:, None], model.about.ink, place=True).mean() > 0.98
+
+
+def lying(sheet, size, where, mode, ground):
+    """Returns a sheet on something else."""
+    canvas = Image.new(mode, size, ground)
+    canvas.paste(sheet.convert(mode), where)
+    return canvas
+
+
+def test_of_a_sheet_that_lies_on_something_the_ink_is_looked_at():
+    for ink in digits(5):
+        for paper in (255 - large(ink, 7), large(ink, 7)):
+            alone, _ = taken(Image.fromarray(paper), PLACED, place=True)
+            sheet = Image.fromarray(paper)
+            for picture in (
+                lying(sheet, (300, 260), (60, 30), "L", 60 if paper[0, 0] else 190),  # on a table
+                lying(sheet, (198, 198), (1, 1), "L", 255 - int(paper[0, 0])),  # a scan with a border
+                lying(sheet, (300, 500), (50, 40), "RGB", (20, 90, 40)),
+            ):
+                found, did = taken(picture, PLACED, place=True)
+                assert "cleared" in did
+                assert alike(found[0], alone[0]) > 0.98
+
+
+def test_a_square_is_no_sheet():
+    """Nothing is drawn on it, or what it surrounds reaches it, or the model's own ink is as broad."""
+    picture = Image.new("L", (200, 200), 255)
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((50, 50, 150, 150), fill=0)
+    found, _ = taken(picture, PLACED, place=True)
+    assert found[0, 14, 14] == 255
+    pen.line((50, 100, 150, 100), fill=255, width=12)
+    found, _ = taken(picture, PLACED, place=True)
+    assert found[0, 8, 14] == 255
+    assert found[0, 14, 14] < 80
+    pen.rectangle((50, 50, 150, 150), fill=0)
+    pen.ellipse((80, 80, 120, 120), fill=255)
+    for broad in (replace(PLACED, stroke=8.0), replace(PLACED, stroke=None)):
+        found, _ = taken(picture, broad, place=True)
+        assert found[0, 6, 14] == 255
+        assert found[0, 14, 14] < 80
