@@ -101,14 +101,15 @@ def with_ink(subject: Subject, asked: bool | None) -> Subject:
     """Returns a subject with how its run's images are drawn: as they look, or as is asked for.
 
     Raises:
-        SettingError: where they are asked to be drawings, and are in colour or all alike.
+        SettingError: where they are asked to be drawings, and `drawn` finds that they cannot be.
     """
     if asked is False:
         return subject
     found = drawn(read_samples(subject.run)[0], sure=asked is True)
     if asked and found is None:
         raise SettingError(
-            f"--ink is for gray pictures, and those of {subject.run} are in colour or blank: leave it out"
+            f"--ink is for gray pictures whose ink is always lighter than its ground, or always darker, and those of "
+            f"{subject.run} are in colour, blank or of both kinds: leave it out"
         )
     return replace(subject, ink=found)
 
