@@ -15,8 +15,10 @@ import pytest
 
 from tests.helpers import ROOT, Ended
 
-# A shell that starts tests in the background lets them ignore Ctrl-C, and with them the commands that they interrupt.
+# A shell that starts tests in the background lets them ignore Ctrl-C, nohup a hangup, and with them their commands.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 REAL_DATA = Path(os.environ.get("FFSTUDY_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 
