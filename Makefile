@@ -26,9 +26,6 @@ $(VENV)/.installed: pyproject.toml
 	@echo "installing into $(VENV): torch and what goes with it, about 6 GB and some minutes"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@mkdir -p $(VENV)/typed
-	@for pair in ffcore:ffcore fftrain:fftrain ffserve:ffserve export:ffexport models:ffmodels; do \
-	  ln -sfn "$(CURDIR)/$${pair%%:*}" "$(VENV)/typed/$${pair##*:}"; done
 	@touch $@
 
 demo: $(VENV)/.installed

@@ -16,7 +16,13 @@ from PIL import Image
 from tests.ffserve.conftest import write_model
 from tests.helpers import ROOT, python
 
-FOLDERS = {"ffcore": "ffcore", "ffmodels": "models", "ffserve": "ffserve", "ffexport": "export", "fftrain": "fftrain"}
+FOLDERS = {
+    "ffcore": "ffcore",
+    "ffmodels": "models/ffmodels",
+    "ffserve": "ffserve",
+    "ffexport": "export/ffexport",
+    "fftrain": "fftrain",
+}
 ALLOWED = {
     "ffcore": (),
     "ffmodels": ("ffcore",),
