@@ -18,8 +18,6 @@ FloatArray = npt.NDArray[np.float32]
 
 SEEN = 0.2  # share of full ink that counts as ink where places are measured
 CLOSE = 4.0  # levels by which a ground may differ from the model's own and be left as it is, at least
-DARKEST = 64  # of so many pixels one tells how much ink there is where it is fullest
-MOST_DARKEST = 16
 # Of a model's own pictures, where they are drawings:
 GRAY = 16  # levels by which the channels of a gray picture may differ, as JPEG leaves them
 EVEN = 0.7  # share of the outermost pixels that are ground, at least
@@ -135,10 +133,15 @@ def drawn(images_NCHW: UInt8Array, *, sure: bool = False) -> Ink | None:
     return ink
 
 
+def tellers(pixels: int) -> int:
+    """Returns how many of so many pixels, those with the most ink, tell how much there is where it is fullest."""
+    return min(16, max(1, pixels // 64))
+
+
 def fullest(amount_NHW: FloatArray) -> FloatArray:
     """Returns how much ink there is where it is fullest: the middle of a few pixels, [N]."""
     amount_NP = amount_NHW.reshape(len(amount_NHW), -1)
-    count = min(MOST_DARKEST, max(1, amount_NP.shape[1] // DARKEST))
+    count = tellers(amount_NP.shape[1])
     found: FloatArray = np.median(np.partition(amount_NP, -count, axis=1)[:, -count:], axis=1)
     return found
 

@@ -9,12 +9,14 @@ Letters: N images, C channels, H W pixels of the model's size, Y X those of a pi
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps
 
 from ffcore.images import UInt8Array, fit
-from ffcore.ink import DARKEST, GRAY, MOST_DARKEST, SEEN, FloatArray, Ink, fullest, places, ring_of, stroke_of
+from ffcore.ink import GRAY, SEEN, FloatArray, Ink, fullest, places, ring_of, stroke_of, tellers
 
 INVERTED, CLEARED, PLACED, BLANK = "inverted", "cleared", "placed", "blank"
 SIDE = 512  # pixels of a picture's longer side that are looked at
@@ -35,12 +37,17 @@ ROUNDS = 8
 
 def settled(images_NCHW: UInt8Array, ink: Ink, *, place: bool) -> npt.NDArray[np.bool_]:
     """Returns which images are as the model's own: by ground and ink and, where `place`, by where the ink is; [N]."""
-    levels_NHW = images_NCHW.mean(1, dtype=np.float32)
-    ring_NR = levels_NHW[:, ring_of(*levels_NHW.shape[1:])]
-    own_N: npt.NDArray[np.bool_] = np.abs(np.median(ring_NR, axis=1) - ink.ground) <= ink.close
-    amount_NHW = ink.amount(levels_NHW)
-    own_N &= fullest(amount_NHW) >= FULL * ink.full
-    return own_N & _in_place(amount_NHW, ink) if place else own_N
+    C, H, W = images_NCHW.shape[1:]
+    levels_NHW = images_NCHW[:, 0] if C == 1 else images_NCHW.mean(1, dtype=np.float32)
+    ring_NR = levels_NHW[:, ring_of(H, W)]
+    ground_NR = (ring_NR >= ceil(ink.ground - ink.close)) & (ring_NR <= floor(ink.ground + ink.close))
+    own_N: npt.NDArray[np.bool_] = 2 * np.count_nonzero(ground_NR, axis=1) > ring_NR.shape[1]
+    full = ink.ground + (ink.ink - ink.ground) * FULL * ink.full
+    full_NHW = levels_NHW >= ceil(full) if ink.lighter else levels_NHW <= floor(full)
+    own_N &= 2 * np.count_nonzero(full_NHW, axis=(1, 2)) > tellers(H * W)
+    if place and own_N.any():
+        own_N[own_N] = _in_place(ink.amount(levels_NHW[own_N].astype(np.float32)), ink)
+    return own_N
 
 
 def take(
@@ -122,7 +129,7 @@ def _find(values_YXC: FloatArray, ink: Ink) -> tuple[FloatArray | None, bool, bo
     ground_YXC, uneven = _ground(values_YXC)
     away_YXC = values_YXC - ground_YXC
     far_YX = np.abs(away_YXC).max(2)
-    count = min(MOST_DARKEST, max(1, far_YX.size // DARKEST))
+    count = tellers(far_YX.size)
     farthest = np.argpartition(far_YX, -count, axis=None)[-count:]
     towards_C = np.median(away_YXC.reshape(-1, away_YXC.shape[2])[farthest], axis=0)
     size = np.abs(towards_C).max()
