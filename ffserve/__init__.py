@@ -7,8 +7,8 @@ Classifier("model.onnx").predict(["image.png"])
 from __future__ import annotations
 
 import os
-import pkgutil
-from typing import Any
+
+from ffcore.lazy import lazily
 
 # Before ONNX Runtime is imported, which else writes a device's id into the home folder, and queues what it is used for.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -27,10 +27,4 @@ _HOME = {
     "UsageError": "ffcore.errors",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used, so that ``import ffserve`` stays cheap."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return pkgutil.resolve_name(f"{_HOME[name]}:{name}")
+__getattr__ = lazily(__name__, _HOME)

@@ -6,33 +6,26 @@ The commands are `fftrain pretrain`, `probe`, `evaluate`, `analyse`, `study`, `r
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ffcore.lazy import lazily
 
 _HOME = {
-    "PretrainConfig": "config",
-    "ProbeConfig": "config",
-    "AnalysisConfig": "config",
-    "DATASETS": "registry",
-    "TASKS": "registry",
-    "METHODS": "registry",
-    "load_data": "data",
-    "pretrain": "trainer",
-    "probe_run": "probe",
-    "evaluate_run": "evaluate",
-    "analyse_run": "analyse",
-    "compare_runs": "analyse",
-    "linear_cka": "analyse",
-    "plan": "spec",
-    "Study": "grid",
-    "run_study": "study",
-    "write_report": "report",
+    "PretrainConfig": "fftrain.config",
+    "ProbeConfig": "fftrain.config",
+    "AnalysisConfig": "fftrain.config",
+    "DATASETS": "fftrain.registry",
+    "TASKS": "fftrain.registry",
+    "METHODS": "fftrain.registry",
+    "load_data": "fftrain.data",
+    "pretrain": "fftrain.trainer",
+    "probe_run": "fftrain.probe",
+    "evaluate_run": "fftrain.evaluate",
+    "analyse_run": "fftrain.analyse",
+    "compare_runs": "fftrain.analyse",
+    "linear_cka": "fftrain.analyse",
+    "plan": "fftrain.spec",
+    "Study": "fftrain.grid",
+    "run_study": "fftrain.study",
+    "write_report": "fftrain.report",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used, so that ``import fftrain`` costs no torch."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ffcore.lazy import lazily
 
 _HOME = {
-    "FORMATS": "registry",
-    "DeployedModel": "graph",
-    "export_run": "export",
-    "newest_run": "export",
+    "FORMATS": "ffexport.registry",
+    "DeployedModel": "ffexport.graph",
+    "export_run": "ffexport.export",
+    "newest_run": "ffexport.export",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used, so that ``import ffexport`` costs no torch."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME)

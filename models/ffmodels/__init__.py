@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pkgutil
-from typing import Any
+from ffcore.lazy import lazily
 
 _HOME = {
     "MLP": "ffmodels.backbone",
@@ -19,10 +18,4 @@ _HOME = {
     "FFStudyError": "ffcore.errors",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used, so that ``import ffmodels`` costs no torch."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return pkgutil.resolve_name(f"{_HOME[name]}:{name}")
+__getattr__ = lazily(__name__, _HOME)
