@@ -22,7 +22,7 @@ _HOME = {
     "analyse_run": "fftrain.analyse",
     "compare_runs": "fftrain.analyse",
     "linear_cka": "fftrain.analyse",
-    "plan": "fftrain.spec",
+    "plan": "fftrain.planning",
     "Study": "fftrain.grid",
     "run_study": "fftrain.study",
     "write_report": "fftrain.report",

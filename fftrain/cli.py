@@ -22,9 +22,9 @@ from fftrain.config import (
     read_toml,
 )
 from fftrain.options import Moved, Processes, RunArgument, meanings, options_of
+from fftrain.planning import PRESETS
 from fftrain.progress import TerminalReporter
 from fftrain.registry import DATASETS, METHODS, TASKS
-from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
 from fftrain.study_cli import analyse, study
 

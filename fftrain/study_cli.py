@@ -16,8 +16,8 @@ from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import PRECISIONS, TRACKERS, AnalysisConfig
 from fftrain.options import Moved, Processes, RunArgument, options_of
+from fftrain.planning import PRESETS
 from fftrain.progress import duration
-from fftrain.spec import PRESETS
 from fftrain.stopping import AGAIN, stopping
 
 
@@ -151,7 +151,7 @@ def study(
     """
     from fftrain.grid import Shard, Study
     from fftrain.launcher import start
-    from fftrain.spec import choose
+    from fftrain.planning import choose
     from fftrain.study import run_study
 
     overrides = {"mixed_precision": mixed_precision, "data_dir": data_dir, "threads": threads, "track": track}

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ffcore.files import read_json
-from fftrain.spec import plan
+from fftrain.planning import plan
 from tests.helpers import ROOT, python
 
 SPEC = """

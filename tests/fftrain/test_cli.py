@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ffmodels.registry import GOODNESS, NORMALISATIONS
+from fftrain.planning import PRESETS
 from fftrain.registry import DATASETS, METHODS, TASKS
-from fftrain.spec import PRESETS
 from tests.helpers import one_line
 
 TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]

@@ -12,7 +12,7 @@ from ffcore.errors import SettingError
 from ffcore.machine import cores
 from fftrain import PretrainConfig, pretrain
 from fftrain.launcher import NOT_DONE, OWN_WORDS, make_accelerator
-from fftrain.spec import choose
+from fftrain.planning import choose
 from tests.fftrain.studies import SPEC
 from tests.fftrain.training import SMALL, weights
 from tests.helpers import one_line, python

@@ -16,8 +16,8 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
 from fftrain.cost import NOMINAL, estimate
 from fftrain.grid import Shard, Study
+from fftrain.planning import plan, read_preset
 from fftrain.progress import duration
-from fftrain.spec import plan, read_preset
 from fftrain.study import run_study
 from tests.fftrain.studies import SPEC, cells, figures, planned, start, study_command, times, weights
 from tests.helpers import one_line, python

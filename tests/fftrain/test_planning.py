@@ -6,8 +6,9 @@ import pytest
 
 from ffcore.errors import SettingError
 from fftrain.cells import steps
+from fftrain.planning import PRESETS, plan, read_preset
 from fftrain.registry import METHODS, TASKS
-from fftrain.spec import PRESETS, plan, read_preset, step_name
+from fftrain.spec import step_name
 
 SMALL = {"datasets": ["digits"], "settings": {"width": 32, "epochs": 2}}
 
