@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from ffcore.contents import HEAD, MARKS, image_of, is_text, what_is
 from ffcore.errors import ImageError, UsageError
-from ffcore.formats import RAW_SUFFIXES, SUFFIXES
+from ffcore.formats import SUFFIXES, is_raw
 from ffcore.images import Source, first_bytes, is_image
 from ffcore.tally import Tally
 
@@ -223,10 +223,9 @@ def _search(folder: str, left_out: Tally) -> Iterator[Item]:
 
 def _no_image(path: str) -> str | None:
     """Returns what a file is that is no image, or none that is read; None where it is one."""
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in SUFFIXES:
+    if os.path.splitext(path)[1].lower() in SUFFIXES:
         return None
-    if suffix in RAW_SUFFIXES:
+    if is_raw(path):
         return "raw files of cameras"
     if is_image(path):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from functools import cache
 
 from PIL import Image, features
@@ -54,6 +55,11 @@ def formats_of(head: bytes) -> tuple[str, ...]:
     if register and name not in Image.OPEN:
         getattr(plugin, register)()
     return (*own_formats(), name)
+
+
+def is_raw(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is a camera's raw one by its name."""
+    return os.path.splitext(os.fspath(path))[1].lower() in RAW_SUFFIXES
 
 
 def instead(head: bytes) -> str:

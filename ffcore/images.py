@@ -22,7 +22,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from ffcore.contents import HEAD, image_of, what_is
 from ffcore.errors import ImageError, ImageTooLarge
 from ffcore.flat import BLACK, Depth, Ground, flat
-from ffcore.formats import HUNGRY, formats_of, instead
+from ffcore.formats import HUNGRY, formats_of, instead, is_raw
 
 MAX_PIXELS = 64_000_000
 SMALL = 1_000_000  # pixels of an image of which many may be decoded at once
@@ -275,6 +275,8 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[tuple[Image.
 
 def _content(path: str | os.PathLike[str], name: str) -> tuple[bytes, bytes | None]:
     """Returns a file's first bytes, and the whole of a small one: Pillow asks for a few bytes at a time."""
+    if is_raw(path):
+        raise ImageError(f"{name!r} is a camera's raw file, which is not read: save it as PNG or JPEG")
     file = os.open(path, _OPEN)
     try:
         status = os.fstat(file)

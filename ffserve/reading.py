@@ -25,7 +25,7 @@ from ffcore.errors import ImageError, ImageTooLarge
 from ffcore.flat import Ground
 from ffcore.folders import Item
 from ffcore.images import SMALL, UInt8Array, fit, from_array, read_picture
-from ffcore.ink import Ink
+from ffcore.ink import GRAY, Ink
 from ffserve.drawing import BLANK, INVERTED, settled, take
 
 DIM = "dim"  # nearly black: 16 bits of which few are used
@@ -106,7 +106,7 @@ def _pixels(item: Item, wanted: Wanted) -> tuple[UInt8Array, set[str], bool]:
         if wanted.invert == "yes":
             image = ImageOps.invert(image)
             said.add(INVERTED)
-        if drawing and image.size != (wanted.width, wanted.height):
+        if drawing and (image.size != (wanted.width, wanted.height) or (wanted.channels == 1 and _in_colour(image))):
             pixels, done = _taken(image, wanted)
             return pixels, done | said, False
         fitted = fit(image, height=wanted.height, width=wanted.width, channels=wanted.channels)
@@ -119,6 +119,11 @@ def _taken(image: Image.Image, wanted: Wanted) -> tuple[UInt8Array, set[str]]:
     assert wanted.ink is not None
     shape = (wanted.channels, wanted.height, wanted.width)
     return take(image, wanted.ink, shape, clear=wanted.clear, place=wanted.place)
+
+
+def _in_colour(image: Image.Image) -> bool:
+    """Returns whether ink and ground may differ in colour alone, of which gray has nothing."""
+    return image.mode == "RGB" and bool(np.ptp(np.asarray(image), axis=2).max() > GRAY)
 
 
 def _stacked(images: list[UInt8Array], wanted: Wanted) -> UInt8Array:

@@ -295,6 +295,14 @@ def test_half_an_image_is_refused(tmp_path, suffix):
     refused(path)
 
 
+def test_a_cameras_raw_file_is_refused_by_its_name(tmp_path):
+    """Its content calls itself TIFF, and Pillow would read the thumbnail in it."""
+    Image.new("L", (9, 9), 200).save(tmp_path / "x.tif")
+    (tmp_path / "x.tif").rename(tmp_path / "x.DNG")
+    with pytest.raises(ImageError, match=r"x\.DNG' is a camera's raw file, which is not read: save it as PNG or JPEG"):
+        read_image(tmp_path / "x.DNG", height=9, width=9, channels=1)
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png(300, 200, 8, 0, b"no pixels"))

@@ -12,11 +12,13 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
 from benchmarks.drawn_digits import KINDS, coloured, large
+from ffcore.folders import Item
 from ffcore.images import fit
 from ffcore.ink import Ink, places, stroke_of
 from ffserve import Classifier
 from ffserve.drawing import settled, take
 from ffserve.session import BUNDLED, Model
+from ffserve.stream import stream
 
 LIGHT = Ink(ground=0.0, ink=255.0)
 DARK = Ink(ground=255.0, ink=0.0)
@@ -224,6 +226,19 @@ def test_pictures_of_any_shape(size):
     noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     for place in (False, True):
         assert taken(Image.fromarray(noise), PLACED, place=place)[0].shape == SHAPE
+
+
+def test_ink_that_is_as_light_as_its_ground_is_found_by_its_colour():
+    """At the model's own size too, where what is as the model's own is left as it is."""
+    red, green = (200, 0, 0), (0, 102, 0)
+    assert len({np.asarray(Image.new("RGB", (1, 1), colour).convert("L")).item() for colour in (red, green)}) == 1
+    for times in (1, 5):
+        pictures = [coloured(large(ink, times), green, red) for ink in digits(5)]
+        items = [Item(str(number), picture) for number, picture in enumerate(pictures)]
+        [batch] = stream(Model(BUNDLED, threads=1, device="cpu"), items)
+        for found, ink, did in zip(batch.images_BCHW, digits(5), batch.did, strict=True):
+            assert alike(found[0], ink) > 0.8
+            assert "cleared" in did
 
 
 @pytest.fixture(scope="module")
