@@ -67,7 +67,8 @@ def demo(run, images, instructions, environment, threads, method, seed):
     assert files.keys() == {"model.onnx", "model.ts", "model.pt2", "model.int8.onnx"}
     for name in ("model.onnx", "model.int8.onnx"):
         served = command("ffserve", "predict", images, "--model", export / name, "--json", *limits)
-        assert all(found["top"] for found in json.loads(served)["predictions"])
+        classes = [found["top"][0]["class"] for found in json.loads(served)["predictions"]]
+        assert classes.count("3") >= 0.6 * len(classes) > 0
         shown = ("largest_difference", "float32_difference", "validation")
         print(instructions, environment, threads, method, seed, name, {key: files[name][key] for key in shown})
 

@@ -71,6 +71,7 @@ def test_onnx_files_side_by_side(command, make_model, tmp_path):
         path = tmp_path / "images" / first.classes[label] / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0]).save(path)
+    (tmp_path / "images" / first.classes[0] / "notes.txt").write_text("none")
     ballast = np.ones(40_000_000)  # 305 MiB that are no child's
     ended = command(
         *(first.path, second.path, "--images", tmp_path / "images", "--batch-size", 1, "--batch-size", 8),
@@ -78,6 +79,8 @@ def test_onnx_files_side_by_side(command, make_model, tmp_path):
     )
     del ballast
     assert ended.code == 0, ended.err
+    assert ended.err.count("left out, no images: 1 (") == 1
+    assert "notes.txt" in ended.err
     result = ended.json
     assert result["reference"] == "a.onnx"
     assert result["settings"] == {"threads": 1, "rounds": 1, "cold_starts": 1}

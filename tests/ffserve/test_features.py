@@ -93,8 +93,10 @@ def test_a_folder_becomes_names_folders_and_features(measure, make_model, tmp_pa
     assert folders == ["a"] * 5 + ["b"] * 4
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, made.expected(images[[i for _, i in given]])["features"], atol=1e-6)
+    (tmp_path / "in" / "notes.txt").write_text("none")
     ended = measure("features", tmp_path / "in", "--out", out, "--model", made.path)
-    assert (ended.code, ended.err) == (0, "")
+    notes = str(tmp_path / "in" / "notes.txt")
+    assert (ended.code, ended.err) == (0, f"ffserve: note: left out, no images: 1 ({notes!r})\n")
     assert ended.out.splitlines()[0] == f"model {made.path}"
     assert [str(out), "9", "16"] in [line.split() for line in ended.out.splitlines()]
 
