@@ -4,7 +4,8 @@ The floor of a folder is what neither side can do without: `decode` is Pillow al
 `run` bare `session.run` alone, each on all cores, one after the other: 1 / (1 / decode + 1 / run) images a second.
 Pillow holds Python's lock for small images, so it is measured in threads and in processes, and the faster one counts.
 Everything is measured in turn, in rounds, in one run; ratios are taken round by round. Images are generated: gray
-PNG files of the model's size, or photographs as JPEG files of 640x480.
+PNG files of the model's size, or photographs as JPEG files of 640x480. They are read plainly, as the floor reads them;
+with --drawings as `ffserve` does by default, which finds and places the ink of each where the model knows drawings.
 
     python benchmarks/serve_speed.py                          # 10,000 PNG, the model that ffserve takes by default
     python benchmarks/serve_speed.py --model runs/ff-rot --images 2000 --jpeg
@@ -92,6 +93,7 @@ def command(*arguments: object) -> tuple[float, float]:
 def main(
     model: Annotated[Path | None, typer.Option(help="As ffserve takes it.")] = None,
     images: Annotated[int, typer.Option(help="Images in the folder.")] = 10_000,
+    drawings: Annotated[bool, typer.Option("--drawings", help="Read them as drawings, as ffserve does.")] = False,
     jpeg: Annotated[bool, typer.Option("--jpeg", help="Photographs instead of images of the model's size.")] = False,
     rounds: Annotated[int, typer.Option(help="Rounds of the folder.", min=1)] = 7,
     starts: Annotated[int, typer.Option(help="Processes with one image.", min=1)] = 15,
@@ -112,7 +114,7 @@ def main(
     classifier = Classifier(Model(find_model(model), device="cpu", spinning=False))
     about, path = classifier.model.about, classifier.model.path
     size, mode = (about.width, about.height), "L" if about.channels == 1 else "RGB"
-    many = cores()
+    many, reading = cores(), {} if drawings else {"invert": "no", "place": "no"}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = many
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -140,7 +142,7 @@ def main(
             stdout, sys.stdout = sys.stdout, nowhere
             try:
                 out = JsonLinesWriter(classifier)
-                for batch in classifier.predict_batches(find([folder]), batch_size=BATCH, processes=True):
+                for batch in classifier.predict_batches(find([folder]), batch_size=BATCH, processes=True, **reading):
                     out.write(batch)
             finally:
                 sys.stdout = stdout
