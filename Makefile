@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 # The demo's recipe: small enough for a laptop, chosen on the validation split of the digits.
-RECIPE := --dataset digits --task rotation --width 500 --lr 1e-3 --batch-size 32 --epochs 40 --eval-images 250
+SETTINGS := --dataset digits --view rotation --lr 1e-3 --batch-size 32 --epochs 40 --eval-images 250 backbone.width=500
 
 # What `make check-install` tries; one that is not here is left out.
 PYTHONS ?= python3.11 python3.12 python3.13
@@ -30,8 +30,8 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed
 	@rm -rf $(DEMO)
-	$(BIN)/fftrain pretrain $(RECIPE) --method ff --out $(DEMO)/ff
-	$(BIN)/fftrain pretrain $(RECIPE) --method bp --out $(DEMO)/bp
+	$(BIN)/fftrain pretrain --recipe ff $(SETTINGS) --out $(DEMO)/ff
+	$(BIN)/fftrain pretrain --recipe bp $(SETTINGS) --out $(DEMO)/bp
 	$(BIN)/fftrain probe $(DEMO)/ff --epochs 50
 	$(BIN)/fftrain probe $(DEMO)/bp --epochs 50
 	$(BIN)/ffexport $(DEMO)/ff --format all

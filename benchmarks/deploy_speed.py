@@ -1,11 +1,11 @@
 """Exported models beside each other: ONNX Runtime and TorchScript, int8 and fp32, through `ffserve compare`.
 
 A network of the study's size is made on the embedded digits (one epoch: its speed is that of a trained one), with a
-probe on its upper three layers, and exported. Each file runs in a process of its own, in turn, round by round; ratios
+probe on its upper three blocks, and exported. Each file runs in a process of its own, in turn, round by round; ratios
 are medians over rounds. The cold start is that of `ffserve predict` with one image, the whole process.
 
     python benchmarks/deploy_speed.py                         # 4x2000, 20 rounds
-    python benchmarks/deploy_speed.py --run runs/ff-rot --probe mnist-neutral/layers2-4 --images mnist/test
+    python benchmarks/deploy_speed.py --run runs/ff-rot --probe mnist-neutral/blocks2-4 --images mnist/test
     python benchmarks/deploy_speed.py --chart docs/deploy_speed.svg --json
 
 Exit code 1 where a ratio is below what is asked for: 1 for ONNX Runtime beside TorchScript, at batches of 1 and 256,
@@ -37,18 +37,18 @@ def command(*arguments: object) -> None:
 def make_run(folder: Path, width: int, depth: int) -> Path:
     """Trains for an epoch, enough for a run folder with everything in it."""
     run = folder / "run"
-    size = ("--width", width, "--depth", depth)
-    command("fftrain", "pretrain", "--dataset", "digits", *size, "--epochs", 1, "--out", run)
+    size = (f"backbone.width={width}", f"backbone.depth={depth}")
+    command("fftrain", "pretrain", "--dataset", "digits", "--epochs", 1, "--out", run, *size)
     command("fftrain", "probe", run, "--epochs", 1)
     return run
 
 
 def main(
     run: Annotated[Path | None, typer.Option(help="A trained run folder. [default: one is made]")] = None,
-    probe: Annotated[str, typer.Option(help="The run's probe that is exported.")] = "digits-neutral/layers2-4",
+    probe: Annotated[str, typer.Option(help="The run's probe that is exported.")] = "digits-neutral/blocks2-4",
     images: Annotated[Path | None, typer.Option(help="Class folders for the accuracy.")] = None,
-    width: Annotated[int, typer.Option(help="Units of a layer of the run that is made.")] = 2000,
-    depth: Annotated[int, typer.Option(help="Its number of layers.")] = 4,
+    width: Annotated[int, typer.Option(help="Units of a block of the run that is made.")] = 2000,
+    depth: Annotated[int, typer.Option(help="Its number of blocks.")] = 4,
     rounds: Annotated[int, typer.Option(help="Rounds in which all are timed in turn.")] = 20,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     least_int8: Annotated[float, typer.Option(help="How many times as fast as fp32 int8 must be.")] = 2.5,

@@ -101,10 +101,10 @@ KINDS: dict[str, Callable[[Pixels], Image.Image]] = {
 
 def real_digits(data_dir: str | None, count: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
     """Returns the first of MNIST's test digits, uint8 [N, 28, 28], and their labels."""
-    from fftrain.config import DataConfig
+    from fftrain.config import DataSettings
     from fftrain.data import load_data
 
-    test = load_data(DataConfig(dataset="mnist", data_dir=data_dir)).test
+    test = load_data(DataSettings(dataset="mnist", data_dir=data_dir)).test
     return test.images[:count, 0].numpy(), test.labels[:count].numpy()
 
 

@@ -1,6 +1,6 @@
 """How much of the time of an epoch is the training step: a whole epoch beside bare steps on a fixed batch.
 
-The epoch is the trainer's own: draws, batches, transformations, label slots, losses, backward, step, checks. The
+The epoch is the trainer's own: draws, batches, views, label slots, losses, backward, step, checks. The
 floor repeats the same number of steps on one batch that is ready. Rounds are interleaved and medians compared, since
 machines drift. Evaluation and checkpoints, once an epoch, are in neither.
 
@@ -17,7 +17,9 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,13 +28,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before to
 
 
 def main(
-    width: Annotated[int, typer.Option(help="Units of a layer.")] = 2000,
-    depth: Annotated[int, typer.Option(help="Number of layers.")] = 4,
+    width: Annotated[int, typer.Option(help="Units of a block.")] = 2000,
+    depth: Annotated[int, typer.Option(help="Number of blocks.")] = 4,
     batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
     steps: Annotated[int, typer.Option(help="Steps of a round.")] = 20,
     rounds: Annotated[int, typer.Option(help="Rounds of each; the first pair is not counted.")] = 7,
-    method: Annotated[str, typer.Option(help="ff or bp.")] = "ff",
-    task: Annotated[str, typer.Option(help="Pretext task.")] = "rotation",
+    recipe: Annotated[str, typer.Option(help="What is trained.")] = "ff",
+    view: Annotated[str, typer.Option(help="What it sees.")] = "rotation",
     mixed_precision: Annotated[str, typer.Option(help="no or bf16.")] = "no",
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     least: Annotated[float, typer.Option(help="Ratio below which the exit code is 1.")] = 0.9,
@@ -40,47 +42,45 @@ def main(
 ) -> None:
     """Measure a whole epoch beside bare steps, on random images of MNIST's shape."""
     import torch
+    from step_speed import SHAPE, settings
 
-    from ffmodels.backbone import BackboneConfig
-    from fftrain.config import PretrainConfig
-    from fftrain.data import Split
-    from fftrain.evaluate import make_task
+    from fftrain.data import ImageData, Split
     from fftrain.launcher import make_accelerator
+    from fftrain.loop import step
     from fftrain.progress import Reporter
-    from fftrain.registry import METHODS
-    from fftrain.trainer import epoch_batches, prepare, train_epoch
+    from fftrain.training import Training, Watch
 
-    config = PretrainConfig(
-        method=method,
-        task=task,
-        width=width,
-        depth=depth,
-        batch_size=batch_size,
-        lr=1e-6,
-        threshold=float(width),
-        mixed_precision=mixed_precision,
-        threads=threads,
-    )
     accelerator = make_accelerator(threads, mixed_precision)
+    view_of_data = {"view": view, "mixed_precision": mixed_precision, "batch_size": batch_size, "threads": threads}
+    config = settings(recipe, width, depth, dataset="random", **view_of_data)
     generator = torch.Generator().manual_seed(0)
     count = steps * batch_size
-    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
-    train = Split(images.to(accelerator.device), torch.randint(0, 10, (count,), generator=generator))
-    pretext = make_task(config, tuple("0123456789"))
-    backbone = BackboneConfig(shape=(1, 28, 28), width=width, depth=depth).build(0)
-    objective: Any = METHODS.load(method)(backbone, len(pretext.class_names), config)
-    optimizers = prepare(objective, config, accelerator)
-    batch, rows = next(epoch_batches(objective, pretext, train, config, 1, accelerator))
+    split = Split(
+        torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=generator),
+        torch.randint(0, 10, (count,), generator=generator),
+    )
+    few = split.at(slice(10))
+    data = ImageData(name="random", train=split, validation=few, test=few, class_names=tuple("0123456789"))
+    folder = tempfile.TemporaryDirectory()
+    training = Training(config, Path(folder.name) / "run", False, accelerator, data, Reporter())
+    watch = Watch(accelerator, [f"block{i}" for i in range(1, depth + 1)] if recipe != "bp" else [f"block{depth}"])
+    batch, weight = next(training.loader.epoch(1))
 
     def whole(epoch: int) -> None:
-        train_epoch(objective, optimizers, pretext, train, config, epoch, accelerator, Reporter())
+        training.train_epoch(epoch)
 
     def bare(epoch: int) -> None:
         for _ in range(steps):
-            for (_, losses), optimizer in zip(objective.losses(batch), optimizers, strict=True):
-                accelerator.backward(losses.sum() / rows)
-                optimizer.step()
-                optimizer.zero_grad()
+            step(
+                training.method,
+                training.classes,
+                training.wrapped,
+                training.optimizers,
+                batch,
+                backward=accelerator.backward,
+                weight=weight,
+                watch=watch,
+            )
 
     def seconds(run: Any, epoch: int) -> float:
         began = time.perf_counter()
@@ -93,7 +93,7 @@ def main(
     epoch_ms, bare_ms = (1000 * statistics.median(times) / steps for times in zip(*pairs, strict=True))
     ratios = sorted(floor / full for full, floor in pairs)
     result = {
-        "settings": f"{method} {task} {depth}x{width}, batch {batch_size}, {mixed_precision}",
+        "settings": f"{recipe} {view} {depth}x{width}, batch {batch_size}, {mixed_precision}",
         "machine": f"{platform.machine()}, {accelerator.device}, {torch.get_num_threads()} threads",
         "versions": f"python {platform.python_version()}, torch {torch.__version__}",
         "epoch_ms_per_step": round(epoch_ms, 2),

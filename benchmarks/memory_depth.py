@@ -1,11 +1,11 @@
-"""Peak memory of a training step over depth: FF's layers are trained one by one, BP's graph holds them all.
+"""Peak memory of a training step over depth: FF's blocks are trained one by one, BP's graph holds them all.
 
 Each case runs in processes of its own: a few small steps first, so that parameters, optimizer state and what Accelerate
-wraps them in are there, then two of the trainer's steps (`train_epoch`) at the full batch. What the process's peak lies
-above its memory before them is what the step needs, holes in the heap included. It is measured with the C library's
-allocator and with large buffers kept (fftrain/allocator.py), as the commands run; medians of the repeats.
+wraps them in are there, then two steps of `fftrain.loop` at the full batch. How far the process's peak rises by them is
+what a step needs, holes in the heap included. It is measured with the C library's allocator and with large buffers kept
+(fftrain/allocator.py), as the commands run; medians of the repeats.
 
-Two processes (gloo, torchrun) each take half of the batch, every FF layer in a DistributedDataParallel of its own, as
+Two processes (gloo, torchrun) each take half of the batch, every FF block in a DistributedDataParallel of its own, as
 `fftrain pretrain` has it. The figure is the larger of the two processes' growth. Buckets, which hold a second copy of
 the gradients and are made anew in the second step, are there before; what gloo allocates while it sums is not.
 
@@ -27,7 +27,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,34 +38,20 @@ def measure(method: str, depth: int, width: int, batch: int, *, keep: bool) -> l
     """Returns the growth of each process's peak memory, MiB."""
     import psutil
     import torch
-    from step_speed import Ready
+    from step_speed import make_batch, make_step, settings
 
-    from ffmodels.backbone import BackboneConfig
     from fftrain.allocator import keep_large_buffers
-    from fftrain.config import PretrainConfig
-    from fftrain.data import Split
-    from fftrain.evaluate import make_task
     from fftrain.launcher import make_accelerator
-    from fftrain.objectives import Batch
-    from fftrain.registry import METHODS
-    from fftrain.trainer import prepare, train_epoch
 
     if not keep:
         os.environ["MALLOC_TRIM_THRESHOLD_"] = "131072"  # too late for glibc, but the program now leaves it alone
     accelerator = make_accelerator(None)
     if keep and not keep_large_buffers():
         print("large buffers cannot be kept here: this is not glibc, or MALLOC_*_ is set", file=sys.stderr)
-    config = PretrainConfig(method=method, width=width, depth=depth, batch_size=batch, threshold=float(width))
-    backbone = BackboneConfig(shape=(1, 28, 28), width=width, depth=depth).build(0)
-    objective: Any = METHODS.load(method)(backbone, 4, config)
-    optimizers = prepare(objective, config, accelerator)
-    task = make_task(config, tuple("0123456789"))
-    train = Split(torch.zeros(batch, 1, 28, 28, dtype=torch.uint8), torch.zeros(batch, dtype=torch.int64))
+    take = make_step(settings(method, width, depth, batch_size=batch), accelerator)
 
     def step(rows: int) -> None:
-        labels = torch.arange(rows // accelerator.num_processes) % 4
-        ready = Batch(torch.rand(len(labels), 1, 28, 28), labels, {"wrong": (labels + 1) % 4})
-        train_epoch(objective, optimizers, task, train, config, 1, accelerator, Ready(ready))
+        take(make_batch(rows // accelerator.num_processes))
 
     for _ in range(3):
         step(8)
@@ -96,13 +82,13 @@ def plot(grown: dict[str, dict[int, float]], path: Path) -> None:
     """Draws growth over depth, as SVG."""
     from matplotlib.figure import Figure
 
-    from fftrain.figures import STYLES, svg
+    from fftrain.report.figures import LOOKS, svg
 
     figure = Figure(figsize=(3.6, 2.6), layout="constrained")
     ax = figure.subplots()
-    for method in ("ff", "bp"):
+    for method, look in zip(("ff", "bp"), LOOKS, strict=False):
         by_depth = grown[f"{method} kept"]
-        ax.plot([*by_depth], [*by_depth.values()], label=method.upper(), **STYLES[method])
+        ax.plot([*by_depth], [*by_depth.values()], label=method.upper(), **look)
     depths = [*grown["ff kept"]]
     ax.set_xscale("log", base=2)
     ax.set_xticks(depths, [str(depth) for depth in depths])

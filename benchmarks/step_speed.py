@@ -1,7 +1,7 @@
-"""The training step of FF beside its floor, a peer, bf16, and a first layer whose product the two batches do not share.
+"""The training step of FF beside its floor, a peer, and bf16.
 
-- step: `train_epoch` over one batch that is ready: label slots, losses, backward passes, finite check, fused AdamW.
-- floor: what no step can do without: each layer's forward product and weight gradient on the positive and negative
+- step: `fftrain.loop` over one batch that is ready: label slots, losses, backward passes, finite check, fused AdamW.
+- floor: what no step can do without: each block's forward product and weight gradient on the positive and negative
   rows (no gradient of the input) into outputs that are there, and one pass of fused Adam over the parameters.
 - fflib: `FFNet.run_train_combined` of fflib 0.3.0 as its users have it, in a process of its own, on the same rows and
   layers, with one Adam update a layer. What differs: label slots are filled already, positives and negatives go through
@@ -10,8 +10,6 @@
   its dependencies: of them torch alone is needed here. `fflib tuned` gives it the fused Adam, which its users would
   have to ask for, and this process's allocator.
 - bf16: the step with `--mixed-precision bf16`.
-- apart: the step whose first layer multiplies positives and negatives apart. In the step itself they share a product
-  (`ffmodels.backbone.Layer`), since they differ in the place of one label pixel. Their gradients are compared.
 
 All run in turn, forwards and backwards; ratios are of the same round, medians and quartiles of them.
 
@@ -33,7 +31,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,41 +43,60 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before to
 import fflib_step
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from ffmodels.backbone import BackboneConfig
+from ffmodels.batch import Batch
+from ffmodels.draws import Draws
+from ffmodels.units import heads_of, make_units
 from fftrain.allocator import keep_large_buffers
-from fftrain.config import PretrainConfig
-from fftrain.data import Split
-from fftrain.evaluate import make_task
+from fftrain.config import RunConfig
 from fftrain.launcher import make_accelerator
-from fftrain.objectives import Batch, ForwardForward
-from fftrain.progress import Reporter
-from fftrain.trainer import prepare, train_epoch
+from fftrain.loop import train
+from fftrain.parts import merged
+from fftrain.recipes import read_recipe
+from fftrain.training import Watch, prepare
 
 SHAPE = (1, 28, 28)
-CLASSES = tuple("0123456789")
 PRETEXT_CLASSES = 4  # of the rotation
-TOLERANCE = 1e-4
 
 
-class Ready(Reporter):
-    """Gives the loop one batch that is ready, whatever it would have made."""
+def make_step(config: RunConfig, accelerator: Accelerator) -> Callable[[Batch], None]:
+    """Returns the trainer's step on batches that are ready."""
+    method: Any = config.method
+    backbone = config.backbone.build(SHAPE, 0)  # type: ignore[attr-defined]
+    units = make_units(method, backbone, PRETEXT_CLASSES, cut=config.cut, at=config.at)
+    wrapped, optimizers = prepare(units, config, accelerator)
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    names = [f"block{index + 1}" for index in heads_of(units)]
 
-    def track(self, items: Any, total: int, what: str, ahead: float = 0.0) -> Iterator[Any]:
-        """Passes on the batch, and the rows of the global batch."""
-        yield self.batch, len(self.batch.labels)
+    def step(batch: Batch) -> None:
+        watch = Watch(accelerator, names)
+        train(
+            method,
+            PRETEXT_CLASSES,
+            wrapped,
+            optimizers,
+            [(batch, 1.0)],
+            begin=lambda number: None,
+            backward=accelerator.backward,
+            watch=watch,
+        )
+        watch.means(len(batch.labels))
+
+    return step
 
 
-class ApartForwardForward(ForwardForward):
-    """FF whose first layer multiplies the positives and the negatives apart."""
+def make_batch(rows: int) -> Batch:
+    """Returns random images with labels."""
+    labels = torch.arange(rows) % PRETEXT_CLASSES
+    return Batch((torch.randint(0, 256, (rows, *SHAPE)) / 255,), labels, Draws(0, 1, torch.arange(rows)))
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Returns the pairs."""
-        return (self.backbone.stem(self.pairs(batch)),)
+
+def settings(recipe: str, width: int, depth: int, **more: Any) -> RunConfig:
+    """Returns a run's settings; FF's threshold is about what an untrained block of such a width gives."""
+    of_method = {"method": {"threshold": width / 6}} if recipe != "bp" else {}
+    return RunConfig(
+        **merged({"backbone": {"width": width, "depth": depth}}, read_recipe(recipe), of_method, {"lr": 1e-6, **more})
+    )
 
 
 def make_floor(width: int, depth: int, rows: int) -> Callable[[], None]:
@@ -104,43 +120,6 @@ def make_floor(width: int, depth: int, rows: int) -> Callable[[], None]:
     return floor
 
 
-def make_steps(config: PretrainConfig, batch: Batch) -> dict[str, Callable[[], object]]:
-    """Returns the trainer's steps by name."""
-    task = make_task(config, CLASSES)
-    rows = len(batch.labels)
-    train = Split(torch.zeros(rows, *SHAPE, dtype=torch.uint8), torch.zeros(rows, dtype=torch.int64))
-
-    def step(kind: type[ForwardForward], accelerator: Accelerator) -> Callable[[], object]:
-        objective = make_objective(kind, config)
-        optimizers = prepare(objective, config, accelerator)
-        return lambda: train_epoch(objective, optimizers, task, train, config, 1, accelerator, Ready(batch))
-
-    full = make_accelerator(config.threads)
-    steps = {"step": step(ForwardForward, full), "apart": step(ApartForwardForward, full)}
-    # Accelerate's precision is global, but what was prepared keeps its own: so the other precision comes last.
-    return {**steps, "bf16": step(ForwardForward, make_accelerator(config.threads, "bf16"))}
-
-
-def make_objective(kind: type[ForwardForward], config: PretrainConfig) -> ForwardForward:
-    """Returns FF around the same untrained backbone."""
-    backbone = BackboneConfig(shape=SHAPE, width=config.width, depth=config.depth).build(0)
-    return kind(backbone, PRETEXT_CLASSES, config)
-
-
-def shared_difference(config: PretrainConfig, batch: Batch) -> float:
-    """Returns how far the shared product's gradients are from those apart, of each parameter's largest; at worst."""
-    config = replace(config, goodness="mean_squares", threshold=0.2)  # no sigmoid is 0 in float32
-    gradients = []
-    for kind in (ForwardForward, ApartForwardForward):
-        objective = make_objective(kind, config)
-        for _, losses in objective.losses(batch):
-            losses.mean().backward()
-        gradients.append([p.grad for p in objective.backbone.parameters()])
-    return max(
-        float((shared - apart).abs().max() / apart.abs().max()) for shared, apart in zip(*gradients, strict=True)
-    )
-
-
 def cpu_facts() -> tuple[str, list[str]]:
     """Returns the CPU's name and what it has for bf16; as far as /proc/cpuinfo tells."""
     path = Path("/proc/cpuinfo")
@@ -159,8 +138,8 @@ def ratios(over: list[float], under: list[float]) -> dict[str, float]:
 
 
 def main(
-    width: Annotated[int, typer.Option(help="Units of a layer.")] = 2000,
-    depth: Annotated[int, typer.Option(help="Number of layers.")] = 4,
+    width: Annotated[int, typer.Option(help="Units of a block.")] = 2000,
+    depth: Annotated[int, typer.Option(help="Number of blocks.")] = 4,
     batch_size: Annotated[int, typer.Option(help="Images of a step; each gives a positive and a negative.")] = 128,
     rounds: Annotated[int, typer.Option(help="Rounds that count.", min=2)] = 30,
     warm_up: Annotated[int, typer.Option(help="Rounds before them.")] = 3,
@@ -176,26 +155,20 @@ def main(
     os.environ["ACCELERATE_USE_CPU"] = "true"
     load_before = os.getloadavg()[0]
     torch.manual_seed(0)
-    # An untrained layer's goodness is about a sixth of its width: there neither batch has all its gradients at 0.
-    config = PretrainConfig(
-        width=width, depth=depth, batch_size=batch_size, threshold=width / 6, threads=threads, lr=1e-6
-    )
-    labels = torch.arange(batch_size) % PRETEXT_CLASSES
-    wrong = (labels + torch.randint(1, PRETEXT_CLASSES, labels.shape)) % PRETEXT_CLASSES
-    batch = Batch(torch.randint(0, 256, (batch_size, *SHAPE)) / 255, labels, {"wrong": wrong})
+    config = settings("ff", width, depth, batch_size=batch_size, threads=threads)
+    batch = make_batch(batch_size)
     # Too late for glibc, but the program leaves alone what it thinks that its user has set.
     with mock.patch.dict(os.environ, {"MALLOC_TRIM_THRESHOLD_": "131072"} if glibc_default else {}):
         kept = keep_large_buffers()
-        steps = make_steps(config, batch)
-    difference = shared_difference(config, batch)
-    if difference > TOLERANCE:
-        print(f"the shared product's gradients differ by {difference:.1e} of the largest", file=sys.stderr)
-        raise typer.Exit(1)
-    runs: dict[str, Callable[[], object]] = {"floor": make_floor(width, depth, 2 * batch_size), **steps}
+        steps = {"step": make_step(config, make_accelerator(threads))}
+        # Accelerate's precision is global, but what was prepared keeps its own: so the other precision comes last.
+        steps["bf16"] = make_step(config, make_accelerator(threads, "bf16"))
+    runs: dict[str, Callable[[], object]] = {"floor": make_floor(width, depth, 2 * batch_size)}
+    runs |= {name: partial(step, batch) for name, step in steps.items()}
     times: dict[str, list[float]]
     with ExitStack() as stack:
         if fflib:
-            rows = ForwardForward.pairs(make_objective(ForwardForward, replace(config, width=1)), batch).flatten(1)
+            rows = config.method.inputs(batch, PRETEXT_CLASSES).flatten(1)  # type: ignore[attr-defined]
             try:
                 peer = stack.enter_context(fflib_step.Peer(*rows.chunk(2), width, depth))
                 peer.step()
@@ -215,7 +188,7 @@ def main(
     cpu, has = cpu_facts()
     speed = {"step, floor 1": ratios(times["floor"], times["step"])}
     speed |= {f"step, {name} 1": ratios(times[name], times["step"]) for name in runs if name.startswith("fflib")}
-    speed |= {f"{name}, step 1": ratios(times["step"], times[name]) for name in ("bf16", "apart")}
+    speed["bf16, step 1"] = ratios(times["step"], times["bf16"])
     result = {
         "settings": f"ff {depth}x{width}, batch {batch_size}, {rounds} rounds after {warm_up}",
         "machine": f"{cpu}, {platform.machine()}, {torch.get_num_threads()} threads",
@@ -224,7 +197,6 @@ def main(
         "versions": f"python {platform.python_version()}, torch {torch.__version__}",
         "large_buffers": "kept" if kept else "as the C library does",
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "shared_gradient_difference": float(f"{difference:.1e}"),
         "ms": {name: round(statistics.median(found), 2) for name, found in times.items()},
         "speed": speed,
     }

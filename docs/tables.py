@@ -16,11 +16,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DOCUMENTS = (HERE.parent / "README.md", HERE / "results.md")
 MARKED = re.compile(r"^(<!-- table: (.+) -->)\n(?:\|.*\n)*", re.MULTILINE)
-PUBLISHED = tomllib.loads((HERE.parent / "fftrain" / "published.toml").read_text(encoding="utf-8"))
+PUBLISHED = tomllib.loads((HERE.parent / "fftrain" / "report" / "published.toml").read_text(encoding="utf-8"))
 TASKS = ("rotation", "flip-h", "flip-hv", "jigsaw", "hybrid", "supervised")
 LAYERS = ("layer1", "layer2", "layer3", "layer4", "layers2-4")
 NAMES = ("layer 1", "layer 2", "layer 3", "layer 4", "layers 2-4")
 NONE = "-"
+# What the figures of version 0.1 call a task that is trained on the images as they are.
+VIEWS = {"supervised": "plain", "hybrid": "plain"}
 Row = dict[str, str]
 Reader = Callable[[Sequence[Row]], "float | None"]
 
@@ -112,7 +114,7 @@ def beside_the_study(rows: Sequence[Row], dataset: str) -> list[str]:
     for task in TASKS:
         for method in ("ff", "bp", "ff-unsupervised"):
             quoted = [
-                str(PUBLISHED[measure].get(task, {}).get(method, {}).get(dataset, NONE))
+                str(PUBLISHED[measure].get(VIEWS.get(task, task), {}).get(method, {}).get(dataset, NONE))
                 for measure in ("pretext", "transfer")
             ]
             if quoted == [NONE, NONE] or not pick(rows, task=task, method=method):

@@ -21,15 +21,13 @@ from ffcore.contents import HEAD, what_is
 from ffcore.errors import ModelError
 from ffcore.flat import BLACK, Ground
 from ffcore.ink import Ink
+from ffserve.metadata import FORMAT, HEADS, KEY, MANIFEST, decode
 from ffserve.providers import first_line
 
-FORMAT = 1
-KEY = "ffstudy."
 # How far outputs of the golden image may be from the recorded ones, absolutely or relatively: where the file does not
 # say what another processor's rounding needs, and at most, whatever it says.
 TOLERANCE = 1e-2
 MOST_TOLERANCE = 1e-1
-HEADS = ("probe", "goodness", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,9 @@ class About:
     class_names: tuple[str, ...] | None
     """None where the file has no head and gives features alone."""
     head: str
-    """`probe`, `goodness` (FF's own classifier) or `none`."""
+    """A name in `ffserve.metadata.HEADS`: a probe, the method's own readout, or none."""
+    target: str
+    """`class` where its classes are those of images, `pretext` where a view made them."""
     precision: str
     """`fp32`, `fp16` or `int8`."""
     border: tuple[float, float] | None
@@ -66,11 +66,7 @@ def read_about(path: Path, metadata: Mapping[str, str]) -> About:
             f"{path} is of another program, or no ONNX model (it lacks {KEY}* metadata): use one of `ffexport`"
         )
     try:
-        values = {
-            key.removeprefix(KEY): json.loads(text, parse_constant=_refuse)
-            for key, text in metadata.items()
-            if key.startswith(KEY)
-        }
+        values = decode(metadata)
         if values["format"] != FORMAT:
             raise ModelError(
                 f"{path} has format {values['format']}, ffserve reads {FORMAT}: export it again, or update"
@@ -82,6 +78,7 @@ def read_about(path: Path, metadata: Mapping[str, str]) -> About:
             width=int(image["width"]),
             class_names=None if names is None else _names(names),
             head=str(values.get("head", "none" if names is None else "probe")),
+            target=str(values.get("target", "class")),
             precision=str(values.get("precision", "fp32")),
             border=None if border is None else (float(border["mean"]), float(border["deviation"])),
             ground=BLACK if border is None else tuple(round(float(m)) for m in border.get("means", [border["mean"]])),
@@ -109,10 +106,6 @@ def _ink_by_border(about: About) -> Ink | None:
     if about.channels > 1 or deviation > 32 or 32 < mean < 223:
         return None
     return Ink(ground=0.0 if mean < 128 else 255.0, ink=255.0 if mean < 128 else 0.0, full=0.0, close=127.0)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 def _names(names: Any) -> tuple[str, ...]:
@@ -159,7 +152,7 @@ def check_digest(path: Path, file: io.BufferedReader) -> None:
     Raises:
         ModelError: where the manifest is damaged, or records another SHA-256.
     """
-    manifest = path.parent / "manifest.json"
+    manifest = path.parent / MANIFEST
     try:
         content = manifest.read_bytes()
     except OSError:

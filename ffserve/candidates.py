@@ -12,10 +12,9 @@ from typing import Any
 
 from ffcore.errors import ModelError, ModelNotFound, UsageError
 from ffserve.about import instead_of_json
+from ffserve.metadata import MANIFEST, SUFFIXES, Named
 
-KINDS = {".onnx": "onnx", ".ts": "torchscript", ".pt2": "pt2"}
-HEADS = ("goodness", "features")  # in file names, where it is not the probe
-PRECISIONS = ("fp16", "int8")
+EAGER = "eager"
 # -P: a numpy.py in the working folder is none of ours.
 PYTHON = (sys.executable, "-P", "-m")
 
@@ -38,14 +37,13 @@ class Candidate:
 
     @property
     def precision(self) -> str:
-        """As the file's name has it: fp32, fp16 or int8."""
-        return next((part for part in self.path.name.split(".") if part in PRECISIONS), "fp32")
+        """As the file's name has it: fp32, fp16 or int8; of the eager model fp32."""
+        return "fp32" if self.kind == EAGER else Named.of(self.path).precision
 
     @property
     def head(self) -> str:
-        """As the file's name has it: probe, goodness, or none (features alone)."""
-        found = next((part for part in self.path.name.split(".") if part in HEADS), "probe")
-        return "none" if found == "features" else found
+        """As the file's name has it: probe, readout, or none (features alone); of the eager model the probe."""
+        return "probe" if self.kind == EAGER else Named.of(self.path).head
 
     def command(self, threads: int) -> list[str]:
         """Returns the child process that measures it."""
@@ -75,13 +73,13 @@ def find_candidates(given: Sequence[Path], run: Path | None) -> list[Candidate]:
             files += _in_manifest(path)
         elif not path.exists():
             raise ModelNotFound(f"{path} does not exist: name a model file or a run folder")
-        elif path.suffix not in KINDS:
+        elif path.suffix not in SUFFIXES.values():
             raise UsageError(f"{path} is no model: compare takes .onnx, .ts and .pt2 files, run and export folders")
         else:
             files.append(path)
     files = list({path.resolve(): path for path in files}.values())
     found = [
-        Candidate(name=name, path=path, kind=KINDS[path.suffix])
+        Candidate(name=name, path=path, kind=Named.of(path).form)
         for name, path in zip(_names(files), files, strict=True)
     ]
     return found if run is None else [_eager(run, {c.head for c in found}), *found]
@@ -94,33 +92,28 @@ def _eager(run: Path, heads: set[str]) -> Candidate:
     options: tuple[str, ...] = ()
     if len(heads) == 1 and heads != {"probe"}:
         options = ("--head", *heads)
-    elif (run / "export" / "manifest.json").is_file():
-        probe = _manifest(run / "export" / "manifest.json").get("probe")
+    elif (run / "export" / MANIFEST).is_file():
+        probe = _manifest(run / "export" / MANIFEST).get("probe")
         options = ("--probe", str(probe)) if probe else ()
-    return Candidate(name="eager", path=run, kind="eager", options=options)
+    return Candidate(name=EAGER, path=run, kind=EAGER, options=options)
 
 
 def _in_manifest(folder: Path) -> list[Path]:
     """Returns the files of a folder's manifest that are there, fp32 before what is smaller, ONNX before torch's."""
-    places = [path for path in (folder / "export", folder) if (path / "manifest.json").is_file()]
+    places = [path for path in (folder / "export", folder) if (path / MANIFEST).is_file()]
     if not places:
         raise ModelError(
             f"{folder} is a folder without export/manifest.json: `ffexport {folder} --format all` makes one"
         )
-    place = places[0] / "manifest.json"
+    place = places[0] / MANIFEST
     names = _manifest(place).get("files")
-    if not isinstance(names, dict) or not all(Path(n).name == n and Path(n).suffix in KINDS for n in names):
+    known = SUFFIXES.values()
+    if not isinstance(names, dict) or not all(Path(n).name == n and Path(n).suffix in known for n in names):
         raise ModelError(f"{place} is damaged: export again with `ffexport`")
     if not names:
         raise ModelError(f"{place} names no files: export again with `ffexport`")
-    order = [*KINDS]
-
-    def place_of(name: str) -> tuple[Any, ...]:
-        parts = name.split(".")
-        head, precision = (next((i for i, p in enumerate(k, 1) if p in parts), 0) for k in (HEADS, PRECISIONS))
-        return head, order.index(Path(name).suffix), precision, name
-
-    found = [path for name in sorted(names, key=place_of) if (path := place.parent / name).exists()]
+    paths = sorted((place.parent / name for name in names), key=lambda path: (Named.of(path).order, path.name))
+    found = [path for path in paths if path.exists()]
     if not found:
         raise ModelNotFound(f"{place} names files that are not there: export again with `ffexport`")
     return found

@@ -38,8 +38,8 @@ def main(path: str, threads: int) -> None:
             "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
             "shape": shape,
             "class_names": about.class_names,
-            "head": about.values.get("head", "none" if about.class_names is None else "probe"),
-            "precision": about.values.get("precision", "fp32"),
+            "head": about.head,
+            "precision": about.precision,
             "ground": about.ground,
             "ink": about.ink and about.ink.to_dict(),
         }

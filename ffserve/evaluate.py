@@ -96,14 +96,13 @@ def class_names(model: Model) -> tuple[str, ...]:
     Raises:
         ModelError: where it has none, or those of a pretext task.
     """
-    names, values = model.about.class_names, model.about.values
+    names = model.about.class_names
     instead = "name one with --model, or measure its features with --train DIR --test DIR"
     if names is None:
         raise ModelError(f"{model.path} has no classes, it gives features alone: {instead}")
-    if values.get("head") == "goodness" and values.get("task") != "supervised":
+    if model.about.target != "class":
         raise ModelError(
-            f"{model.path} tells the pretext task {values.get('task')} apart ({some(names)}), not classes of images: "
-            f"{instead}"
+            f"{model.path} tells apart what its pretext task asked ({some(names)}), not classes of images: {instead}"
         )
     return names
 

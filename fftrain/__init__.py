@@ -9,23 +9,22 @@ from __future__ import annotations
 from ffcore.lazy import lazily
 
 _HOME = {
-    "PretrainConfig": "fftrain.config",
+    "RunConfig": "fftrain.config",
     "ProbeConfig": "fftrain.config",
     "AnalysisConfig": "fftrain.config",
-    "DATASETS": "fftrain.registry",
-    "TASKS": "fftrain.registry",
-    "METHODS": "fftrain.registry",
+    "DATASETS": "fftrain.parts",
+    "VIEWS": "fftrain.parts",
     "load_data": "fftrain.data",
-    "pretrain": "fftrain.trainer",
+    "pretrain": "fftrain.training",
     "probe_run": "fftrain.probe",
     "evaluate_run": "fftrain.evaluate",
     "analyse_run": "fftrain.analyse",
     "compare_runs": "fftrain.analyse",
     "linear_cka": "fftrain.analyse",
-    "plan": "fftrain.planning",
-    "Study": "fftrain.grid",
+    "plan": "fftrain.study",
+    "Study": "fftrain.study",
     "run_study": "fftrain.study",
-    "write_report": "fftrain.report",
+    "write_report": "fftrain.report.page",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazily(__name__, _HOME)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ffcore.errors import RunError, is_out_of_memory
 from ffcore.files import unwritten
-from fftrain.config import PretrainConfig
+from fftrain.config import RunConfig
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
 
@@ -44,7 +44,7 @@ def _written(final: Path, partial: Path) -> Iterator[None]:
         raise failed from error
 
 
-def restore(run: RunFolder, config: PretrainConfig, accelerator: Accelerator, reporter: Reporter) -> int:
+def restore(run: RunFolder, config: RunConfig, accelerator: Accelerator, reporter: Reporter) -> int:
     """Loads the newest checkpoint, drops records after it, and returns its epoch; 0 where there is none."""
     epoch = run.epochs_done
     if epoch:

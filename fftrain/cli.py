@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ffmodels.registry import FOLDER, GOODNESS, NORMALISATIONS, SLOTS, public_name
+from ffcore.plugins import Plugins
+from ffcore.settings import assigned, read_toml
+from ffmodels.parts import BACKBONES, METHODS
 from ffserve import console
 from ffserve.console import Debug, Json
-from fftrain.config import (
-    DATA_DIR_HELP,
-    THREADS_HELP,
-    DataConfig,
-    PretrainConfig,
-    ProbeConfig,
-    continued,
-    read_toml,
-)
-from fftrain.options import Moved, Processes, RunArgument, meanings, options_of
-from fftrain.planning import PRESETS
+from fftrain.analyse_cli import analyse
+from fftrain.config import DATA_DIR_HELP, THREADS_HELP, DataSettings, ProbeConfig, RunConfig
+from fftrain.options import Moved, Processes, RunArgument, Trust, meanings, options_of, without_gone
+from fftrain.parts import DATASETS, FOLDER, PARTS, VIEWS, check_dataset, merged, public_name
 from fftrain.progress import TerminalReporter
-from fftrain.registry import DATASETS, METHODS, TASKS
+from fftrain.recipes import read_recipe, recipes
 from fftrain.stopping import AGAIN, stopping
-from fftrain.study_cli import analyse, study
+from fftrain.study import PRESETS, STUDY_FILE
+from fftrain.study.cli import study
 
 # What mends a lack of memory.
-SAVE_MEMORY = "use smaller images (--image-size), fewer (--limit, --images), a smaller --width or --batch-size, or for "
-SAVE_MEMORY += "probes --feature-memory"
+SAVE_MEMORY = "use smaller images (--image-size), fewer (--limit, --images), a narrower backbone or a smaller "
+SAVE_MEMORY += "--batch-size, or for probes --feature-memory"
 # Runs that lack something, named on standard error one by one.
 LISTED = 5
+
+# What `fftrain list` shows.
+KINDS: dict[str, Mapping[str, str]] = {
+    "methods": METHODS,
+    "backbones": BACKBONES,
+    "views": VIEWS,
+    "datasets": DATASETS,
+    "recipes": recipes(),
+}
 
 app = console.app("Forward-Forward and backprop pretraining, and linear probes on the frozen backbone.")
 
@@ -44,91 +50,162 @@ def _main(version: console.Version = False) -> None:
 
 @app.command(
     epilog=meanings(
-        {
-            "--dataset": DATASETS,
-            "--task": TASKS,
-            "--method": METHODS,
-            "--goodness": GOODNESS,
-            "--normalisation": NORMALISATIONS,
-        }
+        {"--recipe": recipes(), "--dataset": DATASETS, "--view": VIEWS, "--backbone": BACKBONES, "--method": METHODS}
     )
 )
-@options_of(PretrainConfig)
+@options_of(RunConfig)
 def pretrain(
     *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PART.KEY=VALUE]...", help="Settings of the parts.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help=f"A named method [{'|'.join(recipes())}].", show_default=False)
+    ] = None,
+    view: Annotated[str | None, typer.Option(help=f"What it sees [{'|'.join(VIEWS)}].", show_default=False)] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help=f"Network that is trained [{'|'.join(BACKBONES)}].", show_default=False)
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"How it is trained [{'|'.join(METHODS)}].", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder, new. [default: runs/DATASET-TASK-METHOD]", show_default=False),
+        typer.Option(help="Run folder, new. [default: runs/DATASET-VIEW-METHOD]", show_default=False),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="Settings as TOML; options given here override it.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its checkpoint.")] = False,
+    trust_plugin: Trust = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Train a backbone on a pretext task.
+    """Train a backbone.
 
-    Leaves a run folder: settings, metrics of every epoch, weights, and the accuracy on the validation split.
+    Leaves a run folder: settings, metrics of every epoch, weights, and what the method tells of the validation split.
+    A view, backbone or method is a name, or a file of your own (./mine.py or mylab.mine); `fftrain list` shows their
+    settings.
 
     \b
     Examples:
-      fftrain pretrain --dataset digits --task rotation --method ff --lr 1e-3 --epochs 20 --width 500
-      fftrain pretrain --dataset mnist --task rotation --method ff --out runs/ff-rot
-      fftrain pretrain --dataset imagefolder:photos --image-size 32 --task jigsaw --method bp
+      fftrain pretrain --recipe ff --dataset digits --lr 1e-3 --epochs 20 backbone.width=500
+      fftrain pretrain --recipe bp --dataset mnist --view rotation --out runs/bp-rot
+      fftrain pretrain --method cross-entropy --cut block --dataset imagefolder:photos --image-size 32 --view jigsaw
+      fftrain pretrain --method ./mine.py --dataset digits method.margin=0.5
       fftrain pretrain --config recipe.toml --seed 1
-      fftrain pretrain --resume --out runs/ff-rot
+      fftrain pretrain --resume --out runs/bp-rot
       fftrain pretrain --resume --out runs/photos --dataset imagefolder:/new/place/photos
-      accelerate launch -m fftrain pretrain --dataset mnist --task rotation --method ff
+      accelerate launch -m fftrain pretrain --recipe ff --dataset mnist
     """
     from ffcore.errors import SettingError
+    from ffcore.plugins import trust
 
-    given = {key: value for key, value in options.items() if value is not None}
-    if config is not None:
-        recipe = read_toml(config)
-        PretrainConfig.from_values(recipe, str(config))  # so that an error names where the value stands
-        given = {**recipe, **given}
+    parts = {"view": view, "backbone": backbone, "method": method}
+    for name in filter(None, (*parts.values(), options.get("dataset"))):
+        trust(name)  # who names a file here wants it to be run
+    given = without_gone(options)
+    layers = [
+        {} if recipe is None else read_recipe(recipe),
+        {} if config is None else read_toml(config),
+        {name: value for name, value in parts.items() if value is not None},
+        assigned(settings or (), PARTS),
+    ]
     if resume and out is None:
         raise SettingError("--resume needs --out: the folder of the run to continue")
-    from fftrain.data import check_name, file_name
+    from fftrain.data import file_name
     from fftrain.launcher import start
     from fftrain.own import found_at
     from fftrain.run import RunFolder
-    from fftrain.trainer import pretrain
+    from fftrain.training import pretrain
 
     if resume and out is not None and (out / "config.json").exists():
-        place, folder = given.pop("dataset", None), out
-        settings = found_at(out, continued(RunFolder(out).read_config(), given), place, given.get("data_dir"))
+        begun, place, folder = RunFolder(out).read_config(), given.pop("dataset", None), out
+        run = RunConfig.made(merged(begun.to_dict(), *layers, given))
+        begun.continued(run)
+        run = found_at(out, run, place, given.get("data_dir"))
     else:
-        settings = PretrainConfig.from_values(given, "")
-        check_name(settings.dataset)
-        folder = out or Path("runs") / f"{file_name(settings.dataset)}-{settings.task}-{settings.method}"
-    accelerator, reporter = start(settings.threads, settings.mixed_precision, settings.track, processes)
-    with stopping(reporter, lambda: RunFolder(folder).stopped(settings.epochs)):
-        results = pretrain(settings, folder, resume=resume, accelerator=accelerator, reporter=reporter)
+        run = RunConfig.made(merged(*layers, given), "" if config is None or given else f"{config}: ")
+        check_dataset(run.dataset)
+        folder = out or Path("runs") / f"{file_name(run.dataset)}-{run.view.called}-{run.label.replace(' ', '-')}"
+    accelerator, reporter = start(run.threads, run.mixed_precision, run.track, processes)
+    with stopping(reporter, lambda: RunFolder(folder).stopped(run.epochs)):
+        results = pretrain(run, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
-        found = results["validation"]
-        rows = [[name, f"{value:.4f}"] for name, value in found["by"].items()]
-        console.print_result(
-            {"run": str(folder), **results},
-            json,
-            lambda _: console.print_table(
-                f"{folder}: {settings.task} accuracy on {found['images']:,} validation images, {settings.method}",
-                ["read from", "accuracy"],
-                rows,
-            ),
-        )
+        console.print_result({"run": str(folder), **results}, json, lambda found: _print_run(found, run))
     accelerator.end_training()
 
 
-@app.command(epilog=meanings({"--dataset": DATASETS, "--slot": SLOTS}))
+def _print_run(found: dict[str, Any], run: RunConfig) -> None:
+    """Prints what a run tells of the validation split, or where it is."""
+    if "pretext" not in found:
+        console.put(f"{found['run']}: {run.label}, trained without labels\n")
+        return
+    told = found["pretext"]["validation"]
+    console.print_table(
+        f"{found['run']}: {run.view.called} accuracy on {told['images']:,} validation images, {run.label}",
+        ["read from", "accuracy"],
+        [[name, f"{value:.4f}"] for name, value in told["by"].items()],
+    )
+
+
+@app.command("list")
+def list_parts(
+    *,
+    kind: Annotated[str, typer.Argument(help=f"[{'|'.join(KINDS)}]", show_default=False)],
+    name: Annotated[str | None, typer.Argument(help="One of them: its settings.", show_default=False)] = None,
+    trust_plugin: Trust = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show methods, networks, views, data sets and recipes.
+
+    \b
+    Examples:
+      fftrain list methods
+      fftrain list methods forward-forward
+    """
+    from ffcore.errors import SettingError
+    from ffcore.settings import Settings, shown
+
+    if kind not in KINDS:
+        raise SettingError(f"{kind!r} is no kind of part: choose one of {', '.join(KINDS)}")
+    if name is None:
+        rows = [{"name": each, "what it is": about} for each, about in KINDS[kind].items()]
+        console.print_result(rows, json, lambda _: console.print_records(kind, rows))
+        return
+    if kind == "recipes":
+        found: Any = [{"setting": key, "value": str(value)} for key, value in read_recipe(name).items()]
+        console.print_result(found, json, lambda _: console.print_records(f"recipe {name}", found))
+        return
+    plugins = KINDS[kind]
+    assert isinstance(plugins, Plugins)
+    part = plugins.load(name)
+    found = shown(part) if issubclass(part, Settings) else _facts(part)
+    title = f"{part.part_name}: {(part.__doc__ or '').strip().partition(chr(10))[0].rstrip('.')}"
+    if not found and not json:
+        console.put(f"{title}\nno settings\n")
+        return
+    console.print_result(found, json, lambda _: console.print_records(title, found))
+
+
+def _facts(dataset: Any) -> list[dict[str, str]]:
+    """Returns what a data set says of itself before it is read."""
+    train, test = dataset.images
+    facts = {"shape": dataset.shape, "classes": dataset.classes, "training images": train, "test images": test}
+    return [{"fact": name, "value": str(value)} for name, value in facts.items()] if dataset.shape else []
+
+
+@app.command(epilog=meanings({"--dataset": DATASETS}))
 @options_of(ProbeConfig)
 def probe(
     *,
     run: RunArgument,
+    trust_plugin: Trust = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
@@ -136,36 +213,36 @@ def probe(
 ) -> None:
     """Train linear probes on the frozen backbone.
 
-    One on each layer and one on the last three together, beside raw pixels and the untrained backbone. Validation
+    One on each block and one on the last three together, beside raw pixels and the untrained backbone. Validation
     chooses learning rate and weight decay; the chosen setting of each probe reads the test split, once a call.
 
     \b
     Examples:
       fftrain probe runs/ff-rot
       fftrain probe runs/ff-rot --dataset fashion-mnist
-      fftrain probe runs/ff-rot --slot zeros --epochs 50 --json
+      fftrain probe runs/ff-rot --reading zeros --epochs 50 --json
     """
     from fftrain.launcher import start
     from fftrain.probe import probe_run
     from fftrain.run import RunFolder
 
     trained = RunFolder(run).read_config()
-    given = {key: value for key, value in options.items() if value is not None}
+    given = without_gone(options)
     if trained.dataset.startswith(FOLDER) and given.get("dataset", "").startswith(FOLDER):  # perhaps the same, moved
         given = {"image_size": trained.image_size, "grayscale": trained.grayscale, **given}
-    settings = ProbeConfig.from_values(given, "")
+    settings = ProbeConfig.made(given)
     accelerator, reporter = start(settings.threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
         result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
-        rows = [[r["source"], r["layers"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
-        what = "class" if result["target"] == "class" else trained.task
+        rows = [[r["source"], r["blocks"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
+        what = "class" if result["target"] == "class" else trained.view.called
         console.print_result(
             {"run": str(run), **result},
             json,
             lambda _: console.print_table(
-                f"{run}: linear probes of the {what} on {public_name(result['dataset'])}, label slot {result['slot']}",
-                ["features of", "layers", "validation", "test"],
+                f"{run}: linear probes of the {what} on {public_name(result['dataset'])}, reading {result['reading']}",
+                ["features of", "blocks", "validation", "test"],
                 rows,
             ),
         )
@@ -180,13 +257,14 @@ def evaluate(
     dataset: Moved = None,
     data_dir: Annotated[str | None, typer.Option(help=DATA_DIR_HELP, show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1, max=256, show_default=False)] = None,
+    trust_plugin: Trust = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a run's pretext accuracy.
+    """Measure how well a run tells what it was trained to tell.
 
-    Every image of the split is scored under every class of the task.
+    Every image of the split is scored in every way that the view asks.
 
     \b
     Examples:
@@ -212,7 +290,7 @@ def evaluate(
     accelerator.end_training()
 
 
-app.command(epilog=meanings({"--slot": SLOTS}))(analyse)
+app.command()(analyse)
 app.command(epilog=meanings({"--preset": PRESETS}))(study)
 
 
@@ -220,6 +298,7 @@ app.command(epilog=meanings({"--preset": PRESETS}))(study)
 def report(
     *,
     folder: Annotated[Path, typer.Argument(help="A folder with run folders in it, or a study's.", show_default=False)],
+    trust_plugin: Trust = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -233,9 +312,8 @@ def report(
       fftrain report runs
       fftrain report studies/smoke
     """
-    from fftrain.report import write_report
-    from fftrain.spec import STUDY_FILE
-    from fftrain.tables import NO_VALUE
+    from fftrain.report.page import write_report
+    from fftrain.report.tables import NO_VALUE
 
     result = write_report(folder)
     console.print_result(
@@ -252,7 +330,7 @@ def report(
 
 
 @app.command()
-@options_of(DataConfig, leave_out=("dataset",))
+@options_of(DataSettings, leave_out=("dataset",))
 def dump_images(
     *,
     dataset: Annotated[str, typer.Argument(help=f"[{'|'.join(DATASETS)}], or imagefolder:PATH.", show_default=False)],
@@ -272,8 +350,8 @@ def dump_images(
     """
     from fftrain.data import dump_images
 
-    given = {key: value for key, value in options.items() if value is not None}
-    count = dump_images(DataConfig.from_values({"dataset": dataset, **given}, ""), split, out)
+    given = without_gone(options)
+    count = dump_images(DataSettings.made({"dataset": dataset, **given}), split, out)
     TerminalReporter().note(f"{count:,} images -> {out}")
 
 

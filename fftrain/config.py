@@ -1,260 +1,185 @@
-"""The settings of each command: one dataclass is the options, the TOML keys, the checks and the record.
+"""The settings of each command: one class is the options, the TOML keys, the checks and the record.
 
-A `setting` carries its help text and its legal values; a dataclass made with another value raises
-SettingError, which names the setting, the value and what is legal.
+Nothing here loads torch before a run's parts are made.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import tomllib
-import types
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Self, get_args, get_type_hints
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import SkipValidation, model_validator
 
 from ffcore.errors import SettingError
-from ffmodels.registry import BACKBONES, FOLDER, GOODNESS, NORMALISATIONS, SLOTS
-from fftrain.registry import METHODS, TASKS, check_task, task_of
+from ffcore.settings import Part, Settings, setting
+from fftrain.parts import DATASETS, FOLDER, PARTS, make_part
+from fftrain.recipes import default, label
 
 PRECISIONS = ("no", "bf16", "fp16")
 # Trackers of Accelerate that write files and need no account.
 TRACKERS = ("tensorboard",)
 DATA_DIR_HELP = "Where data sets are kept, or the run's images lie, now. [default: where they were]"
 THREADS_HELP = "CPU threads of a process. [env: OMP_NUM_THREADS; default: cores by local processes]"
+READING_HELP = "How the pixels are filled where no label is known (FF: neutral, zeros, pixels). [default: the method's]"
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    legal: Collection[str] = (),
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-) -> Any:
-    """A dataclass field with a help text and its legal values (names, or a range of numbers)."""
-    return field(
-        default=default,
-        metadata={"help": help, "legal": legal, "least": least, "above": above, "most": most},
+class Options(Settings):
+    """Settings that are options of a command: messages name them so."""
+
+    as_options: ClassVar[bool] = True
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in values.items()})
+
+
+class DataSettings(Options):
+    """Which images, and as what they are read; a folder of images is named from the root: it is found from anywhere."""
+
+    dataset: str = setting("mnist", description="Data set: a name, or imagefolder:PATH with class folders.")
+    data_dir: str | None = setting(
+        None, description="Where data sets are kept. [env: FFSTUDY_DATA; default: ~/.cache/ffstudy]"
     )
-
-
-def option_name(name: str) -> str:
-    """Returns how a setting is written on the command line."""
-    return "--" + name.replace("_", "-")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """A frozen, checked set of settings."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for f in fields(self):
-            object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name), hints[f.name], f.metadata))
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any], source: str) -> Self:
-        """Makes the settings from a mapping; SettingError names unknown keys and where they came from."""
-        known = {f.name for f in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise SettingError(
-                    f"{source}: {key!r} (set to {values[key]!r}) is no setting: choose among {', '.join(sorted(known))}"
-                )
-        try:
-            return cls(**values)
-        except SettingError as error:
-            raise SettingError(f"{source}: {error}" if source else str(error)) from error
-
-
-def _checked(name: str, value: Any, hint: Any, rule: Mapping[str, Any]) -> Any:
-    """Returns the value as the type it should have, or raises SettingError."""
-    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in kinds:
-        return None
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not any(type(value) is kind for kind in kinds):
-        wanted = " or ".join(
-            {"str": "text", "int": "a whole number", "float": "a number"}.get(k.__name__, "true or false")
-            for k in kinds
-            if k is not type(None)
-        )
-        raise SettingError(f"{option_name(name)} is {value!r}: it must be {wanted}")
-    if rule["legal"] and value not in rule["legal"]:
-        raise SettingError(f"{option_name(name)} is {value!r}: choose one of {', '.join(rule['legal'])}")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        bounds = [
-            (rule["least"] is None or value >= rule["least"], f"at least {rule['least']}"),
-            (rule["above"] is None or value > rule["above"], f"above {rule['above']}"),
-            (rule["most"] is None or value <= rule["most"], f"at most {rule['most']}"),
-            (math.isfinite(value), "finite"),
-        ]
-        for holds, words in bounds:
-            if not holds:
-                raise SettingError(f"{option_name(name)} is {value}: it must be {words}")
-    return value
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig(Settings):
-    """Which images, and as what they are read. A folder of images is named from the root, so that it is found anywhere.
-
-    Raises:
-        SettingError: for a value that is not legal.
-    """
-
-    dataset: str = setting("mnist", "Data set: a name, or imagefolder:PATH with class folders.")
-    data_dir: str | None = setting(None, "Where data sets are kept. [env: FFSTUDY_DATA; default: ~/.cache/ffstudy]")
     image_size: int | None = setting(
-        None, "Read images as squares of this many pixels. [default: as they are]", least=2, most=4096
+        None, ge=2, le=4096, description="Read images as squares of this many pixels. [default: as they are]"
     )
-    grayscale: bool = setting(False, "Read images with one channel.")
-    limit: int | None = setting(None, "Train on this many images, drawn by class. [default: all]", least=1)
+    grayscale: bool = setting(False, description="Read images with one channel.")
+    limit: int | None = setting(None, ge=1, description="Train on this many images, drawn by class. [default: all]")
+    skip_bad: bool = setting(False, description="Leave out images of a folder that cannot be read, and record them.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.dataset is not None:
-            object.__setattr__(self, "dataset", placed(self.dataset))
+    @model_validator(mode="before")
+    @classmethod
+    def _from_the_root(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("dataset"), str):
+            return {**values, "dataset": placed(values["dataset"])}
+        return values
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(DataConfig):
-    """Settings of `fftrain pretrain`; the defaults are the study's, where it states them.
+class RunConfig(DataSettings):
+    """Settings of `fftrain pretrain`: a point of view x method x cut x backbone, on data, and how it is optimised."""
 
-    Raises:
-        SettingError: for a value that is not legal.
-    """
-
-    task: str = setting(None, "Pretext task. [default: rotation; ff-unsupervised: hybrid]", legal=TASKS)
-    method: str = setting("ff", "How the backbone is trained.", legal=METHODS)
     holdout: bool = setting(
-        True, "Keep the validation images out of training; --no-holdout: a final run, its settings chosen before."
+        True,
+        description="Keep the validation images out of training; --no-holdout: a final run, settings chosen before.",
     )
-    goodness: str = setting("sum_squares", "Goodness of a layer (all but bp).", legal=GOODNESS)
-    threshold: float | None = setting(
-        None,
-        "Threshold theta of the goodness. [default: width for sum_squares, sqrt(width) for norm, 1 for mean_squares]",
+    view: SkipValidation[Part] = setting(description="What the method sees of an image.")
+    backbone: SkipValidation[Part] = setting(description="Network that is trained.")
+    method: SkipValidation[Part] = setting(description="How it is trained.")
+    cut: str = setting("block", description="Where gradients stop: block, stage, never, or after so many blocks.")
+    at: Literal["all", "last"] = setting("all", description="Which blocks between two cuts carry a loss.")
+    epochs: int = setting(60, ge=1, description="Passes over the training images.")
+    batch_size: int = setting(128, ge=1, description="Images of a step, over all processes.")
+    lr: float = setting(1e-4, gt=0, description="Learning rate of Adam.")
+    weight_decay: float = setting(0.0, ge=0, description="Decoupled weight decay (AdamW).")
+    schedule: Literal["constant", "cosine"] = setting("constant", description="Learning rate over the epochs.")
+    clip: float | None = setting(None, gt=0, description="Largest norm of a unit's gradient. [default: any]")
+    seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of weights and draws.")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
+        None, description="Precision of the matrix products. [default: the launcher's, else no]"
     )
-    backbone: str = setting("mlp", "Network that is trained.", legal=BACKBONES)
-    width: int = setting(2000, "Units of a layer.", least=1, most=1_000_000)
-    depth: int = setting(4, "Number of layers.", least=1, most=10_000)
-    normalisation: str = setting("rms", "How a layer normalises its input.", legal=NORMALISATIONS)
-    epochs: int = setting(60, "Passes over the training images.", least=1)
-    batch_size: int = setting(128, "Images of a step, over all processes.", least=1)
-    lr: float = setting(1e-4, "Learning rate of Adam, constant.", above=0)
-    weight_decay: float = setting(0.0, "Decoupled weight decay (AdamW).", least=0)
-    seed: int = setting(0, "Seed of weights and draws.", least=0, most=2**32 - 1)
-    mixed_precision: str | None = setting(
-        None, "Precision of the matrix products. [default: the launcher's, else no]", legal=PRECISIONS
+    threads: int | None = setting(None, ge=1, le=256, description=THREADS_HELP)
+    eval_images: int = setting(500, ge=1, description="Images of each split in the curves, each class its share.")
+    track: Literal["tensorboard"] | None = setting(
+        None, description="Write the curves for this tracker into the run folder too."
     )
-    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
-    eval_images: int = setting(500, "Images of each split in the curves, each class its share.", least=1)
 
-    track: str | None = setting(None, "Write the curves for this tracker into the run folder too.", legal=TRACKERS)
+    # What a result does not depend on, and what may differ between a run and its continuation.
+    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "threads", "track")
+    FREE: ClassVar[tuple[str, ...]] = ("epochs", *RUNTIME)
 
-    # What may differ between a run and its continuation.
-    FREE = ("epochs", "threads", "data_dir", "track")
+    @model_validator(mode="before")
+    @classmethod
+    def _parts(cls, values: Any) -> Any:
+        """Makes the parts of their names and settings."""
+        if not isinstance(values, Mapping):
+            return values
+        given = {kind: values.get(kind, default()[kind]) for kind in PARTS}
+        return {**values, **{k: part if isinstance(part, Part) else make_part(k, part) for k, part in given.items()}}
 
-    def __post_init__(self) -> None:
-        if self.task is None:
-            known = isinstance(self.method, str) and self.method in METHODS
-            object.__setattr__(self, "task", task_of(self.method if known else "ff"))
-        super().__post_init__()
-        check_task(self.method, self.task)
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        """Raises SettingError where settings do not go together."""
         if self.limit is not None and not self.holdout:
             raise SettingError(f"--limit is {self.limit}, but --no-holdout trains on all images: leave one of them out")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What people call the method, cut so."""
+        return label(self.method.part_name, self.cut, self.at)
+
+    def continued(self, given: RunConfig) -> RunConfig:
+        """Returns the settings of a run that goes on as given now, where they may differ.
+
+        Raises:
+            SettingError: where a setting given now contradicts the run's.
+        """
+        was, now = self.to_dict(), given.to_dict()
+        for name in now:
+            if name not in self.FREE and now[name] != was[name]:
+                raise SettingError(f"{_differs(name, was[name], now[name])}: leave it out, or choose another --out")
+        return given
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig(DataConfig):
-    """Settings of `fftrain probe`.
-
-    Raises:
-        SettingError: for a value that is not legal.
-    """
+class ProbeConfig(DataSettings):
+    """Settings of `fftrain probe`."""
 
     dataset: str | None = setting(  # type: ignore[assignment]
-        None, "Data set to probe on: a name, or imagefolder:PATH. [default: the one it was pretrained on]"
+        None, description="Data set to probe on: a name, or imagefolder:PATH. [default: the one it was pretrained on]"
     )
-    slot: str | None = setting(
-        None, "What the label pixels hold. [default: neutral where the backbone saw labels, else pixels]", legal=SLOTS
+    reading: str | None = setting(None, description=READING_HELP)
+    target: Literal["class", "pretext"] = setting(
+        "class", description="What is told from the features: the image's class, or its pretext label."
     )
-    target: str = setting(
-        "class", "What is told from the features: the image's class, or its pretext label.", legal=("class", "pretext")
-    )
-    standardise: bool = setting(True, "Standardise each feature by the training split before the probe.")
-    epochs: int = setting(100, "Passes over the cached features.", least=1)
-    batch_size: int = setting(256, "Feature rows of a step.", least=1)
-    seed: int = setting(0, "Seed of the order of the rows.", least=0, most=2**32 - 1)
+    standardise: bool = setting(True, description="Standardise each feature by the training split before the probe.")
+    epochs: int = setting(100, ge=1, description="Passes over the cached features.")
+    batch_size: int = setting(256, ge=1, description="Feature rows of a step.")
+    seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the order of the rows.")
     feature_memory: float | None = setting(
         None,
-        "GiB that cached features may take; more goes to a memory-mapped file. [default: half of what is free]",
-        least=0,
+        ge=0,
+        description="GiB that cached features may take; more goes to a memory-mapped file. "
+        "[default: half of what is free]",
     )
-    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
+    threads: int | None = setting(None, ge=1, le=256, description=THREADS_HELP)
+
+    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "threads", "feature_memory")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnalysisConfig(Settings):
-    """Settings of `fftrain analyse`.
+class AnalysisConfig(Options):
+    """Settings of `fftrain analyse`."""
 
-    Raises:
-        SettingError: for a value that is not legal.
-    """
-
-    slot: str | None = setting(
-        None, "What the label pixels hold. [default: neutral where the backbone saw labels, else pixels]", legal=SLOTS
+    reading: str | None = setting(None, description=READING_HELP)
+    images: int = setting(10_000, ge=10, description="Training images that a decoder is fitted on.")
+    points: int = setting(
+        1000, ge=0, le=20_000, description="Validation images of the t-SNE embedding; 0 leaves it out."
     )
-    images: int = setting(10_000, "Training images that a decoder is fitted on.", least=10)
-    points: int = setting(1000, "Validation images of the t-SNE embedding; 0 leaves it out.", least=0, most=20_000)
-    perplexity: float = setting(30.0, "Perplexity of t-SNE.", above=0)
-    seed: int = setting(0, "Seed of t-SNE.", least=0, most=2**32 - 1)
-    data_dir: str | None = setting(None, DATA_DIR_HELP)
-    threads: int | None = setting(None, THREADS_HELP, least=1, most=256)
+    perplexity: float = setting(30.0, gt=0, description="Perplexity of t-SNE.")
+    seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of t-SNE.")
+    data_dir: str | None = setting(None, description=DATA_DIR_HELP)
+    threads: int | None = setting(None, ge=1, le=256, description=THREADS_HELP)
+
+    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "threads")
+
+
+def keyed(config: RunConfig | ProbeConfig | AnalysisConfig) -> dict[str, Any]:
+    """Returns the settings that a result depends on, as JSON-ready values."""
+    return {name: value for name, value in config.to_dict().items() if name not in config.RUNTIME}
 
 
 def placed(dataset: str) -> str:
-    """Returns a data set's name, of an image folder from the root."""
-    path = dataset.removeprefix(FOLDER)
-    return dataset if path in (dataset, "") else FOLDER + os.path.abspath(os.path.expanduser(path))
+    """Returns a data set's own name, of an image folder from the root."""
+    path, own = dataset.removeprefix(FOLDER), dataset.replace("_", "-")
+    if path in (dataset, ""):
+        return DATASETS.name(dataset) if own in DATASETS or dataset.endswith(".py") else dataset
+    return FOLDER + os.path.abspath(os.path.expanduser(path))
 
 
-def read_toml(path: Path, option: str = "--config") -> dict[str, Any]:
-    """Reads settings from a TOML file.
-
-    Raises:
-        SettingError: where the file is missing or is not TOML; it names the option that gave the path.
-    """
-    try:
-        return underscored(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SettingError(f"{option} {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise SettingError(f"{option} {path} is not TOML: {error}") from error
-
-
-def underscored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings under their own names: keys may be written as options are, with - or _."""
-    return {key.replace("-", "_"): value for key, value in values.items()}
-
-
-def continued(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
-    """Returns the settings of a run that goes on, with those given now where they may differ.
-
-    Raises:
-        SettingError: where a setting given now contradicts the run's.
-    """
-    for key, value in given.items():
-        was = getattr(config, key)
-        if key not in PretrainConfig.FREE and value != was:
-            raise SettingError(
-                f"{option_name(key)} is {value}, but the run to resume has {was}: leave it out, or choose another --out"
-            )
-    return replace(config, **{key: value for key, value in given.items() if key in PretrainConfig.FREE})
+def _differs(name: str, was: Any, now: Any) -> str:
+    """Says which setting is another than that of the run to resume."""
+    if name in PARTS and was["name"] == now["name"]:
+        key = next(key for key in now if now[key] != was.get(key))
+        return f"{name}.{key} is {now[key]}, but the run to resume has {was.get(key)}"
+    if name in PARTS:
+        was, now = was["name"], now["name"]
+    return f"--{name.replace('_', '-')} is {now}, but the run to resume has {was}"

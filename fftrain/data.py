@@ -5,10 +5,13 @@ Letters: N images, C channels, H W pixels.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +22,12 @@ from ffcore.errors import DataError, SettingError
 from ffcore.files import AnyPath, claimed, unwritten
 from ffcore.images import fit, from_array, image_size
 from ffcore.layout import TEST, TRAIN, VALIDATION, folder_name, some
-from ffmodels.registry import FOLDER
-from fftrain.config import DataConfig
-from fftrain.imagefolder import list_folder, read_folder
-from fftrain.registry import DATASETS
-from fftrain.sources import Arrays
+from ffcore.plugins import short
+from fftrain.config import DataSettings
+from fftrain.datasets.base import Arrays
+from fftrain.imagefolder import Chosen, ImageFolder, Images, Index, Labels, list_folder
+from fftrain.memory import check_memory
+from fftrain.parts import DATASETS, FOLDER, check_dataset
 
 VALIDATION_IMAGES = 5000
 # The splits are the same whatever seed a run has.
@@ -56,6 +60,8 @@ class ImageData:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """What a person has to know of how they were read."""
+    skipped: tuple[str, ...] = ()
+    """Files that could not be read and were left out."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,61 +81,148 @@ class ImageData:
         return found
 
 
-def data_folder(config: DataConfig) -> Path:
+def data_folder(config: DataSettings) -> Path:
     """Returns where data sets are kept: --data-dir, FFSTUDY_DATA, or ~/.cache/ffstudy."""
     return Path(config.data_dir or os.environ.get("FFSTUDY_DATA") or "~/.cache/ffstudy").expanduser()
 
 
-def check_name(dataset: str) -> None:
-    """Raises SettingError unless `dataset` is a name or `imagefolder:PATH`."""
-    if not dataset.startswith(FOLDER) and dataset not in DATASETS:
-        names = ", ".join(DATASETS)
-        raise SettingError(f"--dataset {dataset!r} is unknown: choose one of {names}, or {FOLDER}PATH")
+class Source(Protocol):
+    """A data set of which the labels are known before an image is read."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of its classes; none where it has no labels."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person has to know of it."""
+
+    @property
+    def skipped(self) -> list[str]:
+        """Files that could not be read and were left out."""
+
+    @property
+    def labels(self) -> Mapping[str, Labels]:
+        """Of each split that it has: `train`, `validation` or `test`."""
+
+    def read(self, chosen: Mapping[str, Chosen]) -> dict[str, tuple[Images, Labels]]:
+        """Reads images and no others.
+
+        Args:
+            chosen: name -> which of its splits, and which images of it.
+
+        Returns:
+            Name -> images uint8 [N, C, H, W] and labels.
+
+        Raises:
+            DataError: where they are of mixed sizes.
+            ImageError: where one cannot be read.
+            MemoryError: where they do not fit into what is free.
+        """
 
 
-def load_data(config: DataConfig) -> ImageData:
+def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
     """Loads a data set and splits it.
 
     Validation, where a folder has none: 5,000 training images, a tenth where the training split has fewer than 50,000;
     drawn by class, with a seed of its own. A data set without a test split gives a fifth of each class to it. `limit`
-    applies to what is left for training.
+    applies to what is left for training. All are drawn before an image is read, and no others are read.
+
+    Args:
+        config: the data set.
+        training: whether training images are read; else there are none.
 
     Raises:
         SettingError: for an unknown name.
         DataError: where the data are missing, damaged, of mixed sizes, or too few.
         ImageError: where a file of an image folder cannot be read.
+        MemoryError: where they do not fit into what is free.
     """
-    check_name(config.dataset)
+    check_dataset(config.dataset)
+    source: Source
     if config.dataset.startswith(FOLDER):
-        arrays = read_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser(), config)
+        source = ImageFolder(Path(config.dataset.removeprefix(FOLDER)).expanduser(), config)
     else:
-        arrays = _resized(DATASETS.load(config.dataset)(data_folder(config)), config)
-    train = Split(torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels))
-    if arrays.test_images is None or arrays.test_labels is None:
-        train, test = _held_out(train, max(1, len(train) // 5))
-    else:
-        test = Split(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels))
-    if arrays.validation_images is None or arrays.validation_labels is None:
-        train, validation = _held_out(train, _validation_images(len(train)))
-    else:
-        validation = Split(torch.from_numpy(arrays.validation_images), torch.from_numpy(arrays.validation_labels))
-    names, notes = arrays.class_names, list(arrays.notes)
-    for part, split in ((train, "training"), (validation, "validation"), (test, "test")):
-        lacking = [
-            name for name, count in zip(names, np.bincount(part.labels, minlength=len(names)), strict=True) if not count
-        ]
-        if not len(part) or (lacking and part is train):
-            raise DataError(
-                f"{config.dataset} has too few images to give each of training, validation and test one, and training "
-                "one of each class: add some"
-            )
-        if lacking:
-            notes.append(f"no image of {some(lacking)} in {split}")
-    if config.limit is not None:
-        train = sample(train, config.limit)
+        source = _Arrays(DATASETS.load(config.dataset).load(data_folder(config)), config)
+    chosen = {split: (split, np.arange(len(labels))) for split, labels in source.labels.items()}
+    for name in (TEST, VALIDATION):
+        if name not in chosen:
+            of_train = chosen[TRAIN][1]
+            count = max(1, len(of_train) // 5) if name == TEST else _validation_images(len(of_train))
+            kept, drawn = _drawn(source.labels[TRAIN][of_train], count)
+            chosen |= {TRAIN: (TRAIN, of_train[kept]), name: (TRAIN, of_train[drawn])}
+    names = source.class_names
+    _check(config, names, {name: source.labels[of][index] for name, (of, index) in chosen.items()})
+    of_train = chosen[TRAIN][1]
+    if not training:
+        of_train = of_train[:0]
+    elif config.limit is not None and config.limit < len(of_train):
+        of_train = of_train[_drawn(source.labels[TRAIN][of_train], config.limit)[1]]
+    read = source.read({**chosen, TRAIN: (TRAIN, of_train)})
+    labels = {name: of_read for name, (_, of_read) in read.items() if training or name != TRAIN}
+    _check(config, names if config.limit is None else (), labels)  # some may have been left out
+    lacking = {name: _lacking(names, labels[name]) for name in (VALIDATION, TEST)}
+    notes = [f"no image of {some(of_split)} in {name}" for name, of_split in lacking.items() if of_split]
+    splits = {name: Split(torch.from_numpy(images), torch.from_numpy(of)) for name, (images, of) in read.items()}
     return ImageData(
-        name=config.dataset, train=train, validation=validation, test=test, class_names=names, notes=tuple(notes)
+        name=config.dataset,
+        train=splits[TRAIN],
+        validation=splits[VALIDATION],
+        test=splits[TEST],
+        class_names=names,
+        notes=(*source.notes, *notes),
+        skipped=tuple(source.skipped),
     )
+
+
+def _check(config: DataSettings, names: Sequence[str], labels: Mapping[str, Labels]) -> None:
+    """Raises DataError where a split has no images, or training none of a class."""
+    if not all(map(len, labels.values())) or (TRAIN in labels and _lacking(names, labels[TRAIN])):
+        raise DataError(
+            f"{config.dataset} has too few images to give each of training, validation and test one, and training "
+            "one of each class: add some"
+        )
+
+
+def _lacking(names: Sequence[str], labels: Labels) -> list[str]:
+    """Returns the classes of which there is no image."""
+    there = set(labels.tolist())
+    return [name for k, name in enumerate(names) if k not in there]
+
+
+class _Arrays:
+    """A data set that lies in memory, or is mapped to it, read at the size and with the channels asked for."""
+
+    def __init__(self, arrays: Arrays, config: DataSettings) -> None:
+        found = {
+            TRAIN: (arrays.train_images, arrays.train_labels),
+            VALIDATION: (arrays.validation_images, arrays.validation_labels),
+            TEST: (arrays.test_images, arrays.test_labels),
+        }
+        self.class_names = arrays.class_names
+        self.notes = list(arrays.notes)
+        self.skipped: list[str] = []
+        self.images = {split: images for split, (images, _) in found.items() if images is not None}
+        self.labels = {split: labels for split, (_, labels) in found.items() if labels is not None}
+        _, channels, height, width = arrays.train_images.shape
+        size = config.image_size or arrays.image_size
+        self.shape = (1 if config.grayscale else channels, size or height, size or width)
+
+    def read(self, chosen: Mapping[str, Chosen]) -> dict[str, tuple[Images, Labels]]:
+        """Returns some images and their labels, resized where they are of another shape."""
+        check_memory(sum(len(index) for _, index in chosen.values()) * math.prod(self.shape), "images")
+        channels, height, width = self.shape
+        found = {}
+        for name, (split, index) in chosen.items():
+            images = self.images[split]
+            if images.shape[1:] == self.shape:
+                made = np.ascontiguousarray(images[index])
+            else:
+                made = np.empty((len(index), *self.shape), dtype=np.uint8)
+                for i, k in enumerate(index):
+                    made[i] = fit(from_array(images[k]), height=height, width=width, channels=channels)
+            found[name] = made, self.labels[split][index]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +236,7 @@ class Facts:
     test: int
 
 
-def look_at(config: DataConfig) -> Facts:
+def look_at(config: DataSettings) -> Facts:
     """Returns what `load_data` would give, without reading images where that can be had.
 
     An image folder is listed, and the size of its first image taken for that of all.
@@ -151,7 +244,7 @@ def look_at(config: DataConfig) -> Facts:
     Raises:
         SettingError, DataError, ImageError: as `load_data` does.
     """
-    check_name(config.dataset)
+    check_dataset(config.dataset)
     validation = None
     if config.dataset.startswith(FOLDER):
         listing = list_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser())
@@ -161,8 +254,8 @@ def look_at(config: DataConfig) -> Facts:
         train, validation = counts[TRAIN], counts.get(VALIDATION)
         test = counts.get(TEST) or max(1, train // 5)
         train -= 0 if TEST in counts else test
-    elif known := DATASETS[config.dataset].facts:
-        (channels, height, width), classes, (train, test) = known["shape"], known["classes"], known["images"]
+    elif (known := DATASETS.load(config.dataset)).shape is not None:
+        (channels, height, width), classes, (train, test) = known.shape, known.classes, known.images
     else:
         data = load_data(config)
         (channels, height, width), classes = data.shape, len(data.class_names)
@@ -186,45 +279,25 @@ def _validation_images(train: int) -> int:
 
 def sample(split: Split, count: int) -> Split:
     """Returns `count` images of a split, of each class its share: the same every time."""
-    return split if count >= len(split) else _held_out(split, count)[1]
+    return split if count >= len(split) else split.at(_drawn(split.labels.numpy(), count)[1])
 
 
-def _held_out(split: Split, count: int) -> tuple[Split, Split]:
-    """Draws `count` images, of each class its share; returns the rest and those drawn.
+def _drawn(labels: Labels, count: int) -> tuple[Index, Index]:
+    """Draws `count` images, of each class its share; returns the indices of the rest and of those drawn.
 
     In a random order the i-th of a class's n images stands at (i + 1/2) / n; the first `count` are drawn. Unlike
     scikit-learn's stratified split, this has an answer for every count and for classes of one image.
     """
-    labels = split.labels.numpy()
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(split))
-    place = np.empty(len(split))
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+    place = np.empty(len(labels))
     for k in np.unique(labels):
         of_class = order[labels[order] == k]
         place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
     drawn = order[np.argsort(place[order], kind="stable")[:count]]
-    kept = np.setdiff1d(np.arange(len(split)), drawn)
-    return split.at(kept), split.at(np.sort(drawn))
+    return np.setdiff1d(np.arange(len(labels)), drawn), np.sort(drawn)
 
 
-def _resized(arrays: Arrays, config: DataConfig) -> Arrays:
-    """Returns the arrays at the size and with the channels asked for."""
-    _, channels, height, width = arrays.train_images.shape
-    size = config.image_size or arrays.image_size
-    new_channels = 1 if config.grayscale else channels
-    if (size or height, size or width, new_channels) == (height, width, channels):
-        return arrays
-
-    def resize(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        made = np.empty((len(images), new_channels, size or height, size or width), dtype=np.uint8)
-        for i, image in enumerate(images):
-            made[i] = fit(from_array(image), height=made.shape[2], width=made.shape[3], channels=new_channels)
-        return made
-
-    test_images = None if arrays.test_images is None else resize(arrays.test_images)
-    return replace(arrays, train_images=resize(arrays.train_images), test_images=test_images)
-
-
-def dump_images(config: DataConfig, split: str, out: AnyPath) -> int:
+def dump_images(config: DataSettings, split: str, out: AnyPath) -> int:
     """Writes a data set as PNG files in class folders, a tree that `imagefolder:` and ffserve read.
 
     Args:
@@ -262,7 +335,8 @@ def dump_images(config: DataConfig, split: str, out: AnyPath) -> int:
                 top = whole / ("test" if name == "test" else "train") if split == "all" else whole
                 part = data.split(name)
                 for i, (image, label) in enumerate(zip(part.images.numpy(), part.labels.tolist(), strict=True)):
-                    path = top / file_name(data.class_names[label]) / f"{name}-{i:05d}.png"
+                    place = top / file_name(data.class_names[label]) if data.class_names else top
+                    path = place / f"{name}-{i:05d}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     from_array(image).save(path)
                     count += 1
@@ -278,4 +352,6 @@ def dump_images(config: DataConfig, split: str, out: AnyPath) -> int:
 
 def file_name(name: str) -> str:
     """Returns a name as part of a path: an image folder's or a class's."""
-    return folder_name(Path(name.removeprefix(FOLDER)).name if name.startswith(FOLDER) else name)
+    if name.startswith(FOLDER):
+        return folder_name(Path(name.removeprefix(FOLDER)).name)
+    return folder_name(short(name) if name.endswith(".py") else name)

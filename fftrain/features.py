@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once and cached: in memory, or where they do not fit in a mapped file.
+"""Features of a frozen encoder, computed once and cached: in memory, or where they do not fit in a mapped file.
 
 Letters: N images, B batch, F features.
 """
@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from ffcore.errors import RunError, WriteError
-from ffmodels.backbone import MLP, last_layers, layers_name
-from ffmodels.heads import Standardisation
-from ffmodels.labels import fill
+from ffmodels.encoder import Encoder
+from ffmodels.linear import Standardisation, blocks_name, last_blocks
 from fftrain.data import ImageData, Split
+from fftrain.evaluate import rows_of
+from fftrain.loader import scaled
+from fftrain.memory import check_memory, free_memory
 from fftrain.progress import Reporter
 
 ROWS = 2048
@@ -56,100 +57,127 @@ class RowReader:
 
 @dataclass(frozen=True)
 class Features:
-    """Features float32 [N, F] of the three splits, on the CPU; `reader` where they lie in a mapped file."""
+    """Features float32 [N, F] of the three splits, on the CPU; or pixels uint8, which are scaled as they are read.
+
+    Args:
+        train: of the training split.
+        validation: of that.
+        test: of that.
+        reader: of features that lie in a mapped file.
+        standard: by which pixels are standardised as they are read.
+    """
 
     train: Tensor
     validation: Tensor
     test: Tensor
     reader: RowReader | None = None
+    standard: Standardisation | None = None
 
-    def columns(self, start: int, stop: int) -> Features:
+    @classmethod
+    def of_pixels(cls, data: ImageData) -> Features:
+        """Returns the pixels, which take no memory beside the images."""
+        train, validation, test = (split.images.flatten(1) for split in (data.train, data.validation, data.test))
+        return cls(train, validation, test)
+
+    def columns(self, columns: slice) -> Features:
         """Returns a view of some features."""
-        train, validation, test = (split[:, start:stop] for split in (self.train, self.validation, self.test))
-        return Features(train, validation, test, self.reader)
+        train, validation, test = (split[:, columns] for split in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test)
 
     def gather(self, index_B: Tensor, out_BF: Tensor) -> Tensor:
         """Fills `out_BF` with these rows of the training split and returns it."""
-        if self.reader is None:
-            torch.index_select(self.train, 0, index_B, out=out_BF)
-        else:
+        if self.reader is not None:
             self.reader.read(self.train, index_B, out_BF)
+        elif self.train.dtype == torch.uint8:
+            self._scaled_(out_BF.copy_(self.train[index_B]))
+        else:
+            torch.index_select(self.train, 0, index_B, out=out_BF)
         return out_BF
 
-    def standardise_(self, *, each: bool = True) -> Standardisation:
-        """Standardises all splits in place by the training split; returns its statistics.
+    def chunks(self, split: str) -> Iterator[Tensor]:
+        """Yields the rows of `train`, `validation` or `test` in order, some at once."""
+        kept: Tensor = getattr(self, split)
+        for x_BF in torch.split(kept, min(ROWS, rows_of(kept.shape[1:]))):
+            yield self._scaled_(x_BF.float()) if kept.dtype == torch.uint8 else x_BF
 
-        Args:
-            each: divide each feature by its own deviation; else all by one, their mean square's root.
-        """
-        standardisation = Standardisation.of(self.train)
-        if not each:
-            std_F = standardisation.std_F
-            standardisation = replace(standardisation, std_F=std_F.square().mean().sqrt().expand_as(std_F))
+    def standardised(self) -> tuple[Features, Standardisation]:
+        """Standardises all splits by the training split, features in place, and returns them with its statistics."""
+        found = Standardisation.of(self.train)
+        if self.train.dtype == torch.uint8:
+            found = Standardisation(found.mean_F / 255, found.std_F / 255)
+            return replace(self, standard=found), found
         for split in (self.train, self.validation, self.test):
             for chunk in torch.split(split, ROWS):  # a mapped file is passed over once
-                standardisation.apply_(chunk)
-        return standardisation
+                found.apply_(chunk)
+        return self, found
+
+    def _scaled_(self, pixels_BF: Tensor) -> Tensor:
+        pixels_BF.div_(255)
+        return pixels_BF if self.standard is None else self.standard.apply_(pixels_BF)
 
 
-def name_of(layers: Sequence[int]) -> str:
-    """Names a choice of layers; none of them means pixels."""
-    return layers_name(layers) if layers else "pixels"
+def name_of(blocks: Sequence[int]) -> str:
+    """Names a choice of blocks; none of them means pixels."""
+    return blocks_name(blocks) if blocks else "pixels"
 
 
-def choices(depth: int) -> list[tuple[int, ...]]:
-    """Returns the choices of layers that are probed: each by itself, and the last three together."""
-    single: list[tuple[int, ...]] = [(i,) for i in range(depth)]
-    return [*single, last_layers(depth)] if depth > 1 else single
+def choices(encoder: Encoder | None) -> list[tuple[int, ...]]:
+    """Returns the choices of blocks that are read: each by itself, and the last three together; of pixels, one."""
+    if encoder is None:
+        return [()]
+    count = len(encoder.dims)
+    single: list[tuple[int, ...]] = [(i,) for i in range(count)]
+    return [*single, last_blocks(count)] if count > 1 else single
+
+
+def columns_of(encoder: Encoder | None, blocks: Sequence[int]) -> slice:
+    """Returns where the features of a choice of blocks stand among those of all; of pixels, everywhere."""
+    if encoder is None:
+        return slice(None)
+    return slice(sum(encoder.dims[: blocks[0]]), sum(encoder.dims[: blocks[-1] + 1]))
 
 
 def feature_memory(gib: float | None) -> float:
     """Returns how many bytes cached features may take: what is given in GiB, or half of what is free."""
-    half: float = psutil.virtual_memory().available / 2
-    return half if gib is None else gib * 2**30
+    return free_memory() / 2 if gib is None else gib * 2**30
+
+
+def rows_at_once(encoder: Encoder) -> int:
+    """Returns how many images are read at once: as many as their activations leave memory for."""
+    return rows_of(encoder.backbone.shape, *(block.shape for block in encoder.backbone.info))
 
 
 @contextmanager
 def extract(
-    backbone: MLP | None,
+    encoder: Encoder,
     data: ImageData,
-    slot: str,
-    slot_classes: int,
     device: torch.device,
     reporter: Reporter,
     *,
     memory: float,
     folder: Path,
 ) -> Iterator[Features]:
-    """Gives the normalised activations of all layers side by side, or the pixels where there is no backbone.
+    """Gives the features of all blocks side by side.
 
     Features that take more than `memory` bytes lie in a mapped file in `folder` that has no name, so that nothing is
     left of it however the process ends. What is computed from them is the same, bit for bit.
 
     Raises:
+        MemoryError: where they do not fit into what is free.
         RunError: where that file does not fit on the disk.
     """
-    if backbone is not None:
-        backbone.to(device)
-
-    def rows(images_BCHW: Tensor) -> Tensor:
-        images_BCHW = images_BCHW.to(device).float() / 255
-        if backbone is None:
-            return images_BCHW.flatten(1)
-        return backbone.features(fill(images_BCHW, slot_classes, slot))
-
+    at_once = rows_at_once(encoder)
     with ExitStack() as stack:
         splits: list[Split] = [data.train, data.validation, data.test]
         with torch.no_grad():
-            width = rows(data.train.images[:1]).shape[1]
+            width = sum(encoder.to(device).dims)
             count = width * sum(map(len, splits))
             storage, reader = stack.enter_context(allocate(count, folder if 4 * count > memory else None))
             parts = [part.view(-1, width) for part in torch.split(storage, [width * len(split) for split in splits])]
-            what = "reading pixels" if backbone is None else "extracting features"
-            starts = [(i, start) for i, split in enumerate(splits) for start in range(0, len(split), ROWS)]
-            for i, start in reporter.track(starts, len(starts), what):
-                part = parts[i][start : start + ROWS]
-                part.copy_(rows(splits[i].images[start : start + ROWS]))
+            starts = [(i, start) for i, split in enumerate(splits) for start in range(0, len(split), at_once)]
+            for i, start in reporter.track(starts, len(starts), "extracting features"):
+                part, images = (values[start : start + at_once] for values in (parts[i], splits[i].images))
+                torch.cat([x.cpu() for x in encoder(scaled(images.to(device)))], 1, out=part)
         yield Features(parts[0], parts[1], parts[2], reader)
 
 
@@ -158,9 +186,11 @@ def allocate(count: int, folder: Path | None) -> Iterator[tuple[Tensor, RowReade
     """Gives float32 [count], in memory or in a mapped file in `folder` with what reads its rows.
 
     Raises:
+        MemoryError: where it does not fit into what is free.
         RunError: where the file does not fit on the disk.
     """
     if folder is None:
+        check_memory(4 * count, "features")
         yield torch.empty(count), None
         return
     with _nameless(folder, 4 * count) as file, ThreadPoolExecutor(READERS) as pool:

@@ -5,7 +5,8 @@ Letters: N images, C channels, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import DataError, ImageError
+from ffcore.folders import is_hidden
 from ffcore.images import fit, image_size, read_picture
+from ffcore.layout import SPLITS as SPLIT_NAMES
 from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, images_in, look, some
 from ffcore.machine import cores
 from ffcore.tally import Tally
-from ffmodels.registry import FOLDER
-from fftrain.config import DataConfig
-from fftrain.sources import Arrays
+from fftrain.config import DataSettings
+from fftrain.memory import check_memory
+from fftrain.parts import FOLDER
 
 SPLITS = (TRAIN, VALIDATION, TEST)
+# Files that cannot be read, named in an error.
+NAMED = 20
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Index = npt.NDArray[np.int64]
+Chosen = tuple[str, Index]
+"""Of which split, and which of its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +41,7 @@ class Listing:
     """The files of an image folder.
 
     Args:
-        class_names: of all splits, sorted.
+        class_names: of all splits, sorted; none where there are no two.
         files: `train`, and what else the folder has of `validation` and `test` -> the files of each class.
         notes: what a person has to know of how the folder was understood.
     """
@@ -43,19 +54,23 @@ class Listing:
 def list_folder(folder: Path) -> Listing:
     """Lists PATH/CLASS/*, or PATH/train/CLASS/* with PATH/val/CLASS/* and PATH/test/CLASS/* or one of them.
 
+    Images of one folder, or of splits without class folders, have no classes: they are trained on without labels.
+
     Raises:
         DataError: where it cannot be told what the folder holds, or a class has no images for training.
         ImageError: where a folder cannot be listed.
     """
     if not folder.is_dir():
-        raise DataError(f"{FOLDER}{folder} is no folder: name one that holds a folder of images for each class")
+        raise DataError(
+            f"{FOLDER}{folder} is no folder: name one that holds images, or a folder of them for each class"
+        )
     left_out = Tally()
-    layout = look(folder, left_out)
+    if places := _without_classes(folder):
+        layout = Layout(splits={split: {"": [place]} for split, place in places.items()}, folders=places)
+    else:
+        layout = look(folder, left_out)
     names = tuple(layout.splits[TRAIN])
     place = layout.folders[TRAIN]
-    if len(names) < 2:
-        inside = f"; it holds {some(names)}" if names else ""
-        raise DataError(f"{place} holds {len(names)} class folders: at least 2 are needed, one for each class{inside}")
     for split, classes in layout.splits.items():
         if unknown := [name for name in classes if name not in names]:
             raise DataError(f"{layout.folders[split]} has the class {unknown[0]!r}, which {place} lacks")
@@ -64,10 +79,31 @@ def list_folder(folder: Path) -> Listing:
         for split, classes in layout.splits.items()
     }
     if empty := [name for name, found in zip(names, files[TRAIN], strict=True) if not found]:
-        raise DataError(f"{place / empty[0]} holds no images: each class needs some to train on")
+        raise DataError(
+            f"{place / empty[0]} holds no images: {'each class needs' if empty[0] else 'it needs'} some to train on"
+        )
     if none := [str(layout.folders[split]) for split, groups in files.items() if not any(groups)]:
         raise DataError(f"{none[0]} holds no images: each split needs some")
-    return Listing(class_names=names, files=files, notes=tuple(_notes(folder, layout, left_out)))
+    class_names = names if len(names) > 1 else ()
+    return Listing(class_names=class_names, files=files, notes=tuple(_notes(folder, layout, left_out)))
+
+
+def _without_classes(folder: Path) -> dict[str, Path]:
+    """Returns the folder of each split where images lie in these themselves; none where there are class folders."""
+    inside = _folders(folder)
+    if not inside:
+        return {TRAIN: folder}
+    splits = {SPLIT_NAMES.get(path.name.casefold(), ""): path for path in inside}
+    whole = TRAIN in splits and "" not in splits and len(splits) == len(inside)
+    return {} if not whole or any(map(_folders, inside)) else splits
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Returns the folders in a folder. Raises DataError where it cannot be listed."""
+    try:
+        return [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({(error.strerror or str(error)).lower()})") from error
 
 
 def _notes(folder: Path, layout: Layout, left_out: Tally) -> Iterator[str]:
@@ -76,57 +112,118 @@ def _notes(folder: Path, layout: Layout, left_out: Tally) -> Iterator[str]:
     if places.keys() == {TRAIN}:
         place = layout.folders[TRAIN]
         where = "" if place == folder else f" in {place.name}/"
-        yield f"{folder.name}: {len(layout.splits[TRAIN])} classes{where}: {some(layout.splits[TRAIN])}"
+        names = [*layout.splits[TRAIN]]
+        said = f"{len(names)} classes{where}: {some(names)}" if len(names) > 1 else f"no classes{where}"
+        yield f"{folder.name}: {said}"
     else:
         drawn = [split for split in SPLITS if split not in places]
         rest = f"; {' and '.join(drawn)} is drawn from {layout.folders[TRAIN].name}/" if drawn else ""
-        yield f"{folder.name}: {', '.join(places.values())}{rest}"
+        none = "; no classes" if len(layout.splits[TRAIN]) < 2 else ""
+        yield f"{folder.name}: {', '.join(places.values())}{rest}{none}"
     yield from (f"left out, {line}" for line in left_out.lines())
 
 
-def read_folder(folder: Path, config: DataConfig) -> Arrays:
-    """Reads an image folder. Raises as `list_folder` does, and ImageError where an image cannot be read."""
-    listing = list_folder(folder)
-    files = [file for groups in listing.files.values() for group in groups for file in group]
-    height, width = _common_size(files, config)
-    said = Tally()
-    read = {split: _read_files(groups, height, width, config, said) for split, groups in listing.files.items()}
-    train, validation, test = read[TRAIN], read.get(VALIDATION), read.get(TEST)
-    return Arrays(
-        train_images=train[0],
-        train_labels=train[1],
-        validation_images=validation and validation[0],
-        validation_labels=validation and validation[1],
-        test_images=test and test[0],
-        test_labels=test and test[1],
-        class_names=listing.class_names,
-        notes=(*listing.notes, *said.lines()),
-    )
+class ImageFolder:
+    """An image folder, of which the images that are wanted are read.
 
+    Raises as `list_folder` does.
+    """
 
-def _common_size(files: Sequence[str], config: DataConfig) -> tuple[int, int]:
-    """Returns the size to read at: --image-size, or the one that all files share."""
-    if config.image_size is not None:
-        return config.image_size, config.image_size
-    with ThreadPoolExecutor(cores()) as pool:
-        sizes = list(pool.map(image_size, files))
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            raise DataError(
-                f"images differ in size ({Path(files[0]).name} has {sizes[0][1]}x{sizes[0][0]} pixels, "
-                f"{Path(file).name} {size[1]}x{size[0]}): set --image-size"
+    def __init__(self, folder: Path, config: DataSettings) -> None:
+        listing = list_folder(folder)
+        self.folder = folder
+        self.config = config
+        self.class_names = listing.class_names
+        self.notes = list(listing.notes)
+        self.skipped: list[str] = []
+        self.files = {split: [file for group in groups for file in group] for split, groups in listing.files.items()}
+        self.labels: dict[str, Labels] = {
+            split: np.repeat(np.arange(len(groups)), [len(group) for group in groups]).astype(np.int64)
+            for split, groups in listing.files.items()
+        }
+
+    def read(self, chosen: Mapping[str, Chosen]) -> dict[str, tuple[Images, Labels]]:
+        """Reads some images, those that cannot be read left out where the settings say so.
+
+        Raises:
+            DataError: where they differ in size and none is asked for.
+            ImageError: where some cannot be read: it names them.
+            MemoryError: where they do not fit into what is free.
+        """
+        files = {name: [self.files[split][i] for i in index] for name, (split, index) in chosen.items()}
+        every = [file for of_part in files.values() for file in of_part]
+        height, width = self._common_size(every)
+        channels = 1 if self.config.grayscale else 3
+        check_memory(len(every) * channels * height * width, f"images of {self.folder.name}")
+        said, broken = Tally(), dict[str, str]()
+        found = {}
+        for name, (split, index) in chosen.items():
+            images = np.empty((len(index), channels, height, width), dtype=np.uint8)
+            bad = _read_files(files[name], images, said)
+            broken |= bad
+            labels = self.labels[split][index]
+            if bad and self.config.skip_bad:
+                kept = np.asarray([file not in bad for file in files[name]])
+                images, labels = images[kept], labels[kept]
+            found[name] = images, labels
+        if broken:
+            self._leave_out(broken, len(every))
+        self.notes += said.lines()
+        return found
+
+    def _leave_out(self, broken: Mapping[str, str], count: int) -> None:
+        """Records the files that cannot be read. Raises ImageError, which names them, unless they may be left out."""
+        names = [os.path.relpath(file, self.folder) for file in broken]
+        if not self.config.skip_bad:
+            named = ", ".join(map(repr, names[:NAMED])) + (f" and {len(names) - NAMED} more" if names[NAMED:] else "")
+            raise ImageError(
+                f"{len(names)} of {count} images in {self.folder} cannot be read, the first: "
+                f"{next(iter(broken.values()))}; mend or delete {named}, or leave them out with --skip-bad"
             )
-    return sizes[0]
+        self.skipped = sorted(names)
+        self.notes.append(f"left out, cannot be read: {len(names)} ({some(self.skipped)})")
+
+    def _common_size(self, files: Sequence[str]) -> tuple[int, int]:
+        """Returns the size to read at: --image-size, or the one that all files share."""
+        if self.config.image_size is not None:
+            return self.config.image_size, self.config.image_size
+        with ThreadPoolExecutor(cores()) as pool:
+            found = zip(files, pool.map(_size, files), strict=True)
+            sizes = [
+                (file, size) for file, size in found if size is not None
+            ]  # the others are named when they are read
+        if not sizes:
+            image_size(files[0])  # says what is wrong
+        first, (height, width) = sizes[0]
+        for file, size in sizes:
+            if size != (height, width):
+                raise DataError(
+                    f"images differ in size ({Path(first).name} has {width}x{height} pixels, "
+                    f"{Path(file).name} {size[1]}x{size[0]}): set --image-size"
+                )
+        return height, width
 
 
-def _read_files(
-    groups: Sequence[Sequence[str]], height: int, width: int, config: DataConfig, said: Tally
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Reads every file of every class; ImageError counts all that cannot be read and names the first."""
-    channels = 1 if config.grayscale else 3
-    files = [file for group in groups for file in group]
-    labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    images = np.empty((len(files), channels, height, width), dtype=np.uint8)
+def _size(file: str) -> tuple[int, int] | None:
+    """Returns the height and width of an image; None where it cannot be read."""
+    try:
+        return image_size(file)
+    except ImageError:
+        return None
+
+
+def _read_files(files: Sequence[str], images: Images, said: Tally) -> dict[str, str]:
+    """Reads files into an array.
+
+    Args:
+        files: N of them.
+        images: uint8 [N, C, H, W], filled.
+        said: what is to be said of them is added.
+
+    Returns:
+        Of each file that cannot be read, what is wrong.
+    """
+    _, channels, height, width = images.shape
 
     def read(i: int) -> tuple[str, str]:
         """Returns what is wrong with a file, and what is to be said of it."""
@@ -140,13 +237,11 @@ def _read_files(
             return "", "of one colour all over (transparency is laid over black)"
         return "", "nearly black, for 16 bits of which few are used" if dim else ""
 
-    broken = []
+    broken = {}
     with ThreadPoolExecutor(cores()) as pool:
         for file, (wrong, word) in zip(files, pool.map(read, range(len(files))), strict=True):
             if wrong:
-                broken.append(wrong)
+                broken[file] = wrong
             elif word:
                 said.add(f"images {word}", file)
-    if broken:
-        raise ImageError(f"{len(broken)} of {len(files)} images cannot be read, the first: {broken[0]}")
-    return images, labels.astype(np.int64)
+    return broken

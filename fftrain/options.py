@@ -1,18 +1,29 @@
-"""Command-line options made from settings: one dataclass field is an option, its help, its default and its check."""
+"""Command-line options made from settings: one field is an option, its help, its default and its check."""
 
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from fftrain.config import Settings, option_name
-from fftrain.registry import DATASETS
+from ffcore.errors import SettingError
+from ffcore.plugins import trust
+from ffcore.settings import Settings
+from fftrain.parts import DATASETS, PARTS
+
+# Options of version 0.1 -> what is written instead.
+GONE = {
+    "task": "--view {}",
+    "width": "backbone.width={}",
+    "depth": "backbone.depth={}",
+    "normalisation": "backbone.between={}",
+    "goodness": "method.goodness={}",
+    "threshold": "method.threshold={}",
+    "slot": "--reading {}",
+}
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Processes = Annotated[
@@ -28,16 +39,38 @@ Moved = Annotated[
 ]
 
 
-def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
-    """Gives a command one option for each setting, with its help, default and legal values.
+def _trusted(names: list[str] | None) -> list[str] | None:
+    """Lets code outside the package be run that a person named."""
+    for name in names or ():
+        trust(name)
+    return names
 
-    The command takes them as keyword arguments; those that were not given are None.
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-plugin",
+        metavar="NAME",
+        help="Run this code outside the package, as a run names it.",
+        callback=_trusted,
+        show_default=False,
+    ),
+]
+
+
+def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Gives a command one option for each setting that is no part, with its help, default and legal values.
+
+    The command takes them as keyword arguments; those that were not given are None. Options of earlier versions are
+    taken too, unseen, and refused by `without_gone`.
     """
 
     def decorate(command: Any) -> Any:
-        hints = get_type_hints(settings)
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        added = [_option(f, hints[f.name]) for f in fields(settings) if f.name not in leave_out]
+        names = [name for name in settings.model_fields if name not in (*leave_out, *PARTS)]
+        added = [_option(name, settings.model_fields[name]) for name in names]
+        taken = {*(p.name for p in own), *names}
+        added += [_gone(name) for name in GONE if name not in taken]
         command.__signature__ = inspect.Signature([*own, *added])
         command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
         return command
@@ -45,33 +78,50 @@ def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> 
     return decorate
 
 
+def without_gone(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that were given. Raises SettingError for one of version 0.1: it names its successor."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name in GONE:
+            raise SettingError(f"--{name} is gone: write {GONE[name].format(given[name])}")
+    return given
+
+
 def meanings(tables: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns what stands at the end of a command's help: a line for each name of some options, with what it means.
 
     Args:
-        tables: option -> names -> a few words, or a registry's entry.
+        tables: option -> names -> a few words.
     """
     parts = []
     for option, names in tables.items():
         width = max(map(len, names)) + 2
-        lines = [f"  {name:<{width}}{getattr(about, 'about', about)}" for name, about in names.items()]
+        lines = [f"  {name:<{width}}{about}" for name, about in names.items()]
         parts.append("\n".join(["\b", f"{option}:", *lines]))
     return "\n\n".join(parts)
 
 
-def _option(f: Any, hint: Any) -> inspect.Parameter:
+def _option(name: str, field: Any) -> inspect.Parameter:
     """Returns a setting as a Typer option that is None unless given."""
-    text = f.metadata["help"]
-    kind = next(k for k in (hint.__args__ if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None))
-    legal = DATASETS if f.name == "dataset" else f.metadata["legal"]
+    text = field.description or ""
+    kinds = [k for k in (get_args(field.annotation) or (field.annotation,)) if k is not type(None)]
+    if get_origin(kinds[0]) is Literal:
+        kinds = [value for kind in kinds for value in get_args(kind)]
+    legal = DATASETS if name == "dataset" else [value for value in kinds if isinstance(value, str)]
+    kind = str if legal else kinds[0]
     text, *default_words = text.split(" [default: ")  # names stand before the default
     text += f" [{'|'.join(legal)}]" if legal else ""
     text += "".join(f" [default: {words}" for words in default_words)
-    name = option_name(f.name)
-    default = f.default
+    option = "--" + name.replace("_", "-")
+    default = field.default
     if kind is bool:
-        both = (f"--no-{name[2:]}", name)
-        default, name = both[f.default], f"{name}/{both[0]}"
+        both = (f"--no-{option[2:]}", option)
+        default, option = both[default], f"{option}/{both[0]}"
     text += f" [default: {default}]" if default is not None else ""
-    annotation: Any = Annotated[kind | None, typer.Option(name, help=text, show_default=False)]
-    return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    annotation: Any = Annotated[kind | None, typer.Option(option, help=text, show_default=False)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _gone(name: str) -> inspect.Parameter:
+    annotation: Any = Annotated[str | None, typer.Option(f"--{name}", hidden=True)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from ffcore.errors import DataError, RunError
-from ffmodels.checkpoint import read_config
-from ffmodels.registry import FOLDER
-from fftrain.config import DataConfig, ProbeConfig
-from fftrain.data import ImageData, check_name, load_data
-from fftrain.registry import DATASETS
+from ffmodels.run import Run
+from fftrain.config import DataSettings, ProbeConfig
+from fftrain.data import ImageData, load_data
+from fftrain.parts import DATASETS, FOLDER, check_dataset
 from fftrain.run import RunFolder, held_out_digest
 
-Config = TypeVar("Config", bound=DataConfig)
+Config = TypeVar("Config", bound=DataSettings)
 
 
 def data_of(
@@ -24,7 +23,7 @@ def data_of(
     *,
     dataset: str | None = None,
     data_dir: str | None = None,
-    load: Callable[[DataConfig], ImageData] = load_data,
+    load: Callable[[DataSettings], ImageData] = load_data,
 ) -> ImageData:
     """Returns what a run was trained on, under the name that the run knows it by.
 
@@ -44,7 +43,7 @@ def data_of(
 
 
 def to_probe(
-    run: Path, config: ProbeConfig, data: ImageData | None, load: Callable[[DataConfig], ImageData]
+    run: Path, config: ProbeConfig, data: ImageData | None, load: Callable[[DataSettings], ImageData]
 ) -> tuple[ProbeConfig, ImageData]:
     """Returns the settings with the data set's name, and what a run is probed on: its own data or others.
 
@@ -61,16 +60,19 @@ def to_probe(
         RunError, DataError, ImageError, SettingError: as `found_at`, `load_data` and `recognised` do.
     """
     trained = RunFolder(run).read_config()
-    config = replace(config, dataset=config.dataset or (trained.dataset if data is None else data.name))
+    config = config.changed(dataset=config.dataset or (trained.dataset if data is None else data.name))
     own = config.dataset == trained.dataset
     if own:
-        size, gray = config.image_size or trained.image_size, config.grayscale or trained.grayscale
-        config = replace(config, image_size=size, grayscale=gray)
+        config = config.changed(
+            image_size=config.image_size or trained.image_size,
+            grayscale=config.grayscale or trained.grayscale,
+            skip_bad=config.skip_bad or trained.skip_bad,
+        )
     if data is not None:
         return config, recognised(run, data, other=not own)
     data = recognised(run, load(found_at(run, config, data_dir=config.data_dir) if own else config), other=not own)
-    same = data.name == read_config(run)["data"]["name"]
-    return replace(config, dataset=trained.dataset if same else config.dataset), data
+    same = data.name == Run.load(run).data["name"]
+    return config.changed(dataset=trained.dataset if same else config.dataset), data
 
 
 def found_at(run: Path, config: Config, dataset: str | None = None, data_dir: str | None = None) -> Config:
@@ -89,8 +91,8 @@ def found_at(run: Path, config: Config, dataset: str | None = None, data_dir: st
     """
     name = dataset or config.dataset
     if dataset is not None:
-        check_name(name)
-    elif not name.startswith(FOLDER) and name not in DATASETS:
+        check_dataset(name)
+    elif not name.startswith(FOLDER) and not DATASETS.knows(name):
         raise RunError(
             f"{run} was trained on {name!r}, arrays that were handed over in Python: hand them over again there, "
             "as in evaluate_run(run, data=...)"
@@ -106,7 +108,7 @@ def found_at(run: Path, config: Config, dataset: str | None = None, data_dir: st
                 f"--dataset {FOLDER}PATH or --data-dir"
             )
         name = f"{FOLDER}{folder}"
-    return replace(config, dataset=name, data_dir=data_dir or config.data_dir)
+    return config.changed(dataset=name, data_dir=data_dir or config.data_dir)
 
 
 def recognised(run: Path, data: ImageData, *, other: bool = False) -> ImageData:
@@ -121,16 +123,14 @@ def recognised(run: Path, data: ImageData, *, other: bool = False) -> ImageData:
         RunError: where images have another shape than those that the run was trained on; where they have changed
             since; where they are another data set, and may not be.
     """
-    trained = read_config(run)["data"]
+    trained = Run.load(run).data
     if list(data.shape) != list(trained["shape"]):
         c, h, w = trained["shape"]
         raise RunError(
             f"{run} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
             f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
         )
-    known = trained.get("digest", "")  # which runs of the first versions lack
-    alike = known == held_out_digest(data) if known else data.name == trained["name"]
-    if alike and list(data.class_names) == trained["class_names"]:
+    if trained.get("digest") == held_out_digest(data) and list(data.class_names) == trained["class_names"]:
         return replace(data, name=trained["name"])
     if data.name == trained["name"]:
         raise RunError(

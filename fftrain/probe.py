@@ -1,4 +1,4 @@
-"""Linear probes: features of the frozen backbone, extracted once, and linear classifiers trained on them.
+"""Linear probes: features of the frozen encoder, extracted once, and linear classifiers trained on them.
 
 All settings of a probe are trained in one pass over the features; validation chooses one; the test split is read
 once, by that one. The baselines `raw` (pixels) and `random` (the backbone before training) are probed alike.
@@ -12,8 +12,8 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
+from ffcore.errors import SettingError
 from ffcore.files import AnyPath, sha256, write_json
-from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, read_config, save_weights
-from ffmodels.heads import LinearHead, Standardisation
-from ffmodels.registry import FOLDER
+from ffmodels.encoder import Encoder
+from ffmodels.linear import LinearHead, Standardisation
+from ffmodels.run import BACKBONE_FILE, Run, save_weights
 from fftrain.baselines import Baselines
 from fftrain.config import ProbeConfig
 from fftrain.data import ImageData, file_name, load_data
-from fftrain.evaluate import default_slot, load_together, make_task, pretext_data
-from fftrain.features import ROWS, Features, choices, extract, feature_memory, name_of
+from fftrain.evaluate import load_together, pretext_data, view_of
+from fftrain.features import Features, choices, columns_of, extract, feature_memory, name_of
 from fftrain.own import to_probe
+from fftrain.parts import FOLDER
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
 
@@ -51,9 +53,9 @@ def probe_run(
     baselines: AnyPath | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Probes every layer of a run's frozen backbone and its last three together, beside the two baselines.
+    """Probes every block of a run's frozen backbone and its last three together, beside the two baselines.
 
-    Writes probes/DATASET-SLOT/LAYERS.safetensors with LAYERS.json, results.json beside them, and the run's
+    Writes probes/DATASET-READING/BLOCKS.safetensors with BLOCKS.json, results.json beside them, and the run's
     results.json. Several processes share out the probes: every process calls this, and the figures are those of one.
 
     Args:
@@ -65,7 +67,7 @@ def probe_run(
         reporter: what a person sees.
 
     Returns:
-        {"dataset", "slot", "target", "config", "seconds", "rows": [{"source", "layers", "validation", "test",
+        {"dataset", "reading", "target", "config", "seconds", "rows": [{"source", "blocks", "validation", "test",
         "settings", "grid"}]}, accuracies 0 to 1.
 
     Raises:
@@ -95,77 +97,81 @@ def _probe(
     if accelerator is not None:
         process, processes = accelerator.process_index, accelerator.num_processes
         main, device = accelerator.is_main_process, accelerator.device
-    folder = RunFolder(run)
+    folder, found = RunFolder(run), Run.load(run)
     trained = folder.read_config()
-    networks = {"raw": None, "random": load_backbone(run, untrained=True), trained.method: load_backbone(run)}
+    encoder = found.encoder(config.reading)
+    reading = encoder.reading
+    networks = {"random": found.encoder(reading, untrained=True), trained.label: encoder}
+    encoders: dict[str, Encoder | None] = {"raw": None, **networks}
     load = load_data if accelerator is None else partial(load_together, accelerator=accelerator)
     config, data = to_probe(run, config, data, load)
     for text in data.notes if data.name != trained.dataset else ():
         reporter.note(text)
     if config.target == "pretext":
-        data = pretext_data(make_task(trained, data.class_names), data)
-    slot = config.slot or default_slot(trained.method)
-    config = replace(config, slot=slot)
-    slot_classes = len(read_config(run)["task"]["class_names"])
-    asked = "" if config.target == "class" else f"-{trained.task}"
-    out = run / "probes" / f"{place_name(data.name)}-{slot}{asked}"
+        data = pretext_data(found, data)
+    if not data.class_names:
+        made = ", or on what the view makes (--target pretext)" if view_of(found).pretext else ""
+        raise SettingError(
+            f"{data.name} has no classes to tell apart: probe on a labelled data set of this shape (--dataset){made}"
+        )
+    config = config.changed(reading=reading)
+    asked = "" if config.target == "class" else f"-{file_name(trained.view.part_name)}"
+    out = run / "probes" / f"{place_name(data.name)}-{reading}{asked}"
     about = {
         "dataset": data.name,
-        "slot": slot,
+        "reading": reading,
         "target": config.target,
-        "slot_classes": slot_classes,
         "backbone_sha256": sha256(run / BACKBONE_FILE),
         "class_names": list(data.class_names),
     }
-    shared = Baselines(baselines, run, data, config, slot_classes, GRID) if baselines is not None else None
+    shared = Baselines(baselines, found, data, config, GRID) if baselines is not None else None
     memory = feature_memory(config.feature_memory) / processes
 
-    jobs = [(s, n) for s, network in networks.items() for n in (choices(network.config.depth) if network else [()])]
-    width = read_config(run)["model"]["width"]
-    widths = [len(layers) * width or math.prod(data.shape) for _, layers in jobs]
+    jobs = [(source, blocks) for source, encoder in encoders.items() for blocks in choices(encoder)]
+    widths = [sum(networks[s].dims[i] for i in blocks) if blocks else math.prod(data.shape) for s, blocks in jobs]
     rows: dict[int, dict[str, Any]] = {}
     mine = range(process, len(jobs), processes)
     if shared is not None:
-        rows = {i: row for i in mine if jobs[i][0] != trained.method and (row := shared.read(*jobs[i]))}
+        rows = {i: row for i in mine if jobs[i][0] != trained.label and (row := shared.read(*jobs[i]))}
     todo = [i for i in mine if i not in rows]
 
     def measure(source: str, wanted: Sequence[int]) -> None:
-        network = networks[source]
-        with extract(network, data, slot, slot_classes, device, reporter, memory=memory, folder=run) as features:
+        encoder = encoders[source]
+        with (
+            nullcontext(Features.of_pixels(data))
+            if encoder is None
+            else extract(encoder, data, device, reporter, memory=memory, folder=run)
+        ) as features:
+            standardisation = Standardisation.none(features.train.shape[1])
             if config.standardise:
-                standardisation = features.standardise_()
-            else:
-                standardisation = Standardisation.none(features.train.shape[1])
+                features, standardisation = features.standardised()
             for i in wanted:
-                layers = jobs[i][1]
-                start, stop = 0, features.train.shape[1]
-                if network is not None:
-                    start, stop = layers[0] * network.config.width, (layers[-1] + 1) * network.config.width
-                name = name_of(layers)
+                blocks = jobs[i][1]
+                columns, name = columns_of(encoder, blocks), name_of(blocks)
                 what = f"{todo.index(i) + 1}/{len(todo)} {out.name}, {source} {name}"
-                part = features.columns(start, stop)
+                part = features.columns(columns)
                 # A probe takes as long as its features are wide.
                 ahead = sum(widths[j] for j in todo if j > i) / widths[i]
-                head, found = fit(part, data, config, device, reporter, what, ahead=config.epochs * ahead)
-                rows[i] = {"source": source, "layers": name, **found}
-                if source == trained.method:
-                    folding = Standardisation(standardisation.mean_F[start:stop], standardisation.std_F[start:stop])
+                head, reached = fit(part, data, config, device, reporter, what, ahead=config.epochs * ahead)
+                rows[i] = {"source": source, "blocks": name, **reached}
+                if source == trained.label:
+                    folding = Standardisation(standardisation.mean_F[columns], standardisation.std_F[columns])
                     folded = LinearHead.folded(head.linear.weight, head.linear.bias, folding)
-                    write_json(out / f"{name}.json", {**about, "layers": list(layers), **found})
+                    write_json(out / f"{name}.json", {**about, "blocks": list(blocks), "source": source, **reached})
                     save_weights(folded, out / f"{name}.safetensors")
                 elif shared is not None:
-                    shared.write(layers, rows[i])
+                    shared.write(blocks, rows[i])
 
-    for source in networks:
+    for source in encoders:
         if wanted := [i for i in todo if jobs[i][0] == source]:
             measure(source, wanted)
     if processes > 1:
         rows = dict(gather_object([*rows.items()]))
     result = {
         "dataset": data.name,
-        "slot": slot,
+        "reading": reading,
         "target": config.target,
-        "config": asdict(config),
+        "config": config.to_dict(),
         "seconds": time.perf_counter() - began,
         "rows": [rows[i] for i in range(len(jobs))],
     }
@@ -198,7 +204,7 @@ def fit(
     A step gathers its rows into one small buffer that stays in the processor's cache for both products.
 
     Args:
-        features: of the three splits, standardised where that is wanted.
+        features: of the three splits, standardised where that is wanted, or the pixels.
         data: the class labels.
         config: epochs, batch size and seed.
         device: where the classifiers are trained.
@@ -236,13 +242,13 @@ def fit(
                 optimizer.step()
             schedule.step()
         validation = [
-            accuracy(w, b, features.validation, data.validation.labels, device)
+            accuracy(w, b, features.chunks("validation"), data.validation.labels, device)
             for w, b in zip(weights, biases, strict=True)
         ]
         best = int(np.argmax(validation))
         head = LinearHead(F, K)
         head.load_state_dict({"linear.weight": weights[best].cpu(), "linear.bias": biases[best].cpu()})
-        test = accuracy(weights[best], biases[best], features.test, data.test.labels, device)
+        test = accuracy(weights[best], biases[best], features.chunks("test"), data.test.labels, device)
     found = {
         "validation": validation[best],
         "test": test,
@@ -254,9 +260,9 @@ def fit(
     return head, found
 
 
-def accuracy(weight_KF: Tensor, bias_K: Tensor, features_NF: Tensor, labels_N: Tensor, device: torch.device) -> float:
-    """Returns the share of right classes, 0 to 1."""
-    predicted = [
-        functional.linear(x.to(device), weight_KF, bias_K).argmax(-1).cpu() for x in torch.split(features_NF, ROWS)
-    ]
+def accuracy(
+    weight_KF: Tensor, bias_K: Tensor, chunks_BF: Iterable[Tensor], labels_N: Tensor, device: torch.device
+) -> float:
+    """Returns the share of right classes, 0 to 1, of a split's features, given some rows at once."""
+    predicted = [functional.linear(x.to(device), weight_KF, bias_K).argmax(-1).cpu() for x in chunks_BF]
     return (torch.cat(predicted) == labels_N).double().mean().item()

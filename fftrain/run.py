@@ -1,6 +1,7 @@
 """The run folder: where everything about one training lies, each file written whole or not at all.
 
-config.json, metrics.jsonl, backbone.safetensors, samples.npz, results.json, probes/, checkpoint/epoch-NNNNN/.
+config.json, metrics.jsonl, backbone.safetensors, heads.safetensors, samples.npz, results.json, probes/,
+checkpoint/epoch-NNNNN/.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from ffcore.errors import FFStudyError, RunError, WriteError
+from ffcore.errors import FFStudyError, RunError, SettingError, WriteError
 from ffcore.files import LOCK_FILE, AnyPath, claimed, read_json, replacing, write_json, write_text
 from ffcore.machine import machine
-from ffmodels.backbone import BackboneConfig
-from ffmodels.checkpoint import CONFIG_FILE, read_config
-from fftrain.config import PretrainConfig
+from ffmodels.run import CONFIG_FILE, LAYOUT, SAMPLES_FILE, Run
+from fftrain.config import RunConfig
 from fftrain.data import ImageData, sample
-from fftrain.pretext import Task
 
-SAMPLES, SAMPLES_FILE = 64, "samples.npz"
+SAMPLES = 64
 # What every line of metrics.jsonl holds.
 RECORD = {"epoch", "loss", "seconds", "train", "validation"}
 
@@ -74,23 +72,13 @@ class RunFolder:
                 f"--out {self.path} is in use already: choose another folder, or continue its run with --resume"
             )
 
-    def create(
-        self,
-        config: PretrainConfig,
-        model: BackboneConfig,
-        data: ImageData,
-        task: Task,
-        slot: str,
-        hardware: dict[str, Any],
-    ) -> None:
+    def create(self, config: RunConfig, data: ImageData, classes: tuple[str, ...], hardware: dict[str, Any]) -> None:
         """Makes the folder and writes the resolved settings and 64 validation images.
 
         Args:
-            config: the settings, none of them left open.
-            model: what builds the backbone.
+            config: the settings.
             data: the data set.
-            task: the pretext task.
-            slot: what the label pixels hold by default when the features are read.
+            classes: what the labels tell apart that are trained on.
             hardware: what `describe_hardware` says.
         """
         samples = sample(data.validation, SAMPLES)
@@ -99,22 +87,22 @@ class RunFolder:
         write_json(  # last: a folder with settings is a run
             self.path / CONFIG_FILE,
             {
-                "config": asdict(config),
-                "model": model.to_dict(),
+                "layout": LAYOUT,
+                "config": config.to_dict(),
                 "data": describe(data),
-                "task": {"name": config.task, "class_names": list(task.class_names), "slot": slot},
+                "classes": list(classes),
                 "versions": _versions(),
                 "git_commit": git_commit(),
                 "hardware": hardware,
             },
         )
 
-    def read_config(self) -> PretrainConfig:
+    def read_config(self) -> RunConfig:
         """Reads the settings back. Raises RunError where they are missing or damaged."""
-        values = read_config(self.path)["config"]
+        values = Run.load(self.path).config
         try:
-            return PretrainConfig.from_values(values, "")
-        except (FFStudyError, TypeError) as error:
+            return RunConfig(**values)
+        except (SettingError, TypeError) as error:
             raise RunError(f"{self.path / CONFIG_FILE} holds settings that are not legal: {error}") from error
 
     def check_there(self) -> None:
@@ -203,9 +191,9 @@ class RunFolder:
             if path != kept:
                 shutil.rmtree(path)
 
-    def update_config(self, config: PretrainConfig) -> None:
+    def update_config(self, config: RunConfig) -> None:
         """Records settings that a continuation may change; what is recorded of the first start stays."""
-        write_json(self.path / CONFIG_FILE, {**read_config(self.path), "config": asdict(config)})
+        write_json(self.path / CONFIG_FILE, {**Run.load(self.path).record, "config": config.to_dict()})
 
     def forget_measurements(self) -> None:
         """Deletes results and probes: they were measured on other weights than those that are about to be written."""
@@ -222,6 +210,7 @@ def describe(data: ImageData) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
         "digest": held_out_digest(data),
+        "skipped": list(data.skipped),
     }
 
 

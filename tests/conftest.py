@@ -45,12 +45,14 @@ def cli(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A folder with two small finished runs on the digits, `ff` and `bp`, probed: read it, never write to it."""
-    from fftrain import PretrainConfig, ProbeConfig, pretrain, probe_run
+    from fftrain import ProbeConfig, probe_run
+    from fftrain.training import pretrain
+    from tests.fftrain.training import settings
 
     root = tmp_path_factory.mktemp("trained")
     for method in ("ff", "bp"):
-        settings = {"dataset": "digits", "width": 48, "batch_size": 64, "lr": 3e-3, "epochs": 3, "threads": 1}
-        pretrain(PretrainConfig(method=method, **settings), root / method)
+        small = {"dataset": "digits", "width": 48, "batch_size": 64, "lr": 3e-3, "epochs": 3, "threads": 1}
+        pretrain(settings(method, **small, threshold=48.0), root / method)
         probe_run(root / method, ProbeConfig(dataset="digits", epochs=8, threads=1))
     return root
 
@@ -73,3 +75,14 @@ def real_mnist(tmp_path_factory) -> Path:
     for file in source.glob("*.gz"):
         (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     return folder
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of this machine that nothing listens on."""
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port

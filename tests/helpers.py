@@ -53,6 +53,8 @@ def python(*arguments: object, **kwargs) -> subprocess.CompletedProcess[str]:
 def holding(folder: Path):
     """Lets another process, which is given, hold a folder in the block."""
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()  # else a test that fails waits for it

@@ -27,23 +27,31 @@ ALLOWED = {
     "ffcore": (),
     "ffmodels": ("ffcore",),
     "ffserve": ("ffcore",),
-    "ffexport": ("ffcore", "ffmodels", "ffserve.console"),
+    "ffexport": ("ffcore", "ffmodels", "ffserve.console", "ffserve.metadata"),
     "fftrain": ("ffcore", "ffmodels", "ffserve.console"),
 }
 HEAVY = ("torch", "torchvision", "accelerate", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "pyarrow")
 PUBLIC = {
     "ffmodels": [
         "BACKBONES",
-        "BackboneConfig",
+        "Backbone",
+        "BackboneSettings",
+        "Batch",
+        "BlockInfo",
+        "Condition",
+        "Draws",
+        "Encoder",
         "FFStudyError",
-        "GOODNESS",
-        "Goodness",
         "LinearHead",
-        "MLP",
-        "NORMALISATIONS",
+        "METHODS",
+        "Method",
+        "Needs",
+        "Readout",
+        "Run",
         "ff_loss",
-        "load_backbone",
+        "load_encoder",
         "load_head",
+        "make_units",
     ],
     "ffserve": [
         "Classifier",
@@ -62,11 +70,10 @@ PUBLIC = {
     "fftrain": [
         "AnalysisConfig",
         "DATASETS",
-        "METHODS",
-        "PretrainConfig",
         "ProbeConfig",
+        "RunConfig",
         "Study",
-        "TASKS",
+        "VIEWS",
         "analyse_run",
         "compare_runs",
         "evaluate_run",
@@ -82,6 +89,7 @@ PUBLIC = {
 COMMANDS = [
     "fftrain",
     "fftrain pretrain",
+    "fftrain list",
     "fftrain probe",
     "fftrain evaluate",
     "fftrain analyse",
@@ -223,7 +231,7 @@ def test_the_wheel_holds_the_five_packages_whole(wheel):
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {f"{package}/py.typed" for package in FOLDERS} | {"fftrain/report.html"} <= expected
+    assert {f"{package}/py.typed" for package in FOLDERS} | {"fftrain/report/report.html"} <= expected
     assert {name for name in wheel if not name.startswith(info)} == expected
     assert f"{info}/licenses/LICENSE" in wheel
 

@@ -18,12 +18,14 @@ import typer
 
 from ffcore.errors import FFStudyError, RunError, SettingError
 from ffcore.machine import cores
-from ffexport.registry import FORMATS, file_name
+from ffexport.cli import Trust, trusted
+from ffexport.registry import FORMATS, load_format
 from ffserve import console
 from ffserve.console import Debug
+from ffserve.metadata import SUFFIXES, Named, decode
 
 if TYPE_CHECKING:
-    from ffexport.formats import Images, Run
+    from ffexport.formats import Images, Runner
 
 app = console.app("Time a model in a process of its own.")
 EAGER = "eager"
@@ -41,6 +43,7 @@ def bench(
     ] = None,
     head: Annotated[str | None, typer.Option(help="Of the eager model, as for `ffexport`.")] = None,
     probe: Annotated[str | None, typer.Option(help="Of the eager model, as for `ffexport`.")] = None,
+    trust_plugin: Trust = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=256, show_default=False)
     ] = None,
@@ -60,12 +63,13 @@ def bench(
       echo '{"batch": 1, "repeats": 100}' | ffexport bench runs/ff-rot/export/model.ts
       echo '{"batch": 256, "repeats": 10}' | ffexport bench runs/ff-rot --kind eager --threads 1
     """
+    trusted(trust_plugin)
     path, kind = place(model, kind)
     ready, run = load(path, kind, head, probe, threads or cores())
     serve(ready, run, sys.stdin, sys.stdout)
 
 
-def serve(ready: dict[str, Any], run: Run, requests: IO[str], answers: IO[str]) -> None:
+def serve(ready: dict[str, Any], run: Runner, requests: IO[str], answers: IO[str]) -> None:
     """Answers requests until there are no more.
 
     Args:
@@ -78,7 +82,7 @@ def serve(ready: dict[str, Any], run: Run, requests: IO[str], answers: IO[str]) 
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _answers(ready: dict[str, Any], run: Run, requests: IO[str]) -> Iterator[dict[str, Any]]:
+def _answers(ready: dict[str, Any], run: Runner, requests: IO[str]) -> Iterator[dict[str, Any]]:
     yield ready
     for line in requests:
         if not line.strip():
@@ -89,7 +93,7 @@ def _answers(ready: dict[str, Any], run: Run, requests: IO[str]) -> Iterator[dic
             yield {"error": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
-def _answer(request: dict[str, Any], run: Run, shape: tuple[int, int, int], names: list[str]) -> dict[str, Any]:
+def _answer(request: dict[str, Any], run: Runner, shape: tuple[int, int, int], names: list[str]) -> dict[str, Any]:
     import numpy as np
 
     if "run" in request:
@@ -110,7 +114,7 @@ def _answer(request: dict[str, Any], run: Run, shape: tuple[int, int, int], name
     return {"seconds": [_timed(run, images) for _ in range(repeats)], "peak_rss": peak_rss()}
 
 
-def _timed(run: Run, images: Images) -> float:
+def _timed(run: Runner, images: Images) -> float:
     start = time.perf_counter()
     run(images)
     return time.perf_counter() - start
@@ -118,27 +122,27 @@ def _timed(run: Run, images: Images) -> float:
 
 def place(model: Path, kind: str | None) -> tuple[Path, str]:
     """Returns the file or folder to load, and its kind."""
-    by_suffix = {entry.facts["suffix"]: name for name, entry in FORMATS.items()}
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
     found = kind or (EAGER if model.is_dir() else by_suffix.get(model.suffix, ""))
     if found not in KINDS:
         raise SettingError(f"--kind is {kind!r} and {model} has no suffix that tells: choose one of {', '.join(KINDS)}")
     if found == EAGER and not model.is_dir():
         raise SettingError(f"--kind eager needs a run folder, and {model} is none")
     if model.is_dir() and found != EAGER:
-        model = model / "export" / file_name(found, "probe", "fp32")
+        model = model / "export" / Named("probe", found, "fp32").file
     if not model.exists():
         raise RunError(f"{model} does not exist: `ffexport` makes it")
     return model, found
 
 
-def load(path: Path, kind: str, head: str | None, probe: str | None, threads: int) -> tuple[dict[str, Any], Run]:
+def load(path: Path, kind: str, head: str | None, probe: str | None, threads: int) -> tuple[dict[str, Any], Runner]:
     """Loads a model. Returns what is said of it, and the model."""
     start = time.perf_counter()
     import torch
 
     from ffexport.formats import as_run
     from ffexport.subject import load_subject
-    from ffmodels.checkpoint import BACKBONE_FILE
+    from ffmodels.run import BACKBONE_FILE, Run
 
     libraries = ["torch", "numpy"]
     if kind == "onnx":
@@ -149,21 +153,17 @@ def load(path: Path, kind: str, head: str | None, probe: str | None, threads: in
     torch.set_num_interop_threads(1)
     imported = time.perf_counter()
     if kind == EAGER:
-        subject = load_subject(path, head, probe)
-        shape, names, run = (
-            list(subject.model.backbone.config.shape),
-            list(subject.model.outputs),
-            as_run(subject.model),
-        )
+        subject = load_subject(Run.load(path), head, probe)
+        shape, names, run = list(subject.run.shape), list(subject.model.outputs), as_run(subject.model)
         weights = [path / BACKBONE_FILE, *([subject.probe.path] if subject.probe else [])]
     else:
         if head is not None or probe is not None:
             raise SettingError("--head and --probe are for --kind eager: a file has its own")
-        form, weights = FORMATS.load(kind), [path]
+        form, weights = load_format(kind), [path]
         try:
-            about = {key: json.loads(text) for key, text in form.metadata(path).items()}
-            shape = [about["ffstudy.image"][side] for side in ("channels", "height", "width")]
-            names = ["features", *(["logits", "probabilities"] if "ffstudy.class_names" in about else [])]
+            about = decode(form.metadata(path))
+            shape = [about["image"][side] for side in ("channels", "height", "width")]
+            names = ["features", *(["logits", "probabilities"] if "class_names" in about else [])]
             run = form.load(path, threads=threads)
         except FFStudyError:
             raise

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ffmodels.registry import public_name
+from ffcore.images import READING
+from ffexport.describe import public
+from ffmodels.run import Run
 
-CARD = """# {method} {task} on {dataset}
+CARD = """# {method} on {dataset}
 
-{method} backbone, pretrained on {dataset} with the pretext task {task} (arXiv 2309.11955).
+Backbone {backbone}, pretrained on {dataset}: method {method}, view {view}, cut {cut}, at {at}.
 
 ## Input and outputs
-- `images`: uint8 [batch, {channels}, {height}, {width}], raw pixels 0 to 255. Scaling and the label slot are inside the
-  model.
+- `images`: uint8 [batch, {channels}, {height}, {width}], raw pixels 0 to 255. Scaling, and what the
+  pixels carry beside the image, are inside the model.
 - Files are read so: {reading}. {pictures}
 {outputs}
 
 ## Files
 {files}
 
-Differences are the largest from the model in float64 over real, random, black, white and faint images and a dead layer,
+Differences are the largest from the model in float64 over real, random, black, white and faint images and a dead block,
 in batches of 1, 7 and 256; beside them those of the trained model in float32 on the same images. Where those are large,
 float32 does not know an image (one barely active unit), and no file does. `fp32` computes the same numbers; `fp16` and
 `int8` come near, and are measured on validation images:
@@ -34,34 +36,31 @@ Made by ffstudy {version}. Use a file with `ffserve predict --model model.onnx i
 """
 HEADS = {
     "probe": "a linear probe, {probe}",
-    "goodness": "FF's own classifier, which scores every label in one call: `logits` are the goodness of each label, "
-    "`probabilities` softmax(logits / temperature), the temperature set so that they are as sure as they are right",
+    "readout": "the method's own classes: `logits` are its scores, `probabilities` softmax(logits / temperature), the "
+    "temperature set so that they are as sure as they are right",
     "none": "features alone",
 }
 
 
-def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def card(run: Run, manifest: Mapping[str, Any]) -> str:
     """Returns the card as Markdown.
 
     Args:
-        config: the run's config.json.
+        run: the run.
         manifest: what manifest.json holds.
     """
-    from ffcore.images import READING
-
-    channels, height, width = config["data"]["shape"]
+    channels, height, width = run.shape
     files: Mapping[str, Mapping[str, Any]] = manifest["files"]
-    settings = config["config"]
     return CARD.format(
-        method=settings["method"],
-        task=config["task"]["name"],
-        dataset=public_name(config["data"]["name"]),
+        dataset=public(run.data["name"]),
+        **{part: public(run.config[part]["name"]) for part in ("view", "backbone", "method")},
+        **{key: run.config[key] for key in ("cut", "at")},
         channels=channels,
         height=height,
         width=width,
         reading=", ".join(f"{key.replace('_', ' ')} {value}" for key, value in READING.items()),
         pictures=_pictures(next(iter(files.values())).get("ink")),
-        outputs="\n".join(_heads(files, manifest["depth"])),
+        outputs="\n".join(_heads(files, manifest["blocks"])),
         files=_table(
             ["file", "bytes", "largest difference", "float32's own", "of its size", "same class", "SHA-256"],
             [
@@ -78,7 +77,7 @@ def card(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
             ],
         ),
         lossy=_lossy(files),
-        settings=", ".join(f"{k} {v}" for k, v in settings.items() if k not in ("data_dir", "dataset", "threads")),
+        settings=", ".join(_settings(run.config)),
         version=manifest["version"],
     )
 
@@ -94,7 +93,7 @@ def _pictures(ink: Mapping[str, Any] | None) -> str:
     return f"They are drawings, {which} ground{placed}: `ffserve` takes ink off any ground{so}."
 
 
-def _heads(files: Mapping[str, Mapping[str, Any]], depth: int) -> list[str]:
+def _heads(files: Mapping[str, Mapping[str, Any]], blocks: int) -> list[str]:
     """Returns a line for each head: what its files answer, and how well."""
     lines = []
     for head in dict.fromkeys(about["head"] for about in files.values()):
@@ -103,10 +102,24 @@ def _heads(files: Mapping[str, Mapping[str, Any]], depth: int) -> list[str]:
         outputs = "; ".join(f"`{o['name']}` {o['dtype']} [batch, {o['shape'][1]}]" for o in about["outputs"])
         accuracy = ", ".join(f"{value:.4f} on {split}" for split, value in (about["accuracy"] or {}).items())
         lines.append(f"- {named}: {HEADS[head].format(probe=about['probe'])}. {outputs}.")
-        lines.append(f"  It reads {about['layers']} of {depth} layers; deeper ones are not in it.")
+        features = about["features"]
+        lines.append(f"  Features of {features['blocks']} of {blocks}, reading {features['reading']}; nothing is in it")
+        lines.append("  that no output reads.")
         if about["class_names"]:
             lines.append(f"  Classes: {', '.join(about['class_names'])}. Accuracy as trained: {accuracy}.")
     return lines
+
+
+def _settings(config: Mapping[str, Any]) -> list[str]:
+    """Returns the settings in words, those of a part behind its name; not where things lay."""
+    found = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            own = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
+            found.append(f"{key} {public(value['name'])}" + (f" ({own})" if own else ""))
+        elif key not in ("data_dir", "dataset", "threads"):
+            found.append(f"{key} {value}")
+    return found
 
 
 def _lossy(files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -9,13 +9,26 @@ from typing import Annotated, Any
 
 import typer
 
-from ffexport.registry import FORMATS, HEADS, OPSET, PRECISIONS, SCHEMES
+from ffcore.plugins import trust
+from ffexport.registry import FORMATS, OPSET, PRECISIONS, SCHEMES
 from ffserve import console
 from ffserve.console import Debug, Json
+from ffserve.metadata import HEADS
 
 app = console.app("Export a run to deployable files.")
 
-TOLERANCES = ", ".join(f"{name} {entry.facts['atol']:g}" for name, entry in PRECISIONS.items())
+
+def trusted(names: list[str] | None) -> None:
+    """Lets code outside the package be run that a person named."""
+    for name in names or ():
+        trust(name)
+
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option("--trust-plugin", metavar="NAME", help="Run this code outside the package.", show_default=False),
+]
+TOLERANCES = ", ".join(f"{name} {atol:g}" for name, atol in PRECISIONS.items())
 
 
 @app.command()
@@ -35,7 +48,7 @@ def export(
     ] = None,
     probe: Annotated[
         str | None,
-        typer.Option(help="DATASET-SLOT/LAYERS. [default: the best on validation]"),
+        typer.Option(help="DATASET-READING/BLOCKS. [default: the best on validation]"),
     ] = None,
     int8: Annotated[
         str,
@@ -67,6 +80,7 @@ def export(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the files. [default: RUN/export]")] = None,
+    trust_plugin: Trust = None,
     json: Json = False,
     version: console.Version = False,
     debug: Debug = False,
@@ -76,20 +90,21 @@ def export(
     Raw uint8 pixels go in, features, logits and probabilities come out; a file is put in place only when it computes
     what was trained, as nearly as float32 can. Beside it: manifest.json (digests, parity figures) and card.md.
 
-    The head is a linear probe, FF's own classifier (goodness: every label scored in one call), or none. fp16 and int8
-    come near what was trained, and are measured on validation images: more of them say more (--images).
+    The head is a linear probe, the readout (what the method itself tells apart), or none. fp16 and int8 come near what
+    was trained, and are measured on validation images: more of them say more (--images).
 
     `ffexport bench` times a file or a run folder: `ffexport bench --help`.
 
     \b
     Examples:
       ffexport runs/ff-rot --format onnx
-      ffexport runs/ff-rot --format all --probe mnist-neutral/layer2
+      ffexport runs/ff-rot --format all --probe mnist-neutral/block2
       ffexport runs/ff-rot --precision int8 --images mnist-validation
-      ffexport runs/ff-supervised --head goodness
+      ffexport runs/ff-supervised --head readout
     """
     from ffexport.export import export_run, newest_run
 
+    trusted(trust_plugin)
     if run is None:
         run = newest_run()
         print(f"exporting {run}, the newest run under runs/", file=sys.stderr)
@@ -117,7 +132,8 @@ def _print(result: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
     first = next(iter(files.values()))
     rows = [{"file": name, **_row(about)} for name, about in files.items()]
     on = f"; {first['validation']['images']:,} validation images" if first["validation"] else ""
-    title = f"{result['out']}: {first['probe'] or 'no probe'}, {first['layers']} of {result['depth']} layers{on}"
+    read = f"{first['features']['blocks']} of {result['blocks']}"
+    title = f"{result['out']}: {first['probe'] or 'no probe'}, {read}{on}"
     console.print_records(title, rows)
 
 

@@ -1,23 +1,24 @@
-"""What an exported file says of itself: `ffstudy.` keys, JSON values."""
+"""What an exported file says of itself (`ffserve.metadata`), and the image by which it is known again."""
 
 from __future__ import annotations
 
 import base64
-import json
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ffcore.images import READING
 from ffcore.ink import ring_of
-from ffexport.formats import Images, Run
+from ffexport.formats import Runner
 from ffexport.parity import FACTOR
 from ffexport.reference import Case
-from ffexport.subject import Subject
-from ffmodels.backbone import layers_name
-from ffmodels.checkpoint import read_config
-from ffmodels.registry import public_name
+from ffmodels.linear import blocks_name
+from ffserve.metadata import FORMAT
+
+if TYPE_CHECKING:
+    from ffexport.subject import Subject
 
 # What golden outputs are allowed at least; and where what is rounded to 8 bits may be rounded the other way on another
 # processor (docs/benchmarks.md: 0.003 was seen, and 0.13 of another image).
@@ -25,28 +26,32 @@ LEAST = 1e-2
 STEP = 5e-2
 
 
-def describe(subject: Subject, precision: str, scheme: str | None, samples: Images) -> dict[str, Any]:
+def public(name: str) -> str:
+    """Returns the name of a data set or a part as others are told it: of a path its end, not where it lies here."""
+    kind, colon, path = name.partition(":")
+    return f"{kind}:{Path(path).name}" if colon else Path(name).name
+
+
+def describe(subject: Subject, precision: str, scheme: str | None) -> dict[str, Any]:
     """Returns what is known of a file before it is written: key -> value.
 
     Args:
         subject: what is exported.
         precision: a name in `ffexport.registry.PRECISIONS`.
         scheme: how it is quantised, or None.
-        samples: the run's, uint8 [N, C, H, W]; N at least 1.
     """
-    config = read_config(subject.run)
-    channels, height, width = config["data"]["shape"]
-    borders_NCR = samples[:, :, ring_of(height, width)].astype(np.float64)
+    run, model = subject.run, subject.model
+    channels, height, width = run.shape
+    borders_NCR = run.samples[0][:, :, ring_of(height, width)].astype(np.float64)
     about: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "version": version("ffstudy"),
         "image": {"channels": channels, "height": height, "width": width},
         "reading": READING,
-        "dataset": public_name(config["data"]["name"]),
-        "task": config["task"]["name"],
-        "method": config["config"]["method"],
-        "layers": layers_name(subject.model.layers),
-        "slot": subject.model.slot,
+        "dataset": public(run.data["name"]),
+        **{part: public(run.config[part]["name"]) for part in ("view", "method", "backbone")},
+        **{key: run.config[key] for key in ("cut", "at")},
+        "features": {"blocks": blocks_name(model.blocks), "reading": model.encoder.reading},
         "precision": precision,
         "head": subject.head,
         # Of the outermost pixels, and of their means over images: what transparency is laid over.
@@ -62,11 +67,11 @@ def describe(subject: Subject, precision: str, scheme: str | None, samples: Imag
     if scheme is not None:
         about["int8"] = scheme
     if subject.class_names is not None:
-        about["class_names"] = list(subject.class_names)
+        about |= {"class_names": list(subject.class_names), "target": subject.target}
     return about
 
 
-def golden(names: list[str], run: Run, real: Case, scheme: str | None) -> dict[str, Any]:
+def golden(names: list[str], run: Runner, real: Case, scheme: str | None) -> dict[str, Any]:
     """Returns the golden image and what a file gives for it, so that a reader can tell whether it still does.
 
     It is the image that float32 knows best. "tolerance" is how far a right file may be on another processor.
@@ -90,8 +95,3 @@ def golden(names: list[str], run: Run, real: Case, scheme: str | None) -> dict[s
         **{name: [round(v, 6) for v in values.tolist()] for name, values in kept.items()},
         "tolerance": float(f"{max(LEAST, needed, 0.0 if scheme is None else STEP):.2g}"),
     }
-
-
-def encode(about: dict[str, Any]) -> dict[str, str]:
-    """Returns the metadata as a file holds them: `ffstudy.` keys, JSON values."""
-    return {f"ffstudy.{key}": json.dumps(value, ensure_ascii=False) for key, value in about.items()}

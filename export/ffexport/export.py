@@ -14,9 +14,10 @@ from ffexport.card import card
 from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
 from ffexport.onnx_format import check_opset
-from ffexport.registry import OPSET, PRECISIONS, SCHEMES, choose_formats, file_name
+from ffexport.registry import OPSET, PRECISIONS, SCHEMES, check, choose_formats
 from ffexport.subject import load_subject, with_ink
-from ffmodels.checkpoint import CONFIG_FILE, read_config
+from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, Run
+from ffserve.metadata import MANIFEST, Named
 
 
 def newest_run(root: AnyPath = "runs") -> Path:
@@ -25,7 +26,7 @@ def newest_run(root: AnyPath = "runs") -> Path:
     Raises:
         RunError: where there is none.
     """
-    found = [p for p in Path(root).rglob("backbone.safetensors") if (p.parent / CONFIG_FILE).is_file()]
+    found = [p for p in Path(root).rglob(BACKBONE_FILE) if (p.parent / CONFIG_FILE).is_file()]
     if not found:
         raise RunError(
             f"there is no finished run under {root}/: name a run folder, or make one with `fftrain pretrain`"
@@ -53,8 +54,8 @@ def export_run(
         run: a run folder.
         formats: names in `FORMATS`, or `all` for every one that comes in this precision.
         precision: a name in `PRECISIONS`.
-        head: a name in `HEADS`; None means the probe, or none where the run has no probe.
-        probe: `DATASET-SLOT/LAYERS`; None takes the best on validation, `none` the bare backbone.
+        head: a name in `ffserve.metadata.HEADS`; None means the probe, or none where the run has no probe.
+        probe: `DATASET-READING/BLOCKS`; None takes the best on validation, `none` the bare backbone.
         int8: how activations are quantised: a name in `SCHEMES`, or `auto` for what does better on validation images.
         images: a folder of class folders with validation images; None means the 64 that lie in the run folder.
         ink: whether the run's images are drawings, whose ink `ffserve` takes off any ground; None means as they look.
@@ -73,19 +74,18 @@ def export_run(
     """
     formats = choose_formats(formats, precision)
     if int8 != "auto":
-        SCHEMES.check(int8)
-    atol = PRECISIONS[precision].facts["atol"] if atol is None else atol
+        check("--int8", int8, SCHEMES)
+    atol = PRECISIONS[precision] if atol is None else atol
     if not 0 < atol < math.inf:
         raise SettingError(f"--atol is {atol}: it must be above 0")
     if "onnx" in formats:
         check_opset(opset)
     elif opset != OPSET:
         raise SettingError(f"--opset {opset} is for --format onnx, not {', '.join(formats)}: leave it out")
-    run = Path(run)
-    out = run / "export" if out is None else Path(out)
+    out = Path(run) / "export" if out is None else Path(out)
     with ExitStack() as held:
         held.enter_context(one_thread())
-        subject = with_ink(load_subject(run, head, probe), ink)
+        subject = with_ink(load_subject(Run.load(run), head, probe), ink)
         held.enter_context(claimed(out))
         before = read_before(out)
         maker = Maker.begin(
@@ -97,16 +97,16 @@ def export_run(
             atol=atol,
         )
         with ExitStack() as staged:  # what is entered last is in place first: the manifest names what is there
-            place = staged.enter_context(replacing(out / "manifest.json"))
+            place = staged.enter_context(replacing(out / MANIFEST))
             in_words = staged.enter_context(replacing(out / "card.md"))
             written = {}
             for name in formats:
-                path = out / file_name(name, subject.head, precision)
+                path = out / Named(subject.head, name, precision).file
                 written[path.name] = maker.make(name, staged.enter_context(replacing(path)))
             manifest = make_manifest(out, subject, written, before)
             write_json(place, manifest)
-            write_text(in_words, card(read_config(run), manifest))
-    return {"run": str(run), "out": str(out), "written": list(written), **manifest}
+            write_text(in_words, card(subject.run, manifest))
+    return {"run": str(subject.run.path), "out": str(out), "written": list(written), **manifest}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a format is: the signature that every entry of `ffexport.registry.FORMATS` has."""
+"""What a format is: the signature that every one of `ffexport.registry.FORMATS` has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ffexport.graph import DeployedModel
 
 Images = npt.NDArray[np.uint8]
 Outputs = list[npt.NDArray[np.float32]]
-Run = Callable[[Images], Outputs]
+Runner = Callable[[Images], Outputs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +49,16 @@ class Format(Protocol):
         """Returns the metadata of a file. Raises RunError where it is no file that `ffexport` wrote."""
 
     @staticmethod
-    def load(path: Path, *, threads: int | None = None) -> Run:
+    def load(path: Path, *, threads: int | None = None) -> Runner:
         """Returns a function that runs the file on the CPU: images -> outputs, in order."""
 
 
 def example(model: DeployedModel) -> Tensor:
     """Returns the images that a model is traced with, uint8 [2, C, H, W]."""
-    return torch.zeros(2, *model.backbone.config.shape, dtype=torch.uint8)
+    return torch.zeros(2, *model.shape, dtype=torch.uint8)
 
 
-def as_run(module: Callable[[Tensor], tuple[Tensor, ...]]) -> Run:
+def as_run(module: Callable[[Tensor], tuple[Tensor, ...]]) -> Runner:
     """Returns a torch module as a function on arrays."""
 
     def run(images: Images) -> Outputs:

@@ -11,24 +11,23 @@ from typing import Any
 
 from ffcore.errors import ExportError, WriteError
 from ffcore.files import sha256
-from ffexport.describe import describe, encode, golden
-from ffexport.formats import Format, Images, Run, Settings
-from ffexport.graph import DeployedModel, with_dead_layer
+from ffexport.describe import describe, golden
+from ffexport.formats import Format, Images, Runner, Settings
+from ffexport.graph import DeployedModel, halved, with_dead_block
 from ffexport.parity import BATCHES, check_exact, check_near
-from ffexport.precision import Precision
 from ffexport.quantise import WEIGHT_BITS, describe_cpu
 from ffexport.reference import REAL, Case, cases, references
-from ffexport.registry import FORMATS, PRECISIONS
+from ffexport.registry import PRECISIONS, load_format
 from ffexport.subject import Subject
 from ffexport.validation import Validation, check_validation, read_validation
-from ffmodels.checkpoint import read_samples
+from ffserve.metadata import SUFFIXES, encode
 
 # How much smaller the error of another scheme must be, to be taken instead of the first: a share of the images that get
 # another class than from the eager model, or without classes, of the features' size.
 CLEARLY = 0.005
 # The tolerance of what a file of lower precision computes exactly: fp16 with its own weights, INT8's graph before it is
 # quantised.
-EXACT: float = PRECISIONS["fp32"].facts["atol"]
+EXACT = PRECISIONS["fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +45,9 @@ class Held:
     trained: list[Case]
 
     @classmethod
-    def of(cls, trained: DeployedModel, precision: Precision, images: Mapping[str, Images]) -> Held:
+    def of(cls, trained: DeployedModel, precision: str, images: Mapping[str, Images]) -> Held:
         """Computes both for images of several kinds."""
-        model = precision.prepare(trained)
+        model = halved(trained) if precision == "fp16" else trained
         compared = references(model, images)
         unrounded = compared if model is trained else references(trained, images, copies=0)
         return cls(model=model, compared=compared, trained=unrounded)
@@ -63,7 +62,6 @@ class Maker:
     schemes: tuple[str | None, ...]
     opset: int
     atol: float
-    samples: Images
     alive: Held
     dead: Held
     validation: Validation | None
@@ -82,18 +80,16 @@ class Maker:
             opset: of ONNX.
             atol: the tolerance.
         """
-        samples, _ = read_samples(subject.run)
-        chosen: Precision = PRECISIONS.load(precision)
+        samples, _ = subject.run.samples
         return cls(
             subject=subject,
             precision=precision,
-            schemes=tuple(schemes) if chosen.schemes else (None,),
+            schemes=tuple(schemes) if precision == "int8" else (None,),
             opset=opset,
             atol=atol,
-            samples=samples,
-            alive=Held.of(subject.model, chosen, cases(subject.model.backbone.config.shape, samples)),
-            dead=Held.of(with_dead_layer(subject.model), chosen, {"dead layer": samples[:1]}),  # all are alike there
-            validation=None if chosen.exact and images is None else read_validation(subject, images),
+            alive=Held.of(subject.model, precision, cases(subject.run.shape, samples)),
+            dead=Held.of(with_dead_block(subject.model), precision, {"dead block": samples[:1]}),  # all are alike there
+            validation=None if precision == "fp32" and images is None else read_validation(subject, images),
         )
 
     def make(self, form: str, path: Path) -> dict[str, Any]:
@@ -106,8 +102,8 @@ class Maker:
         Raises:
             ExportError: where none is within tolerance; no file is there then.
         """
-        writer: Format = FORMATS.load(form)()
-        suffix = FORMATS[form].facts["suffix"]  # torch takes no other for a pt2
+        writer: Format = load_format(form)()
+        suffix = SUFFIXES[form]  # torch takes no other for a pt2
         tried: dict[str | None, dict[str, Any]] = {}
         failed: dict[str | None, ExportError] = {}
         with _temporary() as folder:
@@ -151,7 +147,7 @@ class Maker:
         calibration = None if self.validation is None else self.validation.calibration
         settings = Settings(opset=self.opset, scheme=scheme, calibration=calibration)
         writer.write(self.alive.model, path, settings)
-        about = describe(self.subject, self.precision, scheme, self.samples)
+        about = describe(self.subject, self.precision, scheme)
         real = next(case for case in self.alive.compared if case.name == REAL)
         kept = golden(self._names, writer.load(path, threads=1), real, scheme)
         writer.annotate(path, encode({**about, "golden": kept}))
@@ -173,9 +169,9 @@ class Maker:
             "parity": parity,
         }
 
-    def _check(self, run: Run, held: Held, scheme: str | None) -> dict[str, Any]:
+    def _check(self, run: Runner, held: Held, scheme: str | None) -> dict[str, Any]:
         """Returns how far a file is from the trained model. Raises ExportError where that is out of tolerance."""
-        if PRECISIONS.load(self.precision).exact:
+        if self.precision == "fp32":
             return check_exact(self._names, run, held.compared, self.atol)
         if scheme is None:  # it rounds the weights alone, and computes the same numbers with those
             check_exact(self._names, run, held.compared, EXACT)

@@ -10,8 +10,9 @@ from typing import Any
 from ffcore.errors import RunError
 from ffcore.files import read_json, sha256
 from ffexport.subject import Subject
-from ffmodels.backbone import layers_name
-from ffmodels.checkpoint import BACKBONE_FILE, read_config
+from ffmodels.linear import blocks_name
+from ffmodels.run import BACKBONE_FILE
+from ffserve.metadata import MANIFEST
 
 
 def make_manifest(
@@ -26,25 +27,24 @@ def make_manifest(
         before: what `read_before` gives.
 
     Returns:
-        {"version", "backbone_sha256", "depth": layers as trained, "probe": of the files with that head, or None,
+        {"version", "backbone_sha256", "blocks": how many were trained, "probe": of the files with that head, or None,
         "inputs": [{"name", "dtype", "shape"}], "files": name -> what was measured of it, with its "outputs",
-        "class_names", "accuracy" as trained, "layers" that it reads, "ink" of its run's images, "probe" and
-        "probe_sha256"}.
+        "class_names", "accuracy" as trained, "features" (their "blocks" and "reading"), "ink" of its run's images,
+        "probe" and "probe_sha256"}.
     """
-    shape = list(subject.model.backbone.config.shape)
     manifest: dict[str, Any] = {
         "version": version("ffstudy"),
-        "backbone_sha256": sha256(subject.run / BACKBONE_FILE),
-        "depth": read_config(subject.run)["config"]["depth"],
+        "backbone_sha256": sha256(subject.run.path / BACKBONE_FILE),
+        "blocks": len(subject.model.encoder.dims),
         "probe": None,
-        "inputs": [{"name": "images", "dtype": "uint8", "shape": ["batch", *shape]}],
+        "inputs": [{"name": "images", "dtype": "uint8", "shape": ["batch", *subject.run.shape]}],
     }
     head = {
         "probe": subject.probe.name if subject.probe else None,
         "probe_sha256": sha256(subject.probe.path) if subject.probe else None,
         "class_names": list(subject.class_names) if subject.class_names else None,
         "accuracy": subject.accuracy or None,
-        "layers": layers_name(subject.model.layers),
+        "features": {"blocks": blocks_name(subject.model.blocks), "reading": subject.model.encoder.reading},
         "ink": subject.ink and subject.ink.to_dict(),
         "outputs": [
             {"name": name, "dtype": "float32", "shape": ["batch", width]}
@@ -62,7 +62,7 @@ def read_before(out: Path) -> dict[str, Any]:
     Raises:
         RunError: where it is damaged, or of another program.
     """
-    place = out / "manifest.json"
+    place = out / MANIFEST
     if not place.exists():
         return {}
     before = read_json(place)

@@ -6,21 +6,25 @@ import contextlib
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ffcore.errors import RunError, SettingError
-from ffexport.formats import Images, Outputs, Run, Settings, example
+from ffexport.formats import Images, Outputs, Runner, Settings, example
 from ffexport.graph import DeployedModel
-from ffexport.registry import SCHEMES
+from ffexport.quantise import quantised
 
 if TYPE_CHECKING:
     import onnx
 
 LOWEST_OPSET = 18
+# What weights are called that lie transposed in a graph.
+TRANSPOSED = ".T"
 
 
 class OnnxFormat:
@@ -43,8 +47,9 @@ class OnnxFormat:
         if not _set_weights(proto, model):
             proto = _trace(model, settings.opset)
         if settings.scheme is not None:
+            assert settings.calibration is not None
             with _quiet():
-                proto = SCHEMES.load(settings.scheme)(proto, settings.calibration)
+                proto = quantised(proto, settings.scheme, settings.calibration)
         _strip(proto)
         onnx.checker.check_model(proto, full_check=True)
         path.write_bytes(proto.SerializeToString(deterministic=True))
@@ -71,7 +76,7 @@ class OnnxFormat:
             raise RunError(f"{path} is damaged, or of another program: export it again with `ffexport`") from error
 
     @staticmethod
-    def load(path: Path, *, threads: int | None = None) -> Run:
+    def load(path: Path, *, threads: int | None = None) -> Runner:
         """Returns a function that runs the file on the CPU in ONNX Runtime."""
         import onnxruntime
 
@@ -139,6 +144,7 @@ def _trace(model: DeployedModel, opset: int) -> onnx.ModelProto:
     if written != opset:
         raise SettingError(f"--opset is {opset}: torch {torch.__version__} writes {written} instead; choose that")
     _forget_weights(proto)
+    _transpose_shared(proto)
     return proto
 
 
@@ -150,16 +156,47 @@ def _forget_weights(proto: onnx.ModelProto) -> None:
     proto.graph.value_info.extend(kept)
 
 
+def _transpose_shared(proto: onnx.ModelProto) -> None:
+    """Takes the weights that several dense layers share out of Gemm: quantising would transpose them for each."""
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    dense = [node for node in graph.node if node.op_type == "Gemm" and any(a.name == "transB" for a in node.attribute)]
+    uses = Counter(node.input[1] for node in dense)
+    for weights in graph.initializer:
+        if uses[weights.name] > 1:
+            columns = numpy_helper.to_array(weights).T.copy()
+            weights.CopyFrom(numpy_helper.from_array(columns, weights.name + TRANSPOSED))
+    nodes = []
+    for node in graph.node:
+        if node not in dense or uses[node.input[1]] == 1:
+            nodes.append(node)
+            continue
+        (x, weight, bias), [out] = node.input, node.output
+        nodes.append(helper.make_node("MatMul", [x, weight + TRANSPOSED], [f"{out}_product"], f"{node.name}_product"))
+        nodes.append(helper.make_node("Add", [f"{out}_product", bias], [out], node.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def _set_weights(proto: onnx.ModelProto, model: DeployedModel) -> bool:
-    """Gives a graph the weights of a model. Returns whether it could: the exporter folds small ones into others."""
+    """Gives a graph the weights of a model. Returns whether it could: the exporter folds some into others."""
     from onnx import numpy_helper
 
-    weights = model.state_dict()
     found = {initializer.name: initializer for initializer in proto.graph.initializer}
-    if any(name not in found or list(found[name].dims) != list(value.shape) for name, value in weights.items()):
-        return False
-    for name, value in weights.items():
-        found[name].CopyFrom(numpy_helper.from_array(value.numpy(), name))
+    wanted: dict[int, dict[str, Tensor]] = {}  # each once, by all its names: the readout shares the encoder's
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            names = wanted.setdefault(value.data_ptr(), {})
+            names |= {name: value, name + TRANSPOSED: value.mT if value.ndim == 2 else value}
+    chosen = []
+    for names in wanted.values():
+        there = next((name for name in names if name in found), None)
+        if there is None or list(found[there].dims) != list(names[there].shape):
+            return False
+        chosen.append((found[there], names[there]))
+    for initializer, value in chosen:
+        initializer.CopyFrom(numpy_helper.from_array(value.contiguous().numpy(), initializer.name))
     return True
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import ExportError
-from ffexport.formats import Run
+from ffexport.formats import Runner
 from ffexport.reference import REAL, Case, Values, largest
 
 Array = npt.NDArray[np.floating[Any]]
@@ -25,7 +25,7 @@ BATCHES = (1, 7, 256)
 FACTOR = 4
 
 
-def check_exact(names: list[str], run: Run, compared: list[Case], atol: float) -> dict[str, Any]:
+def check_exact(names: list[str], run: Runner, compared: list[Case], atol: float) -> dict[str, Any]:
     """Holds a file that shall compute the model's numbers to each image of every case and batch.
 
     Args:
@@ -56,7 +56,7 @@ def check_exact(names: list[str], run: Run, compared: list[Case], atol: float) -
     return figures
 
 
-def check_near(names: list[str], run: Run, compared: list[Case], limit: float) -> dict[str, Any]:
+def check_near(names: list[str], run: Runner, compared: list[Case], limit: float) -> dict[str, Any]:
     """Holds the features of a file of lower precision on the real images together, and all it gives to be finite.
 
     What one image loses is luck, or one that nobody takes (noise, black, white), and so are logits, where a weight of a
@@ -103,7 +103,7 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _outputs(names: list[str], run: Run, compared: list[Case]) -> Iterator[tuple[Case, Rows, Found]]:
+def _outputs(names: list[str], run: Runner, compared: list[Case]) -> Iterator[tuple[Case, Rows, Found]]:
     """Yields each case, the indices of its images in a batch, and by output what the file gives and the exact values.
 
     Raises ExportError where an output has another type or shape.

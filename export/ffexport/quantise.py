@@ -1,7 +1,7 @@
 """INT8: the backbone's products in 8 bits, weights symmetric with a scale for each unit.
 
 Weights use 7 of their 8 bits: sums of full ones saturate on x86 processors without VNNI, where a file may run. The head
-stays in float32 (`ffexport.precision` says why), and so does everything between the products: scales of
+stays in float32 (`ffexport.graph.halved` says why), and so does everything between the products: scales of
 normalisation, goodness, softmax. Written by ONNX Runtime's own quantisation.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ffcore.errors import ExportError
 from ffexport.formats import Images
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 ROWS = 64
 WEIGHT_BITS = 7
+PRODUCTS = ("Gemm", "MatMul", "Conv")
+
+
+def quantised(proto: onnx.ModelProto, scheme: str, calibration: Images) -> onnx.ModelProto:
+    """Returns a graph whose backbone multiplies in 8 bits, by a scheme of `ffexport.registry.SCHEMES`."""
+    return {"static": static, "dynamic": dynamic}[scheme](proto, calibration)
 
 
 def static(proto: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
@@ -40,22 +47,30 @@ def static(proto: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
             target,
             _reader(np.concatenate([calibration, extremes])),
             quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=_products(proto),
+            nodes_to_quantize=[node.name for node in _products(proto)],
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+            extra_options={"OpTypesToExcludeOutputQuantization": [*PRODUCTS]},
         )
         return _loaded(target)
 
 
 def dynamic(proto: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
-    """Quantises activations with ranges that are measured in each batch: what an image gives depends on the others."""
+    """Quantises activations with ranges that are measured in each batch: what an image gives depends on the others.
+
+    Convolutions stay as they are: ONNX Runtime has no such product of 8 bits on CPUs.
+
+    Raises:
+        ExportError: where the backbone has convolutions alone.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    products = _products(proto)
+    products = [node.name for node in _products(proto) if node.op_type != "Conv"]
+    if not products:
+        raise ExportError("--int8 dynamic is for backbones with dense layers, and this one has none: choose static")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"
         quantize_dynamic(
@@ -89,12 +104,14 @@ def describe_cpu() -> dict[str, Any]:
     }
 
 
-def _products(proto: onnx.ModelProto) -> list[str]:
-    """Returns the names of the nodes that multiply with the backbone's weights."""
+def _products(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Returns the nodes that multiply with weights, but for those of the head: what is left is the backbone's."""
+    weights = {initializer.name for initializer in proto.graph.initializer}
+    own = {name for name in weights if name.startswith("head.") and ".backbone." not in name}
     return [
-        node.name
+        node
         for node in proto.graph.node
-        if node.op_type in ("Gemm", "MatMul") and any(name.startswith("backbone.") for name in node.input)
+        if node.op_type in PRODUCTS and any(name in weights - own for name in node.input)
     ]
 
 

@@ -1,6 +1,6 @@
 """What a file is held against: the model in float64, and how well float32 can know it, image by image.
 
-Float32 does not know all images alike. Where a single unit of a layer is barely active, normalising multiplies what
+Float32 does not know all images alike. Where a single unit of a block is barely active, normalising multiplies what
 its sum has lost by up to 1 / EPS, and the eager model itself lies far from its own float64; how far, on one processor,
 hangs on one rounding. So the model also runs with weights that are moved as much as sums lose, several times, and the
 largest difference counts.
@@ -22,6 +22,7 @@ import torch
 
 from ffexport.formats import Images, as_run
 from ffexport.graph import DeployedModel
+from ffmodels.backbones.base import Shape
 
 Values = npt.NDArray[np.float64]
 
@@ -61,11 +62,11 @@ class Case:
         return int(np.max(shares, axis=0).argmin())
 
 
-def cases(shape: tuple[int, int, int], real: Images) -> dict[str, Images]:
+def cases(shape: Shape, real: Images) -> dict[str, Images]:
     """Returns what is compared: real, random, all-black, all-white and faint images, uint8 [N, C, H, W] each."""
     faint = np.zeros((len(SPARSE), math.prod(shape)), dtype=np.uint8)
     for pixels, among in zip(faint, SPARSE, strict=True):
-        pixels[::-among] = 1  # from the last, since the label slot takes the first
+        pixels[::-among] = 1  # from the last: the first may carry a label instead
     return {
         REAL: real,
         "random": np.random.default_rng(0).integers(0, 256, size=(NOISE, *shape), dtype=np.uint8),

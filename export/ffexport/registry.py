@@ -1,63 +1,43 @@
-"""What a run can be exported to: formats, precisions, and what the file answers with."""
+"""What a run can be exported to: formats, precisions, and what the file answers with. Nothing heavy is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ffcore.errors import SettingError
-from ffmodels.registry import Registry
+from ffserve.metadata import GOODNESS, HEADS
 
-# Facts: the file's suffix, and the precisions that it comes in.
-FORMATS = Registry(
-    "--format",
-    {
-        "onnx": (
-            "ffexport.onnx_format:OnnxFormat",
-            "for ONNX Runtime and ffserve",
-            {"suffix": ".onnx", "precisions": ("fp32", "fp16", "int8")},
-        ),
-        "torchscript": (
-            "ffexport.torchscript:TorchScriptFormat",
-            "for libtorch",
-            {"suffix": ".ts", "precisions": ("fp32", "fp16")},
-        ),
-        "pt2": (
-            "ffexport.pt2:Pt2Format",
-            "torch.export, for torch without this project's code",
-            {"suffix": ".pt2", "precisions": ("fp32", "fp16")},
-        ),
-    },
-)
+if TYPE_CHECKING:
+    from ffexport.formats import Format
 
-# Facts: the tolerance (`ffexport.parity` says of what).
-PRECISIONS = Registry(
-    "--precision",
-    {
-        "fp32": ("ffexport.precision:FP32", "as trained", {"atol": 1e-4}),
-        "fp16": ("ffexport.precision:FP16", "weights in half, arithmetic in float32", {"atol": 1e-2}),
-        "int8": ("ffexport.precision:INT8", "the backbone's products in 8 bits", {"atol": 1e-1}),
-    },
-)
-
-HEADS = Registry(
-    "--head",
-    {
-        "probe": ("ffexport.subject:with_probe", "a linear probe's classes"),
-        "goodness": ("ffexport.subject:with_goodness", "FF's own classes: the goodness of every label"),
-        "none": ("ffexport.subject:bare", "features alone"),
-    },
-)
-
-# How the backbone's activations get their 8 bits; the first is taken unless another is clearly better.
-SCHEMES = Registry(
-    "--int8",
-    {
-        "static": ("ffexport.quantise:static", "ranges measured on calibration images"),
-        "dynamic": ("ffexport.quantise:dynamic", "ranges measured in each batch, so that images share theirs"),
-    },
-)
-
+# Where each is written.
+FORMATS = {
+    "onnx": "ffexport.onnx_format:OnnxFormat",
+    "torchscript": "ffexport.torch_formats:TorchScriptFormat",
+    "pt2": "ffexport.torch_formats:Pt2Format",
+}
+# The tolerance of each (`ffexport.parity` says of what): as trained; with weights in half and arithmetic in float32;
+# with the backbone's products in 8 bits.
+PRECISIONS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
+# How the backbone's activations get their 8 bits: by ranges measured on calibration images, or in each batch, so that
+# images share theirs. The first is taken unless another is clearly better.
+SCHEMES = ("static", "dynamic")
 OPSET = 20
+
+
+def check(option: str, name: str, known: Iterable[str]) -> None:
+    """Raises SettingError, with the legal names, unless a name is one of them."""
+    if name not in known:
+        raise SettingError(f"{option} {name!r} is unknown: choose one of {', '.join(known)}")
+
+
+def check_head(name: str) -> None:
+    """Raises SettingError unless there is a head of this name; of that of version 0.1 it names the successor."""
+    if name == GOODNESS:
+        raise SettingError(f"--head {GOODNESS} is --head readout now: the method's own classes")
+    check("--head", name, HEADS)
 
 
 def choose_formats(wanted: Sequence[str], precision: str) -> list[str]:
@@ -68,22 +48,19 @@ def choose_formats(wanted: Sequence[str], precision: str) -> list[str]:
         precision: a name in `PRECISIONS`.
 
     Raises:
-        SettingError: for a name that is not registered, or a format that does not come in this precision.
+        SettingError: for a name that is not known, or a format that does not come in this precision.
     """
-    PRECISIONS.check(precision)
-    fitting = [name for name in FORMATS if precision in FORMATS[name].facts["precisions"]]
+    check("--precision", precision, PRECISIONS)
+    fitting = ["onnx"] if precision == "int8" else [*FORMATS]
     for name in wanted:
         if name != "all":
-            FORMATS.check(name)
+            check("--format", name, FORMATS)
             if name not in fitting:
                 raise SettingError(f"--precision {precision} is for --format {', '.join(fitting)} alone, not {name}")
     return fitting if "all" in wanted else list(dict.fromkeys(wanted))
 
 
-def file_name(form: str, head: str, precision: str) -> str:
-    """Returns how a file is called: `model.onnx`; head and precision are named where they are not the default."""
-    parts = [
-        {"goodness": ".goodness", "none": ".features"}.get(head, ""),
-        "" if precision == "fp32" else f".{precision}",
-    ]
-    return f"model{''.join(parts)}{FORMATS[form].facts['suffix']}"
+def load_format(name: str) -> type[Format]:
+    """Returns what writes and loads a format."""
+    found: type[Format] = pkgutil.resolve_name(FORMATS[name])
+    return found

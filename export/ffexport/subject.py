@@ -1,4 +1,4 @@
-"""What is exported of a run folder: its backbone with a probe, with FF's own classifier, or bare."""
+"""What is exported of a run folder: its encoder with a probe, with the method's own readout, or bare."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ import torch
 from ffcore.errors import FFStudyError, RunError, SettingError
 from ffcore.files import read_json, sha256
 from ffcore.ink import Ink, drawn
-from ffexport.graph import DeployedModel, GoodnessModel
-from ffexport.probes import Probe, choose_probe
-from ffexport.registry import HEADS
-from ffmodels.backbone import last_layers, layers_name
-from ffmodels.checkpoint import BACKBONE_FILE, load_backbone, load_head, read_config, read_samples
-from ffmodels.registry import GOODNESS, public_name
+from ffexport.describe import public
+from ffexport.graph import DeployedModel
+from ffexport.registry import check_head
+from ffmodels.linear import last_blocks, load_head
+from ffmodels.run import BACKBONE_FILE, Run
 
-# The methods that tell labels apart by their goodness -> over how many of the last layers it is averaged.
-GOODNESS_METHODS = {"ff": 3, "bp-goodness-all": 3, "bp-goodness-last": 1}
+# What a probe's JSON must say of it.
+KEYS = {"dataset", "reading", "target", "blocks", "class_names", "validation", "test", "backbone_sha256"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A probe's place in a run folder and what is recorded of it."""
+
+    path: Path
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """How --probe names it: DATASET-READING/BLOCKS."""
+        return f"{self.path.parent.name}/{self.path.stem}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +41,21 @@ class Subject:
     """What is exported.
 
     Args:
-        run: the run folder.
-        head: a name in `ffexport.registry.HEADS`.
+        run: the run.
+        head: a name in `ffserve.metadata.HEADS`.
         model: what the files shall compute, float32, on the CPU.
         class_names: None without a head.
+        target: `class` where these are classes of images, `pretext` where a view made them; None without a head.
         probe: where the head is one.
         about: what the metadata say of the head.
         ink: how the run's own images are drawn; None where they are no drawings.
     """
 
-    run: Path
+    run: Run
     head: str
     model: DeployedModel
     class_names: tuple[str, ...] | None = None
+    target: str | None = None
     probe: Probe | None = None
     about: dict[str, Any] = field(default_factory=dict)
     ink: Ink | None = None
@@ -55,44 +69,40 @@ class Subject:
     @property
     def predicts_the_samples(self) -> bool:
         """Whether its classes are those of the run's own data set, which the labels of the run's samples name."""
-        data = read_config(self.run)["data"]
-        if self.class_names is None or list(self.class_names) != data["class_names"]:
-            return False
-        if self.probe is not None:
-            about = self.probe.about
-            return bool(about["dataset"] == data["name"] and about.get("target", "class") == "class")
-        return bool(read_config(self.run)["task"]["name"] == "supervised")
+        own = self.probe is None or self.probe.about["dataset"] == self.run.data["name"]
+        return own and self.target == "class" and list(self.class_names or ()) == self.run.data["class_names"]
 
 
-def load_subject(run: Path, head: str | None = None, probe: str | None = None) -> Subject:
+def load_subject(run: Run, head: str | None = None, probe: str | None = None) -> Subject:
     """Builds what is exported of a run.
 
     Args:
-        run: a run folder.
+        run: a run.
         head: a name in `HEADS`; None means the probe, or none where the run has no probe.
-        probe: `DATASET-SLOT/LAYERS`; None takes the best on validation, `none` is the head of that name.
+        probe: `DATASET-READING/BLOCKS`; None takes the best on validation, `none` is the head of that name.
 
     Raises:
         RunError, SettingError: where the run, the head or the probe is not there, or is damaged.
     """
     if head is not None:
-        HEADS.check(head)
+        check_head(head)
     if probe == "none" and head in (None, "none"):
         head, probe = "none", None
     if probe is not None and head not in (None, "probe"):
         raise SettingError(f"--probe {probe} goes with --head probe, not {head}: leave one of them out")
-    read_config(run)
     try:
         chosen = choose_probe(run, probe) if head in (None, "probe") else None
         if head == "probe" and chosen is None:
-            raise SettingError(f"--head probe needs a probe, and {run} has none: run `fftrain probe {run}` first")
-        name = head or ("none" if chosen is None else "probe")
-        subject: Subject = HEADS.load(name)(run, chosen)
+            raise SettingError(f"--head probe needs a probe, and {run.path} has none: run `fftrain probe {run.path}`")
+        if chosen is not None:
+            subject = _with_probe(run, chosen)
+        else:
+            subject = _with_readout(run) if head == "readout" else _bare(run)
     except FFStudyError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise RunError(f"{run} is damaged, a value in its files is not legal ({what}): train it again") from error
+        raise RunError(f"{run.path} is damaged, a value in its files is not legal ({what}): train it again") from error
     subject.model.eval().requires_grad_(False)
     return subject
 
@@ -105,97 +115,115 @@ def with_ink(subject: Subject, asked: bool | None) -> Subject:
     """
     if asked is False:
         return subject
-    found = drawn(read_samples(subject.run)[0], sure=asked is True)
+    found = drawn(subject.run.samples[0], sure=asked is True)
     if asked and found is None:
         raise SettingError(
             f"--ink is for gray pictures whose ink is always lighter than its ground, or always darker, and those of "
-            f"{subject.run} are in colour, blank or of both kinds: leave it out"
+            f"{subject.run.path} are in colour, blank or of both kinds: leave it out"
         )
     return replace(subject, ink=found)
 
 
-def bare(run: Path, _: Probe | None = None) -> Subject:
-    """Returns the backbone alone.
+def probes_of(run: Run) -> list[Probe]:
+    """Returns a run's probes, the best on validation first."""
+    found = []
+    for path in sorted((run.path / "probes").glob("*/*.safetensors")):
+        about = read_json(path.with_suffix(".json"))
+        if not isinstance(about, dict) or not about.keys() >= KEYS:
+            raise RunError(f"{path.with_suffix('.json')} is damaged: run `fftrain probe {run.path}` again")
+        found.append(Probe(path=path, about=about))
+    return sorted(found, key=lambda probe: -probe.about["validation"])
 
-    It gives the features of the last three layers; the label slot is `neutral` where the backbone was trained with
-    labels in the pixels, else the image is left as it is.
+
+def choose_probe(run: Run, wanted: str | None) -> Probe | None:
+    """Returns the probe to export: the one named, else the best on validation on the classes of the run's own data set.
+
+    Args:
+        run: a run.
+        wanted: `DATASET-READING/BLOCKS`, or None.
+
+    Returns:
+        The probe; None where none is named and the run has none.
+
+    Raises:
+        SettingError: for a probe that the run does not have, or where only probes on several other data sets exist.
     """
-    config, backbone = read_config(run), load_backbone(run)
-    model = DeployedModel(
-        backbone,
-        None,
-        layers=last_layers(len(backbone.layers)),
-        slot=config["task"]["slot"],
-        slot_classes=len(config["task"]["class_names"]),
-    )
-    return Subject(run=run, head="none", model=model)
+    probes = probes_of(run)
+    names = ", ".join(sorted(probe.name for probe in probes)) or "none: `fftrain probe` makes some"
+    if wanted is not None:
+        for probe in probes:
+            if probe.name == wanted:
+                return probe
+        raise SettingError(f"--probe {wanted!r} is not in {run.path}, which has {names}")
+    probes = [probe for probe in probes if probe.about["target"] == "class"]
+    own = [probe for probe in probes if probe.about["dataset"] == run.data["name"]]
+    if not own and len({probe.about["dataset"] for probe in probes}) > 1:
+        raise SettingError(f"{run.path} has probes on several data sets: choose one with --probe ({names})")
+    return next(iter(own or probes), None)
 
 
-def with_probe(run: Path, probe: Probe) -> Subject:
-    """Returns the backbone with a probe, reading the layers and the label slot that it was trained on."""
-    backbone = load_backbone(run)
-    if probe.about["backbone_sha256"] != sha256(run / BACKBONE_FILE):
-        raise RunError(f"{probe.path} was trained on other weights: run `fftrain probe {run}` again")
-    layers, slot, slot_classes = (probe.about[key] for key in ("layers", "slot", "slot_classes"))
-    if not {*layers} <= {*range(len(backbone.layers))}:
-        raise ValueError(f"layers {layers} of {len(backbone.layers)}")
-    head = load_head(probe.path, len(layers) * backbone.config.width, len(probe.about["class_names"]))
+def _bare(run: Run) -> Subject:
+    """Returns the encoder alone, with the method's default reading: it gives the features of the last three blocks."""
+    encoder = run.encoder()
+    return Subject(run=run, head="none", model=DeployedModel(encoder, blocks=last_blocks(len(encoder.dims))))
+
+
+def _with_probe(run: Run, probe: Probe) -> Subject:
+    """Returns the encoder with a probe, of the blocks and the reading that it was trained on."""
+    about = probe.about
+    encoder = run.encoder(about["reading"])
+    if about["backbone_sha256"] != sha256(run.path / BACKBONE_FILE):
+        raise RunError(f"{probe.path} was trained on other weights: run `fftrain probe {run.path}` again")
+    blocks, names = about["blocks"], tuple(about["class_names"])
+    if not {*blocks} <= {*range(len(encoder.dims))}:
+        raise ValueError(f"blocks {blocks} of {len(encoder.dims)}")
+    head = load_head(probe.path, sum(encoder.dims[i] for i in blocks), len(names))
+    measured = {split: about[split] for split in ("validation", "test")}
     return Subject(
         run=run,
         head="probe",
-        model=DeployedModel(backbone, head, layers=layers, slot=slot, slot_classes=slot_classes),
-        class_names=tuple(probe.about["class_names"]),
+        model=DeployedModel(encoder, head, blocks=blocks, classes=len(names)),
+        class_names=names,
+        target=about["target"],
         probe=probe,
-        about={
-            "probe": {
-                "dataset": public_name(probe.about["dataset"]),
-                **{split: probe.about[split] for split in ("validation", "test")},
-            }
-        },
+        about={"probe": {"dataset": public(about["dataset"]), **measured}},
     )
 
 
-def with_goodness(run: Path, _: Probe | None = None) -> Subject:
-    """Returns the backbone with FF's own classifier on the classes of its pretext task.
+def _with_readout(run: Run) -> Subject:
+    """Returns the encoder with the method's own readout, on the classes that it was trained to tell apart.
 
     Raises:
-        SettingError: for a method that does not tell labels apart by their goodness.
+        SettingError: for a method that has none.
         RunError: where the run's accuracy on validation is not known, which sets the temperature.
     """
-    config = read_config(run)
-    method = config["config"]["method"]
-    if method not in GOODNESS_METHODS:
+    encoder = run.encoder()
+    readout = run.readout(encoder)
+    if readout is None:
         raise SettingError(
-            f"--head goodness is for --method {' and '.join(GOODNESS_METHODS)}, and {run} is {method}: "
-            "use --head probe or none"
+            f"--head readout is for methods that tell labels apart, and {run.path} was trained by "
+            f"{run.config['method']['name']}: use --head probe or none"
         )
-    backbone, classes = load_backbone(run), tuple(config["task"]["class_names"])
-    goodness = config["config"]["goodness"]
-    layers = last_layers(len(backbone.layers))[-GOODNESS_METHODS[method] :]
-    model = GoodnessModel(backbone, GOODNESS.load(goodness), layers=layers, classes=len(classes))
-    results = read_json(run / "results.json") if (run / "results.json").exists() else {}
+    results = read_json(run.path / "results.json") if (run.path / "results.json").exists() else {}
     try:
         accuracy = {split: float(found["accuracy"]) for split, found in results["pretext"].items()}
         images = int(results["pretext"]["validation"]["images"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{run / 'results.json'} lacks the accuracy on validation, which --head goodness needs: "
-            f"run `fftrain evaluate {run} --split validation`"
+            f"{run.path / 'results.json'} lacks the accuracy on validation, which --head readout needs: "
+            f"run `fftrain evaluate {run.path} --split validation`"
         ) from error
-    samples, _labels = read_samples(run)
+    model = DeployedModel(encoder, readout, blocks=last_blocks(len(encoder.dims)), classes=len(run.classes))
     with torch.no_grad():
-        logits = model(torch.from_numpy(samples))[1].numpy()
-    found = temperature(logits, (accuracy["validation"] * images + 1) / (images + 2))
-    model.temperature.fill_(found)
+        logits = model(torch.from_numpy(run.samples[0]))[1].numpy()
+    model.temperature = temperature(logits, (accuracy["validation"] * images + 1) / (images + 2))
     return Subject(
         run=run,
-        head="goodness",
+        head="readout",
         model=model,
-        class_names=classes,
-        about={
-            "accuracy": accuracy,
-            "goodness": {"name": goodness, "layers": layers_name(layers), "temperature": found},
-        },
+        class_names=run.classes,
+        target="class" if list(run.classes) == run.data["class_names"] else "pretext",
+        about={"accuracy": accuracy, "readout": {"temperature": model.temperature}},
     )
 
 

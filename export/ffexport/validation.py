@@ -12,10 +12,10 @@ import numpy.typing as npt
 from ffcore.errors import DataError, ExportError, SettingError
 from ffcore.images import read_image
 from ffcore.layout import as_class, class_folders, images_in
-from ffexport.formats import Images, Outputs, Run, as_run
+from ffexport.formats import Images, Outputs, Runner, as_run
 from ffexport.parity import relative_error, rounded
 from ffexport.subject import Subject
-from ffmodels.checkpoint import read_config, read_samples
+from ffmodels.backbones.base import Shape
 
 BATCH = 64
 CALIBRATION = 256
@@ -48,7 +48,7 @@ class Validation:
         order = np.random.default_rng(0).permutation(len(self.images))
         return self.images[np.sort(order[: min(CALIBRATION, -(-len(order) // 2))])]
 
-    def measure(self, run: Run) -> dict[str, Any]:
+    def measure(self, run: Runner) -> dict[str, Any]:
         """Returns what a file gives for the images.
 
         Returns:
@@ -109,10 +109,10 @@ def read_validation(subject: Subject, folder: Path | None) -> Validation:
     """
     known = subject.predicts_the_samples
     if folder is None:
-        images, labels = read_samples(subject.run)
+        images, labels = subject.run.samples
         source = "the run's validation samples"
     else:
-        images, names = _read_folder(folder, tuple(read_config(subject.run)["data"]["shape"]))
+        images, names = _read_folder(folder, subject.run.shape)
         source, labels = "images given", np.zeros(len(names), dtype=np.int64)
         if known:
             classes = [*map(as_class, subject.class_names or ())]
@@ -124,13 +124,13 @@ def read_validation(subject: Subject, folder: Path | None) -> Validation:
     return Validation(images=images, labels=labels if known else None, expected=expected, source=source)
 
 
-def _in_batches(run: Run, images: Images) -> Outputs:
+def _in_batches(run: Runner, images: Images) -> Outputs:
     """Returns what a model gives for images uint8 [N, C, H, W]."""
     parts = [run(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def _read_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[Images, list[str]]:
+def _read_folder(folder: Path, shape: Shape) -> tuple[Images, list[str]]:
     """Returns the images of class folders, uint8 [N, C, H, W], and the class of each (`ffcore.layout.as_class`)."""
     channels, height, width = shape
     try:

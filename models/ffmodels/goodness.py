@@ -1,6 +1,6 @@
-"""Goodness functions h_BD -> g_B, their thresholds, and the Forward-Forward loss.
+"""Goodness functions h -> g_B, where their thresholds lie, and the Forward-Forward loss.
 
-Letters: B batch, D features of a layer.
+Letters: B batch, h activations of any shape [B, ...], D numbers of an image's activation.
 """
 
 from __future__ import annotations
@@ -16,39 +16,41 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Goodness:
-    """A goodness and the threshold that belongs to it.
+    """A goodness and what it is where all D numbers of an activation have one mean square.
 
     Args:
-        of: activations h_BD of any float dtype -> goodness g_B, at least float32 (near 2,000 bfloat16 steps by 8).
-        threshold: width D -> the default threshold theta.
+        of: activations of any float dtype -> goodness g_B, at least float32 (near 2,000 bfloat16 steps by 8).
+        at: (mean square, D) -> goodness.
     """
 
     of: Callable[[Tensor], Tensor]
-    threshold: Callable[[int], float]
+    at: Callable[[float, int], float]
 
 
-def sum_squares(h_BD: Tensor) -> Tensor:
-    """Returns sum h^2 of each row (Hinton 2022, eq. 1), at least float32."""
-    return _squares(h_BD).sum(-1)
+def sum_squares(h: Tensor) -> Tensor:
+    """Returns sum h^2 over all of an image's activation (Hinton 2022, eq. 1), at least float32 [B]."""
+    return _squares(h).sum(-1)
 
 
-def mean_squares(h_BD: Tensor) -> Tensor:
-    """Returns mean h^2 of each row, at least float32: sum_squares / D."""
-    return _squares(h_BD).mean(-1)
+def mean_squares(h: Tensor) -> Tensor:
+    """Returns mean h^2 over all of an image's activation, at least float32 [B]: sum_squares / D."""
+    return _squares(h).mean(-1)
 
 
-def norm(h_BD: Tensor) -> Tensor:
-    """Returns ||h|| of each row (arXiv 2309.11955), at least float32. A row of zeros has gradient 0, not NaN."""
-    return sum_squares(h_BD).clamp(min=1e-12).sqrt()
+def norm(h: Tensor) -> Tensor:
+    """Returns ||h|| of each image (arXiv 2309.11955), at least float32 [B]. Zeros have gradient 0, not NaN."""
+    return sum_squares(h).clamp(min=1e-12).sqrt()
 
 
-def _squares(h_BD: Tensor) -> Tensor:
-    return h_BD.to(torch.promote_types(h_BD.dtype, torch.float32)).square()
+def _squares(h: Tensor) -> Tensor:
+    return h.to(torch.promote_types(h.dtype, torch.float32)).flatten(1).square()
 
 
-SUM_SQUARES = Goodness(sum_squares, float)
-MEAN_SQUARES = Goodness(mean_squares, lambda width: 1.0)
-NORM = Goodness(norm, math.sqrt)
+GOODNESS = {
+    "sum_squares": Goodness(sum_squares, lambda square, size: square * size),
+    "mean_squares": Goodness(mean_squares, lambda square, size: square),
+    "norm": Goodness(norm, lambda square, size: math.sqrt(square * size)),
+}
 
 
 def ff_loss(positive_B: Tensor, negative_B: Tensor, threshold: float) -> Tensor:

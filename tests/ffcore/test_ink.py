@@ -105,10 +105,10 @@ def test_colour_is_no_ink_and_gray_of_three_channels_is():
 
 
 def test_real_data(real_mnist):
-    from fftrain.config import DataConfig
+    from fftrain.config import DataSettings
     from fftrain.data import load_data, sample
 
-    images = sample(load_data(DataConfig(dataset="mnist", data_dir=str(real_mnist))).validation, 64).images.numpy()
+    images = sample(load_data(DataSettings(dataset="mnist", data_dir=str(real_mnist))).validation, 64).images.numpy()
     found = drawn(images)
     assert (found.ground, found.ink, found.mass) == (0, 255, True)
     assert abs(found.longest - 20) < 0.2

@@ -8,39 +8,39 @@ import numpy as np
 import onnx
 
 from ffcore.files import read_json
-from ffexport.probes import choose_probe
-from ffmodels.checkpoint import read_samples
+from ffexport.subject import choose_probe
+from ffmodels.run import Run
 
-# The probe of `ff` reads every layer but the first; that of `bp` is the best.
-PROBE = "digits-neutral/layers2-4"
+# The probe of `ff` reads every block but the first; that of `bp` is the best.
+PROBE = "digits-neutral/blocks2-4"
 
 
 def probe_of(trained, method):
     """The probe in the exported files."""
-    return choose_probe(trained / method, PROBE if method == "ff" else None)
+    return choose_probe(Run.load(trained / method), PROBE if method == "ff" else None)
 
 
-def reference(run, layers, slot, images, precision=np.float64):
+def reference(run, blocks, reading, images, precision=np.float64):
     """What the features are, in NumPy float64 from the run's weights, and the probe's or None's logits."""
     from safetensors.numpy import load_file
 
     weights = load_file(run / "backbone.safetensors")
     x = images.reshape(len(images), -1) / 255.0
-    if slot == "neutral":
-        classes = len(read_json(run / "config.json")["task"]["class_names"])
+    if reading == "neutral":
+        classes = len(read_json(run / "config.json")["classes"])
         x[:, :classes] = 1 / classes
     features = []
     for i in range(4):
         x = normalised(x)
-        weight, bias = (weights[f"layers.{i}.linear.{part}"] for part in ("weight", "bias"))
+        weight, bias = (weights[f"blocks.{i}.0.{part}"] for part in ("weight", "bias"))
         x = np.maximum(x @ weight.astype(precision).astype(np.float64).T + bias.astype(np.float64), 0)
         features.append(normalised(x))
-    return np.concatenate([features[i] for i in layers], axis=1)
+    return np.concatenate([features[i] for i in blocks], axis=1)
 
 
 def samples(run, count=64):
-    """Images that float32 knows: black, and the run's own. Noise may leave a layer one barely active unit, by luck."""
-    images, _ = read_samples(run)
+    """Images that float32 knows: black, and the run's own. Noise may leave a block one barely active unit, by luck."""
+    images, _ = Run.load(run).samples
     images = np.resize(images, (count, *images.shape[1:]))
     images[0] = 0
     return images

@@ -15,8 +15,9 @@ def exported(trained, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ffexport.onnx_format._trace", untraced(folders["ff"] / "model.onnx"))
         export_run(trained / "ff", precision="int8", probe=PROBE, out=folders["ff"])
-    export_run(trained / "ff", ["all"], head="goodness", out=folders["ff"])
+    export_run(trained / "ff", ["all"], head="readout", out=folders["ff"])
     export_run(trained / "bp", opset=22, out=folders["bp"])
+    export_run(trained / "bp", head="readout", out=folders["bp"])
     return folders
 
 

@@ -16,6 +16,7 @@ from ffexport import bench
 from ffexport.export import newest_run
 from ffexport.formats import as_run
 from ffexport.subject import load_subject
+from ffmodels.run import Run
 from tests.helpers import one_line, python
 
 
@@ -24,8 +25,8 @@ def test_the_command(cli, run_copy, tmp_path, monkeypatch):
     assert ended.code == 0
     assert ended.json["written"] == ["model.ts"]
     assert ended.json["files"].keys() == {"model.ts"}
-    ended = cli("ffexport", run_copy, "--format", "torchscript", "--head", "goodness", "--precision", "fp16")
-    assert "model.goodness.fp16.ts" in ended.out
+    ended = cli("ffexport", run_copy, "--format", "torchscript", "--head", "readout", "--precision", "fp16")
+    assert "model.readout.fp16.ts" in ended.out
     assert "model.ts" not in ended.out
     one_line(cli("ffexport", run_copy, "--format", "tflite"), 2, "'tflite'", "onnx, torchscript")
     one_line(cli("ffexport", run_copy, "--atol", "-1"), 2, "--atol")
@@ -57,7 +58,7 @@ def test_without_a_run_the_newest_is_taken_and_named(cli, trained, tmp_path, mon
 def test_bench_answers_line_by_line(trained, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 28, 28), dtype=np.uint8)
     np.save(tmp_path / "in.npy", images)
-    model = load_subject(trained / "ff").model
+    model = load_subject(Run.load(trained / "ff")).model
     requests = [
         {"batch": 2, "repeats": 3},
         {"batch": 7, "repeats": 1, "warmup": 0, "images_npy": str(tmp_path / "in.npy")},

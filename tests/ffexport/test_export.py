@@ -21,9 +21,11 @@ from ffexport.describe import golden
 from ffexport.export import export_run
 from ffexport.formats import as_run
 from ffexport.reference import Case, references
-from ffexport.registry import FORMATS, file_name
+from ffexport.registry import FORMATS, load_format
 from ffexport.subject import load_subject, with_ink
+from ffmodels.run import Run
 from ffserve import Classifier, Model
+from ffserve.metadata import SUFFIXES, Named
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, samples, softmax
 from tests.helpers import ROOT, python
 
@@ -38,7 +40,7 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
     found = model.run(images)
     assert list(found) == ["features", "logits", "probabilities"]
     probe = probe_of(trained, method)
-    features = reference(trained / method, probe.about["layers"], probe.about["slot"], images)
+    features = reference(trained / method, probe.about["blocks"], probe.about["reading"], images)
     head = load_file(probe.path)
     logits = features @ head["linear.weight"].astype(np.float64).T + head["linear.bias"]
     for name, expected in {"features": features, "logits": logits, "probabilities": softmax(logits)}.items():
@@ -49,10 +51,10 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
 @pytest.mark.parametrize("method", ["ff", "bp"])
 def test_files_are_held_against_the_weights_in_float64(trained, method):
     probe = probe_of(trained, method)
-    model = load_subject(trained / method, "probe", probe.name).model
+    model = load_subject(Run.load(trained / method), "probe", probe.name).model
     images = samples(trained / method, 9)
     (case,) = references(model, {"some": images})
-    features = reference(trained / method, probe.about["layers"], probe.about["slot"], images)
+    features = reference(trained / method, probe.about["blocks"], probe.about["reading"], images)
     np.testing.assert_allclose(case.exact[0], features, rtol=1e-9, atol=1e-9)
     for eager_N, spread_N, got, exact in zip(case.eager, case.spread, as_run(model)(images), case.exact, strict=True):
         np.testing.assert_allclose(eager_N, np.abs(got - exact).max(1), rtol=1e-9)
@@ -60,10 +62,10 @@ def test_files_are_held_against_the_weights_in_float64(trained, method):
         assert (spread_N < 1e-3 * (1 + np.abs(exact).max(1))).all()
 
 
-@pytest.mark.parametrize("head", ["probe", "goodness"])
+@pytest.mark.parametrize("head", ["probe", "readout"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_for_one_image_as_for_many(trained, exported, name, head):
-    run = FORMATS.load(name).load(exported["ff"] / file_name(name, head, "fp32"))
+    run = load_format(name).load(exported["ff"] / Named(head, name, "fp32").file)
     images = samples(trained / "ff", 256)
     many = run(images)
     for i in (0, 17, 255):
@@ -76,7 +78,7 @@ def test_the_manifest_describes_the_files(exported, trained):
     manifest = read_json(folder / "manifest.json")
     assert manifest["inputs"] == [{"name": "images", "dtype": "uint8", "shape": ["batch", 1, 28, 28]}]
     names = {"model.onnx", "model.ts", "model.pt2", "model.fp16.onnx", "model.fp16.ts"}
-    names |= {"model.int8.onnx", "model.goodness.onnx", "model.goodness.ts", "model.goodness.pt2"}
+    names |= {"model.int8.onnx", "model.readout.onnx", "model.readout.ts", "model.readout.pt2"}
     assert manifest["files"].keys() == names
     assert {*os.listdir(folder)} == names | {"manifest.json", "card.md", ".lock"}
     best = probe_of(trained, "ff")
@@ -86,14 +88,14 @@ def test_the_manifest_describes_the_files(exported, trained):
         assert [output["name"] for output in about["outputs"]] == ["features", "logits", "probabilities"]
         assert about["sha256"] == sha256(folder / name)
         assert about["bytes"] == (folder / name).stat().st_size
-        assert about["parity"].keys() == {"real", "random", "black", "white", "faint", "dead layer"}
+        assert about["parity"].keys() == {"real", "random", "black", "white", "faint", "dead block"}
         assert all(batches.keys() == {"1", "7", "256"} for batches in about["parity"].values())
         assert all("same_class" in figures for batches in about["parity"].values() for figures in batches.values())
-        goodness, parts = "goodness" in name, name.split(".")
-        assert about["head"] == ("goodness" if goodness else "probe")
+        readout, parts = "readout" in name, name.split(".")
+        assert about["head"] == ("readout" if readout else "probe")
         assert about["precision"] == next((part for part in parts if part in ("fp16", "int8")), "fp32")
         assert about.get("opset") == (20 if name.endswith(".onnx") else None)
-        assert about["probe"] == (None if goodness else best.name)
+        assert about["probe"] == (None if readout else best.name)
         if about["precision"] == "fp32":
             assert about["largest_difference"] <= 1e-2
             assert about["same_class"] == 1.0
@@ -107,7 +109,10 @@ def test_the_metadata_are_all_that_serving_needs(exported, trained):
     assert (about.channels, about.height, about.width) == (1, 28, 28)
     assert about.class_names == tuple("0123456789")
     values = about.values
-    assert [values[key] for key in ("task", "method", "precision", "head")] == ["rotation", "ff", "fp32", "probe"]
+    names = {"view": "rotation", "method": "forward-forward", "backbone": "mlp", "cut": "block", "at": "all"}
+    names |= {"precision": "fp32", "head": "probe", "target": "class"}
+    assert {key: values[key] for key in names} == names
+    assert values["features"] == {"blocks": "blocks2-4", "reading": "neutral"}
     assert values["probe"]["test"] == probe_of(trained, "ff").about["test"]
     samples = np.load(trained / "ff" / "samples.npz")["images"][:, 0]
     rings = np.concatenate([samples[:, 0], samples[:, -1], samples[:, 1:-1, 0], samples[:, 1:-1, -1]], axis=1)
@@ -128,9 +133,9 @@ def test_the_metadata_are_all_that_serving_needs(exported, trained):
 def test_the_golden_outputs_are_those_of_the_file_itself(exported):
     for path in exported["ff"].glob("model*"):
         about = metadata(path)
-        form = next(name for name in FORMATS if FORMATS[name].facts["suffix"] == path.suffix)
+        form = next(name for name in FORMATS if SUFFIXES[name] == path.suffix)
         image = np.frombuffer(base64.b64decode(about["golden"]["image"]), dtype=np.uint8).reshape(1, 1, 28, 28).copy()
-        features, _, probabilities = FORMATS.load(form).load(path)(image)
+        features, _, probabilities = load_format(form).load(path)(image)
         np.testing.assert_allclose(features[0, :16], about["golden"]["features"], atol=1e-5)
         np.testing.assert_allclose(probabilities[0], about["golden"]["probabilities"], atol=1e-5)
         assert about["golden"]["tolerance"] == (5e-2 if "int8" in path.name else 1e-2)
@@ -157,9 +162,9 @@ def test_the_golden_image_is_the_one_that_float32_knows_best():
 
 def test_a_probe_predicts_through_the_file_what_it_was_measured_at(exported, trained):
     from fftrain import load_data
-    from fftrain.config import DataConfig
+    from fftrain.config import DataSettings
 
-    test = load_data(DataConfig(dataset="digits")).test
+    test = load_data(DataSettings(dataset="digits")).test
     predicted = Classifier(exported["bp"] / "model.onnx").predict(list(test.images.numpy()), top_k=1)
     right = sum(p.label == str(label) for p, label in zip(predicted, test.labels.tolist(), strict=True))
     assert right / len(test) == pytest.approx(probe_of(trained, "bp").about["test"], abs=1.5 / len(test))
@@ -214,31 +219,31 @@ def test_the_figures_do_not_depend_on_the_number_of_threads(trained, tmp_path, m
     assert used == [1]
 
 
-def test_the_bare_backbone_gives_the_last_three_layers(trained, tmp_path):
+def test_the_bare_backbone_gives_the_last_three_blocks(trained, tmp_path):
     export_run(trained / "ff", head="none", formats=["torchscript"], out=tmp_path)
     assert {*os.listdir(tmp_path)} == {"model.features.ts", "manifest.json", "card.md", ".lock"}
     assert metadata(tmp_path / "model.features.ts")["head"] == "none"
     images = samples(trained / "ff", 5)
-    (features,) = FORMATS.load("torchscript").load(tmp_path / "model.features.ts")(images)
+    (features,) = load_format("torchscript").load(tmp_path / "model.features.ts")(images)
     np.testing.assert_allclose(features, reference(trained / "ff", [1, 2, 3], "neutral", images), atol=1e-4)
 
 
 def test_the_manifest_and_the_card_say_how_much_of_the_backbone_is_inside(exported):
     manifest = read_json(exported["ff"] / "manifest.json")
-    assert manifest["depth"] == 4
-    assert {about["layers"] for about in manifest["files"].values()} == {"layers2-4"}
-    assert "It reads layers2-4 of 4 layers; deeper ones are not in it." in (exported["ff"] / "card.md").read_text()
+    assert manifest["blocks"] == 4
+    assert {about["features"]["blocks"] for about in manifest["files"].values()} == {"blocks2-4"}
+    assert "Features of blocks2-4 of 4, reading neutral; nothing is in it" in (exported["ff"] / "card.md").read_text()
 
 
 def test_a_named_probe_and_what_no_output_reads_is_not_shipped(trained, tmp_path):
     sizes = {}
-    for layer in ("layer1", "layer4"):
-        export_run(trained / "ff", ["torchscript"], probe=f"digits-neutral/{layer}", out=tmp_path)
-        assert metadata(tmp_path / "model.ts")["layers"] == layer
-        sizes[layer] = (tmp_path / "model.ts").stat().st_size
-    assert sizes["layer1"] < sizes["layer4"]
-    with pytest.raises(SettingError, match=r"--probe 'mnist/layer9' is not in .*, which has digits-neutral/layer1"):
-        export_run(trained / "ff", probe="mnist/layer9", out=tmp_path)
+    for block in ("block1", "block4"):
+        export_run(trained / "ff", ["torchscript"], probe=f"digits-neutral/{block}", out=tmp_path)
+        assert metadata(tmp_path / "model.ts")["features"]["blocks"] == block
+        sizes[block] = (tmp_path / "model.ts").stat().st_size
+    assert sizes["block1"] < sizes["block4"]
+    with pytest.raises(SettingError, match=r"--probe 'mnist/block9' is not in .*, which has digits-neutral/block1"):
+        export_run(trained / "ff", probe="mnist/block9", out=tmp_path)
 
 
 def test_a_probe_of_other_weights_is_not_shipped(run_copy, trained):
@@ -269,7 +274,7 @@ def strokes(count):
 
 
 def test_whether_images_are_drawings_is_told_by_them_or_by_who_exports(run_copy):
-    subject = load_subject(run_copy)
+    subject = load_subject(Run.load(run_copy))
     assert with_ink(subject, None).ink is None  # scikit-learn's digits, enlarged, are shades
     export_run(run_copy, ink=True)
     about = Model(run_copy / "export" / "model.onnx").about
@@ -277,8 +282,10 @@ def test_whether_images_are_drawings_is_told_by_them_or_by_who_exports(run_copy)
     assert "They are drawings, light ink on dark ground" in (run_copy / "export" / "card.md").read_text()
     images, labels = strokes(64)
     np.savez_compressed(run_copy / "samples.npz", images=images, labels=labels)
+    subject = load_subject(Run.load(run_copy))
     assert with_ink(subject, None).ink.longest is None
     assert with_ink(subject, False).ink is None
     np.savez_compressed(run_copy / "samples.npz", images=images * 0, labels=labels)
+    subject = load_subject(Run.load(run_copy))
     with pytest.raises(SettingError, match="--ink is for gray pictures"):
         with_ink(subject, True)

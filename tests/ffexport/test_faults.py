@@ -15,19 +15,17 @@ from ffcore.errors import ExportError
 from ffexport import onnx_format
 from ffexport.export import export_run
 from ffexport.reference import REAL, cases, references
-from ffexport.registry import FORMATS
+from ffexport.registry import load_format
 from ffexport.subject import load_subject
-from ffmodels.backbone import as_it_is
-from ffmodels.checkpoint import read_samples
-from ffmodels.labels import fill
+from ffmodels.run import Run
 from ffserve import Model
 from tests.ffexport.checks import PROBE
 
 BARELY = 1e-5  # how active the only active unit is
 
 
-def slot(model):
-    model.slot = "zeros"
+def reading(model):
+    model.encoder.reading = "zeros"
 
 
 def scale(model):
@@ -35,60 +33,61 @@ def scale(model):
 
 
 def order(model):
-    model.layers = model.layers[::-1]
+    model.blocks = model.blocks[::-1]
 
 
 def swapped(model):
-    layers = model.backbone.layers
-    layers[1], layers[2] = layers[2], layers[1]
+    blocks = model.encoder.backbone.blocks
+    blocks[1], blocks[2] = blocks[2], blocks[1]
 
 
 def normalisation(model):
-    model.backbone.layers[1].normalise = as_it_is
+    backbone = model.encoder.backbone
+    right = backbone.block
+    backbone.block = lambda index, h: backbone.blocks[index](h) if index == 1 else right(index, h)
 
 
 def transposed(model):
-    weight = model.backbone.layers[1].linear.weight
+    weight = model.encoder.backbone.blocks[1][0].weight
     weight.data = weight.data.T.contiguous()
 
 
-def another_layer(model):
-    model.layers = [0, *model.layers[1:]]
+def another_block(model):
+    model.blocks = [0, *model.blocks[1:]]
 
 
-FAULTS = (slot, scale, order, swapped, normalisation, transposed, another_layer)
+FAULTS = (reading, scale, order, swapped, normalisation, transposed, another_block)
 
 
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
-    """Two runs with label slots: `ff`, and `bp` with a bias so low in the first layer that noise leaves it one unit."""
+    """Two runs: `ff`, and a copy with a bias so low in the first block that noise leaves it one unit."""
     from fftrain import ProbeConfig, probe_run
 
-    ill = Path(shutil.copytree(trained / "bp", tmp_path_factory.mktemp("ill") / "run"))
+    ill = Path(shutil.copytree(trained / "ff", tmp_path_factory.mktemp("ill") / "run"))
     weights = load_file(ill / "backbone.safetensors")
-    weights["layers.0.linear.bias"] -= lowered(ill)
+    weights["blocks.0.0.bias"] -= lowered(ill)
     save_file(weights, ill / "backbone.safetensors")
-    probe_run(ill, ProbeConfig(dataset="digits", slot="neutral", epochs=2, threads=1))
+    probe_run(ill, ProbeConfig(dataset="digits", epochs=2, threads=1))
     return {"well": trained / "ff", "ill": ill}
 
 
 def noise_and_real(run):
-    samples, _ = read_samples(run)
+    samples, _ = Run.load(run).samples
     found = cases(samples.shape[1:], samples)
     return {name: found[name] for name in ("random", REAL)}
 
 
 def lowered(run):
     """By how much the bias must fall, so that an image of noise has one barely active unit and float32 is far off."""
-    model = load_subject(run, "none").model
-    model.slot = "neutral"
+    model = load_subject(Run.load(run), "none").model
     images = noise_and_real(run)
-    exact, far = copy.deepcopy(model).double().backbone, {}
-    first = exact.layers[0]
-    pixels = fill(torch.from_numpy(images["random"]).double() / 255, model.slot_classes, model.slot)
-    for largest in first.linear(first.normalise(exact.stem(pixels))).max(1).values.tolist():
+    exact, far = copy.deepcopy(model).double().encoder, {}
+    pixels = exact.condition(torch.from_numpy(images["random"]).double() / 255, exact.reading)
+    h = exact.backbone.normalise(exact.backbone.stem(pixels))
+    for largest in exact.backbone.blocks[0][0](h).max(1).values.tolist():
         ill = copy.deepcopy(model)
-        ill.backbone.layers[0].linear.bias -= largest - BARELY
+        ill.encoder.backbone.blocks[0][0].bias -= largest - BARELY
         case, _ = references(ill, images, copies=0)
         far[largest - BARELY] = case.eager[0].max()
     return max(far, key=far.get)  # on this processor: on another it is another image
@@ -96,7 +95,7 @@ def lowered(run):
 
 def test_float32_itself_is_far_off_on_some_images_of_the_ill_conditioned_run(runs):
     for name, run in runs.items():
-        noise, real = references(load_subject(run, None, PROBE).model, noise_and_real(run))
+        noise, real = references(load_subject(Run.load(run), None, PROBE).model, noise_and_real(run))
         if name == "ill":
             assert noise.eager[0].max() > 1e-3
         for case in (noise, real):
@@ -126,7 +125,7 @@ def test_the_right_files_pass(runs, conditioned, tmp_path):
 )
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_refused(runs, traces, tmp_path, monkeypatch, conditioned, form, precision, fault):
-    writer, trace = FORMATS.load(form), onnx_format._trace
+    writer, trace = load_format(form), onnx_format._trace
     right = writer.write
 
     def wrong(self, model, path, settings):

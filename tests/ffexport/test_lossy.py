@@ -14,16 +14,18 @@ from ffcore.images import from_array
 from ffexport import quantise
 from ffexport.export import export_run
 from ffexport.making import CLEARLY, _best
-from ffexport.registry import FORMATS, PRECISIONS, SCHEMES, choose_formats
+from ffexport.registry import PRECISIONS, SCHEMES, choose_formats, load_format
 from ffexport.subject import load_subject
 from ffexport.validation import LOST_ACCURACY, OTHER_CLASSES, at_most, check_validation, read_validation
+from ffmodels.run import Run
 from ffserve import Model
+from ffserve.metadata import SUFFIXES
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, samples
 
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript"])
 def test_fp16_is_half_as_large_and_rounds_the_weights_alone(trained, exported, name):
-    suffix = FORMATS[name].facts["suffix"]
+    suffix = SUFFIXES[name]
     path, exact = (exported["ff"] / f"model{part}{suffix}" for part in (".fp16", ""))
     about = read_json(exported["ff"] / "manifest.json")["files"][path.name]
     weights = 2 * (784 * 48 + 3 * 48 * 48)
@@ -31,10 +33,10 @@ def test_fp16_is_half_as_large_and_rounds_the_weights_alone(trained, exported, n
         exact.stat().st_size - path.stat().st_size > 0.8 * weights
     )  # the exporter of ONNX keeps small ones in float32
     images = samples(trained / "ff")
-    found = FORMATS.load(name).load(path)(images)
+    found = load_format(name).load(path)(images)
     assert all(output.dtype == np.float32 for output in found)
-    layers = probe_of(trained, "ff").about["layers"]
-    expected = reference(trained / "ff", layers, "neutral", images, precision=np.float16)
+    blocks = probe_of(trained, "ff").about["blocks"]
+    expected = reference(trained / "ff", blocks, "neutral", images, precision=np.float16)
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
     assert about["validation"]["same_class"] >= 0.98
     assert about["validation"]["accuracy_fp32"] - about["validation"]["accuracy"] <= 1 / 64
@@ -58,7 +60,7 @@ def test_nothing_overflows_where_half_would(trained, run_copy):
     path = run_copy / "backbone.safetensors"
     weights = load_file(path)
     for part in ("weight", "bias"):
-        weights[f"layers.0.linear.{part}"] *= 3e4  # sums of squares far above what half holds
+        weights[f"blocks.0.0.{part}"] *= 3e4  # sums of squares far above what half holds
     save_file(weights, path)
     written = export_run(run_copy, ["torchscript"], precision="fp16", head="none")["files"]["model.features.fp16.ts"]
     assert written["parity"]["real"]["256"]["relative_error"] < 1e-3
@@ -67,16 +69,16 @@ def test_nothing_overflows_where_half_would(trained, run_copy):
 def test_int8_quantises_the_backbones_products_alone(exported):
     path = exported["ff"] / "model.int8.onnx"
     types = {i.name: i.data_type for i in onnx.load(path).graph.initializer if len(i.dims) == 2}
-    assert {TensorProto.INT8} == {kind for name, kind in types.items() if "layers" in name}
+    assert {TensorProto.INT8} == {kind for name, kind in types.items() if "blocks" in name}
     assert {TensorProto.FLOAT} == {kind for name, kind in types.items() if "head" in name}
     assert path.stat().st_size < (exported["ff"] / "model.onnx").stat().st_size / 2
 
 
 def test_int8_answers_nearly_as_the_model_does_and_says_how_nearly(trained, exported):
     about = read_json(exported["ff"] / "manifest.json")["files"]["model.int8.onnx"]
-    layers = probe_of(trained, "ff").about["layers"]
+    blocks = probe_of(trained, "ff").about["blocks"]
     images = samples(trained / "ff")
-    expected = reference(trained / "ff", layers, "neutral", images)
+    expected = reference(trained / "ff", blocks, "neutral", images)
     found = Model(exported["ff"] / "model.int8.onnx").run(images)["features"]
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.05
     int8 = about["int8"]
@@ -93,7 +95,7 @@ def test_int8_answers_nearly_as_the_model_does_and_says_how_nearly(trained, expo
 def test_static_int8_gives_an_image_the_same_in_any_batch(trained, traced, tmp_path):
     written = export_run(trained / "ff", precision="int8", int8="static", probe=PROBE, out=tmp_path)["files"]
     assert written["model.int8.onnx"]["int8"]["tried"].keys() == {"static"}
-    run = FORMATS.load("onnx").load(tmp_path / "model.int8.onnx")
+    run = load_format("onnx").load(tmp_path / "model.int8.onnx")
     images = samples(trained / "ff")
     many = run(images)[0]
     alone = np.concatenate([run(images[i : i + 1])[0] for i in range(len(images))])
@@ -116,11 +118,11 @@ def test_the_first_scheme_stays_unless_another_is_clearly_better():
 
 
 def spoilt(proto, calibration):
-    """A scheme that loses the weights of the first layer."""
+    """A scheme that loses the weights of the first block."""
     from onnx import numpy_helper
 
     for initializer in proto.graph.initializer:
-        if initializer.name.startswith("backbone.layers.0"):
+        if initializer.name.startswith("encoder.backbone.blocks.0"):
             zeros = np.zeros(tuple(initializer.dims), dtype=np.float32)
             initializer.CopyFrom(numpy_helper.from_array(zeros, initializer.name))
     return proto
@@ -176,13 +178,13 @@ def test_validation_images_come_from_class_folders(trained, tmp_path):
         (tmp_path / str(i % 3)).mkdir(exist_ok=True)
         from_array(image).save(tmp_path / str(i % 3) / f"{i}.png")
     (tmp_path / "0" / "notes.txt").write_text("no image")
-    subject = load_subject(trained / "ff")
+    subject = load_subject(Run.load(trained / "ff"))
     found = read_validation(subject, tmp_path)
     assert (found.images == images[[0, 3, 1, 4, 2, 5]]).all()
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert len(found.calibration) == 3
     # The classes of another head are not the folders': they are not compared.
-    assert read_validation(load_subject(trained / "ff", "goodness"), tmp_path).labels is None
+    assert read_validation(load_subject(Run.load(trained / "ff"), "readout"), tmp_path).labels is None
     (tmp_path / "2" / "bad.png").write_bytes(b"bad")
     with pytest.raises(ImageError, match=r"bad\.png"):
         read_validation(subject, tmp_path)
@@ -201,7 +203,7 @@ def test_all_is_every_format_of_a_precision():
     assert choose_formats(["pt2", "pt2"], "fp16") == ["pt2"]
     with pytest.raises(SettingError, match="--precision int8 is for --format onnx alone, not pt2"):
         choose_formats(["onnx", "pt2"], "int8")
-    assert [entry.facts["atol"] for entry in PRECISIONS.values()] == [1e-4, 1e-2, 1e-1]
+    assert [*PRECISIONS.values()] == [1e-4, 1e-2, 1e-1]
 
 
 @pytest.mark.parametrize("scheme", ["static", "dynamic"])
@@ -217,7 +219,7 @@ def test_weights_use_seven_bits_since_sums_of_eight_saturate_on_some_processors(
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ff", "bp"])
 def test_every_head_in_every_precision_and_format(trained, tmp_path, method):
-    heads = ("probe", "none", *(["goodness"] if method == "ff" else []))
+    heads = ("probe", "readout", "none")
     for head in heads:
         for precision in PRECISIONS:
             export_run(trained / method, ["all"], head=head, precision=precision, out=tmp_path)

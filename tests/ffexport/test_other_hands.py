@@ -12,16 +12,16 @@ from onnxruntime.quantization import quantize_dynamic
 from ffcore.errors import ModelError
 from ffexport import onnx_format
 from ffexport.parity import relative_error
-from ffexport.registry import FORMATS
+from ffexport.registry import load_format
 from ffserve import Model
 
 IMAGES = np.random.default_rng(4).integers(0, 256, (5, 1, 28, 28), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.ts", "model.pt2", "model.fp16.ts", "model.goodness.ts"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.ts", "model.pt2", "model.fp16.ts", "model.readout.ts"])
 def test_what_is_not_uint8_images_of_its_size_is_refused(exported, name):
     path = exported["ff"] / name
-    run = FORMATS.load({".onnx": "onnx", ".ts": "torchscript", ".pt2": "pt2"}[path.suffix]).load(path)
+    run = load_format({".onnx": "onnx", ".ts": "torchscript", ".pt2": "pt2"}[path.suffix]).load(path)
     for count in (5, 1):
         assert [len(output) for output in run(IMAGES[:count])] == [count] * 3
     for other in (
@@ -37,9 +37,9 @@ def test_what_is_not_uint8_images_of_its_size_is_refused(exported, name):
             run(other)
 
 
-@pytest.mark.parametrize("name", ["model.ts", "model.fp16.ts", "model.goodness.ts"])
+@pytest.mark.parametrize("name", ["model.ts", "model.fp16.ts", "model.readout.ts"])
 def test_torchscript_says_what_is_wrong_and_what_it_takes(exported, name):
-    run, takes = FORMATS.load("torchscript").load(exported["ff"] / name), r"uint8 \[batch, 1, 28, 28\]"
+    run, takes = load_format("torchscript").load(exported["ff"] / name), r"uint8 \[batch, 1, 28, 28\]"
     with pytest.raises(torch.jit.Error, match=rf"images are not uint8: the model takes raw pixels, {takes}"):
         run(IMAGES / 255)
     with pytest.raises(torch.jit.Error, match=rf"images have shape \[5, 28, 28, 1\]: the model takes .*{takes}"):
@@ -59,7 +59,7 @@ def test_the_noted_shapes_are_those_of_values_alone_and_agree(exported):
 
 
 def test_users_can_quantise_a_file_themselves(exported, tmp_path):
-    load = FORMATS.load("onnx").load
+    load = load_format("onnx").load
     for path in onnx_files(exported):
         quantize_dynamic(path, tmp_path / "quantised.onnx")
         if "int8" not in path.name:

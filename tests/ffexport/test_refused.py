@@ -13,14 +13,14 @@ from ffcore.errors import ExportError, RunError, SettingError, WriteError
 from ffcore.files import read_json, write_json
 from ffexport import registry
 from ffexport.export import export_run
-from ffexport.graph import with_dead_layer
+from ffexport.graph import with_dead_block
 from ffexport.manifest import make_manifest, read_before
 from ffexport.onnx_format import check_opset
 from ffexport.parity import check_exact, check_near
-from ffexport.probes import probes_of
 from ffexport.reference import REAL, references
-from ffexport.subject import load_subject
-from ffexport.torchscript import TorchScriptFormat
+from ffexport.subject import load_subject, probes_of
+from ffexport.torch_formats import TorchScriptFormat
+from ffmodels.run import Run
 from tests.ffexport.checks import content
 
 
@@ -55,13 +55,13 @@ def broken(how):
         ("off", r"logits differs by 0.5 from the model in float64 on 7 real images, more than .* --atol 0.0001 allow"),
         ("nan", "differs by nan from the model in float64 on 1 black images"),
         ("shape", r"output features is float32 \(1, 1\) on 1 real images, the model gives float32"),
-        ("dead", "output features differs by 1 from the model in float64 on 1 dead layer images"),
+        ("dead", "output features differs by 1 from the model in float64 on 1 dead block images"),
     ],
 )
 def test_a_file_that_computes_something_else_is_not_put_in_place(trained, tmp_path, monkeypatch, how, message):
     export_run(trained / "ff", ["torchscript"], out=tmp_path / "there")
     before = content(tmp_path / "there")
-    monkeypatch.setattr("ffexport.pt2.Pt2Format", broken(how))
+    monkeypatch.setattr("ffexport.torch_formats.Pt2Format", broken(how))
     for out in (tmp_path / "there", tmp_path / "new"):
         with pytest.raises(ExportError, match=message):  # though the first of the two is right
             export_run(trained / "ff", ["torchscript", "pt2"], out=out)
@@ -69,8 +69,8 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(trained, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-def test_parity_sees_a_dead_layer_that_is_exported_carelessly(trained):
-    dead = with_dead_layer(load_subject(trained / "ff").model)
+def test_parity_sees_a_dead_block_that_is_exported_carelessly(trained):
+    dead = with_dead_block(load_subject(Run.load(trained / "ff")).model)
     compared = references(dead, {"black": np.zeros((1, 1, 28, 28), dtype=np.uint8)})
     assert all(np.isfinite(output).all() for output in compared[0].exact)
 
@@ -87,7 +87,7 @@ def test_parity_sees_a_dead_layer_that_is_exported_carelessly(trained):
 
 @pytest.mark.parametrize(("case", "refused"), [(REAL, True), ("random", False)])
 def test_a_lossy_file_is_held_to_real_images_alone(trained, case, refused):
-    model = load_subject(trained / "ff").model
+    model = load_subject(Run.load(trained / "ff")).model
     compared = references(model, {case: np.random.default_rng(0).integers(0, 256, (7, 1, 28, 28), dtype=np.uint8)})
 
     def run(images):
@@ -107,7 +107,7 @@ def test_a_lossy_file_is_held_to_real_images_alone(trained, case, refused):
     "damage", ["samples missing", "samples cut", "samples of another shape", "probe json", "probe cut"]
 )
 def test_a_damaged_run_is_named_and_nothing_is_written(run_copy, damage):
-    probe = next((run_copy / "probes").glob("*/layer1.json"))
+    probe = next((run_copy / "probes").glob("*/block1.json"))
     if damage == "samples missing":
         (run_copy / "samples.npz").unlink()
     elif damage == "samples cut":
@@ -118,8 +118,8 @@ def test_a_damaged_run_is_named_and_nothing_is_written(run_copy, damage):
         probe.write_text("{}")
     else:
         probe.with_suffix(".safetensors").write_bytes(b"cut")
-    with pytest.raises(RunError, match="samples" if "samples" in damage else "layer1"):
-        export_run(run_copy, probe="digits-neutral/layer1")
+    with pytest.raises(RunError, match="samples" if "samples" in damage else "block1"):
+        export_run(run_copy, probe="digits-neutral/block1")
     assert not (run_copy / "export").exists()
 
 
@@ -133,12 +133,12 @@ def test_damaged_weights_are_not_called_those_of_another_probe(run_copy):
         export_run(run_copy)
 
 
-@pytest.mark.parametrize(("key", "value"), [("validation", "x"), ("layers", [7]), ("class_names", 3)])
+@pytest.mark.parametrize(("key", "value"), [("validation", "x"), ("blocks", [7]), ("class_names", 3)])
 def test_a_value_of_a_probe_that_is_not_legal_is_a_damaged_run(run_copy, key, value):
-    path = next((run_copy / "probes").glob("*/layer1.json"))
+    path = next((run_copy / "probes").glob("*/block1.json"))
     write_json(path, read_json(path) | {key: value})
     with pytest.raises(RunError, match=r"run is damaged, a value in its files is not legal \("):
-        load_subject(run_copy, None, "digits-neutral/layer1")
+        load_subject(Run.load(run_copy), None, "digits-neutral/block1")
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"files": {"model.ts": {}}}', "{"])
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_placed_leaves_no_manifest_that_names_it(trained, 
 def test_a_folder_that_cannot_be_made_is_named_and_no_other_is_left(trained, tmp_path, monkeypatch):
     with pytest.raises(WriteError, match=r"--out .* cannot be made \(File name too long\)"):
         export_run(trained / "ff", ["torchscript"], out=tmp_path / ("x" * 300))
-    monkeypatch.setattr("ffexport.pt2.Pt2Format", broken("shape"))
+    monkeypatch.setattr("ffexport.torch_formats.Pt2Format", broken("shape"))
     with pytest.raises(ExportError):
         export_run(trained / "ff", ["pt2"], out=tmp_path / "a" / "b" / "c")
     assert [*tmp_path.iterdir()] == []
@@ -171,7 +171,8 @@ def test_a_folder_that_cannot_be_made_is_named_and_no_other_is_left(trained, tmp
         ({"formats": ["tflite"]}, "--format 'tflite' is unknown: choose one of onnx, torchscript, pt2"),
         ({"precision": "int4"}, "--precision 'int4' is unknown: choose one of fp32, fp16, int8"),
         ({"precision": "int8", "int8": "mixed"}, "--int8 'mixed' is unknown: choose one of static, dynamic"),
-        ({"head": "mlp"}, "--head 'mlp' is unknown: choose one of probe, goodness, none"),
+        ({"head": "mlp"}, "--head 'mlp' is unknown: choose one of probe, readout, none"),
+        ({"head": "goodness"}, "--head goodness is --head readout now"),
         ({"atol": 0.0}, "--atol is 0.0: it must be above 0"),
         ({"atol": float("nan")}, "--atol is nan"),
         ({"opset": 17}, "--opset is 17: choose one of 18 .* to [0-9]+ "),
@@ -190,9 +191,9 @@ def test_a_probe_is_asked_for_where_there_is_none(run_copy):
 
     shutil.rmtree(run_copy / "probes")
     with pytest.raises(SettingError, match=r"--head probe needs a probe, and .* has none: run `fftrain probe"):
-        load_subject(run_copy, "probe")
-    assert load_subject(run_copy).head == "none"
-    assert load_subject(run_copy, None, "none").head == "none"
+        load_subject(Run.load(run_copy), "probe")
+    assert load_subject(Run.load(run_copy)).head == "none"
+    assert load_subject(Run.load(run_copy), None, "none").head == "none"
 
 
 def test_opsets_that_torch_writes_and_the_runtime_reads_are_taken():
@@ -207,8 +208,8 @@ def test_the_manifest_keeps_files_of_the_same_weights_and_drops_others(trained, 
         write_json(tmp_path / "manifest.json", manifest)
         return manifest["probe"], [*manifest["files"]]
 
-    best, other = (load_subject(run_copy, "probe", probe.name) for probe in probes_of(run_copy)[:2])
-    bare = load_subject(run_copy, "none")
+    best, other = (load_subject(Run.load(run_copy), "probe", probe.name) for probe in probes_of(Run.load(run_copy))[:2])
+    bare = load_subject(Run.load(run_copy), "none")
     assert written(best, "model.onnx") == (best.probe.name, ["model.onnx"])
     both = ["model.features.onnx", "model.onnx"]
     assert written(bare, "model.features.onnx") == (best.probe.name, both)
@@ -216,7 +217,7 @@ def test_the_manifest_keeps_files_of_the_same_weights_and_drops_others(trained, 
     assert written(other, "model.pt2") == (other.probe.name, ["model.features.onnx", "model.pt2"])
     (tmp_path / "model.pt2").unlink()
     assert written(bare, "model.features.onnx") == (None, ["model.features.onnx"])
-    another = load_subject(trained / "bp", "none")
+    another = load_subject(Run.load(trained / "bp"), "none")
     assert written(another, "model.features.ts") == (None, ["model.features.ts"])
 
 

@@ -112,23 +112,23 @@ def make_export(folder, *names, **more):
 
 
 def test_a_folder_stands_for_its_manifest(tmp_path):
-    names = ["model.goodness.onnx", "model.int8.onnx", "model.pt2", "model.ts", "model.fp16.onnx", "model.onnx"]
-    export = make_export(tmp_path / "run" / "export", *names, probe="mnist-neutral/layer1")
+    names = ["model.readout.onnx", "model.int8.onnx", "model.pt2", "model.ts", "model.fp16.onnx", "model.onnx"]
+    export = make_export(tmp_path / "run" / "export", *names, probe="mnist-neutral/block1")
     for given in (export, export.parent):
         found = find_candidates([given], None)
         assert [c.name for c in found] == [
-            *("model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.ts", "model.pt2", "model.goodness.onnx")
+            *("model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.ts", "model.pt2", "model.readout.onnx")
         ]
     assert [c.kind for c in found] == ["onnx"] * 3 + ["torchscript", "pt2", "onnx"]
     assert [c.precision for c in found] == ["fp32", "fp16", "int8", "fp32", "fp32", "fp32"]
-    assert [c.head for c in found] == ["probe"] * 5 + ["goodness"]
+    assert [c.head for c in found] == ["probe"] * 5 + ["readout"]
     assert [c.needs_torch for c in found] == [False] * 3 + [True, True, False]
     twice = find_candidates([export / "model.onnx", export.parent, export / "../export/model.onnx"], None)
     assert [c.name for c in twice] == [c.name for c in found]
 
 
 def test_the_eager_model_has_the_head_and_the_probe_of_the_files(tmp_path):
-    export = make_export(tmp_path / "run" / "export", "model.onnx", "model.goodness.onnx", probe="mnist-neutral/layer1")
+    export = make_export(tmp_path / "run" / "export", "model.onnx", "model.readout.onnx", probe="mnist-neutral/block1")
     run = export.parent
     with pytest.raises(ModelNotFound, match="no run folder"):
         find_candidates([], run)
@@ -141,10 +141,10 @@ def test_the_eager_model_has_the_head_and_the_probe_of_the_files(tmp_path):
         assert eager.command(3)[-2:] == ["--threads", "3"]
         return eager.options
 
-    assert options("model.onnx") == ("--probe", "mnist-neutral/layer1")
-    assert options("model.goodness.onnx") == ("--head", "goodness")
-    assert options("model.onnx", "model.goodness.onnx") == ("--probe", "mnist-neutral/layer1")
-    assert [c.name for c in find_candidates([], run)] == ["eager", "model.onnx", "model.goodness.onnx"]
+    assert options("model.onnx") == ("--probe", "mnist-neutral/block1")
+    assert options("model.readout.onnx") == ("--head", "readout")
+    assert options("model.onnx", "model.readout.onnx") == ("--probe", "mnist-neutral/block1")
+    assert [c.name for c in find_candidates([], run)] == ["eager", "model.onnx", "model.readout.onnx"]
 
 
 def test_files_of_several_folders_are_told_apart(tmp_path):

@@ -125,22 +125,20 @@ def test_bad_images_are_counted_and_in_no_figure(measure, made, tmp_path):
     assert ended.err == f"ffserve: error: {str(bad)!r} is empty (0 bytes)\n"
 
 
-def goodness(task, classes):
-    return lambda texts: texts.update(
-        head='"goodness"', task=json.dumps(task), class_names=json.dumps(classes), slot='"neutral"'
-    )
+def readout(target, classes):
+    return lambda texts: texts.update(head='"readout"', target=json.dumps(target), class_names=json.dumps(classes))
 
 
-def test_a_goodness_head_is_evaluated_where_its_classes_are_those_of_images(measure, make_model, tmp_path):
+def test_a_readout_is_evaluated_where_its_classes_are_those_of_images(measure, make_model, tmp_path):
     names = ("zero", "one", "two")
-    supervised = make_model("supervised.onnx", classes=names, about=goodness("supervised", names))
-    rotation = make_model("rotation.onnx", classes=("0", "90", "180"), about=goodness("rotation", ["0", "90", "180"]))
+    supervised = make_model("supervised.onnx", classes=names, about=readout("class", names))
+    rotation = make_model("rotation.onnx", classes=("0", "90", "180"), about=readout("pretext", ["0", "90", "180"]))
     images = supervised.images(12)
     labels = supervised.expected(images)["logits"].argmax(1)
     tree(tmp_path / "in", images, labels, names)
     assert measure("evaluate", tmp_path / "in", "--model", supervised.path, "--json").json["accuracy"] == 1
     ended = measure("evaluate", tmp_path / "in", "--model", rotation.path)
-    failed(ended, 1, "rotation.onnx tells the pretext task rotation apart (0, 90, 180)", "--train DIR --test DIR")
+    failed(ended, 1, "rotation.onnx tells apart what its pretext task asked (0, 90, 180)", "--train DIR --test DIR")
 
 
 def test_what_the_user_can_mend_is_one_line(measure, made, make_model, tmp_path):
@@ -265,7 +263,7 @@ def test_both_classifiers_equal_scikit_learn_alone(measure, make_model, trees, t
 
 
 def test_transfer_is_the_same_on_any_threads_and_prints_both(measure, make_model, trees, tmp_path):
-    made = make_model(classes=("0", "90"), about=goodness("rotation", ["0", "90"]))
+    made = make_model(classes=("0", "90"), about=readout("pretext", ["0", "90"]))
     given = ["evaluate", "--train", tmp_path / "train", "--test", tmp_path / "test", "--model", made.path]
     one = measure(*given, "--threads", 1, "--json")
     assert one.json == measure(*given, "--threads", 3, "--json", "--batch-size", 9).json

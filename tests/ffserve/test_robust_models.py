@@ -188,9 +188,9 @@ def test_metadata_of_older_files_may_lack_head_precision_and_border(make_model):
     about = Model(make_model().path).about
     assert (about.head, about.precision, about.border) == ("probe", "fp32", None)
     assert Model(make_model("bare.onnx", classes=None).path).about.head == "none"
-    texts = {"head": '"goodness"', "precision": '"int8"', "border": '{"mean": 3, "deviation": 0.5}'}
+    texts = {"head": '"readout"', "precision": '"int8"', "border": '{"mean": 3, "deviation": 0.5}'}
     about = Model(make_model("new.onnx", about=lambda found: found.update(texts)).path).about
-    assert (about.head, about.precision, about.border) == ("goodness", "int8", (3.0, 0.5))
+    assert (about.head, about.precision, about.border) == ("readout", "int8", (3.0, 0.5))
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path, monkeypatch):
@@ -303,8 +303,8 @@ def test_device_and_provider_options_are_checked(make_model):
 def test_a_folder_with_one_model_of_any_name_is_that_model(make_model, tmp_path):
     path = make_model("run/export/model.int8.onnx").path
     assert find_model(tmp_path / "run") == path
-    make_model("run/export/model.goodness.onnx")
-    with pytest.raises(ModelNotFound, match=r"has several models.*model\.goodness\.onnx, model\.int8\.onnx"):
+    make_model("run/export/model.readout.onnx")
+    with pytest.raises(ModelNotFound, match=r"has several models.*model\.int8\.onnx, model\.readout\.onnx"):
         find_model(tmp_path / "run")
     path = make_model("run/export/model.onnx").path
     assert find_model(tmp_path / "run") == find_model(tmp_path / "run" / "export") == path

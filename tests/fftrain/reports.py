@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from ffcore.files import read_json, write_json
-from fftrain import PretrainConfig, ProbeConfig, pretrain, probe_run, write_report
+from fftrain import ProbeConfig, probe_run, write_report
 from fftrain.analyse import analyse_run, compare_runs
-from fftrain.config import AnalysisConfig, DataConfig
+from fftrain.config import AnalysisConfig, DataSettings, keyed
 from fftrain.data import load_data
 from fftrain.evaluate import evaluate_run
 from fftrain.launcher import make_accelerator
 from fftrain.run import RunFolder
+from fftrain.study import STUDY_FORMAT
+from fftrain.training import pretrain
+from tests.fftrain.training import settings
 
 PUBLISHED = {"pretext": {"ff": 98.9, "bp": 99.2}, "transfer": {"ff": 76.3, "bp": 97.5}}  # MNIST, rotation
 
@@ -25,7 +28,7 @@ PUBLISHED = {"pretext": {"ff": 98.9, "bp": 99.2}, "transfer": {"ff": 76.3, "bp":
 ABLATION = {"bp": (98.8, 97.5), "bp-goodness-all": (98.7, 85.7), "ff": (98.9, 76.3)}
 
 
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
+BLOCKS = ("block1", "block2", "block3", "block4")
 
 
 class Page(HTMLParser):
@@ -84,40 +87,42 @@ def records(rows):
     return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
-def cell_name(method, seed, task="rotation"):
-    return f"digits-{task}-{method}-s{seed}"
+def cell_name(method, seed, view="rotation"):
+    return f"digits-{view}-{method}-s{seed}"
 
 
 def make_study(root: Path) -> Path:
     """Writes a study of real tiny runs with a failed, a damaged and a missing cell."""
-    accelerator, data = make_accelerator(1), load_data(DataConfig(dataset="digits"))
+    accelerator, data = make_accelerator(1), load_data(DataSettings(dataset="digits"))
     shared = {"dataset": "digits", "width": 24, "batch_size": 128, "lr": 3e-3, "epochs": 2, "threads": 1}
     made = [("ff", 0, "rotation"), ("ff", 1, "rotation"), ("bp", 0, "rotation"), ("bp", 1, "rotation")]
-    made += [("bp-goodness-all", 0, "rotation"), ("ff-unsupervised", 0, "hybrid"), ("bp", 0, "supervised")]
-    cells = []
-    for method, seed, task in [*made, ("ff", 2, "rotation"), ("bp", 2, "rotation"), ("ff", 0, "jigsaw")]:
-        slots = ("neutral", "zeros") if method == "ff" else ("pixels",)
-        slots = ("neutral",) if method == "bp-goodness-all" else slots
-        probes = [{"dataset": "digits", "slot": slot, "target": "class"} for slot in slots]
-        plan = {"name": cell_name(method, seed, task), "dataset": "digits", "task": task, "method": method}
-        cells.append({**plan, "seed": seed, "settings": {}, "varied": {}, "probes": probes, "analysis": False})
-    for (method, seed, task), cell in zip(made, cells, strict=False):
+    made += [("bp-goodness-all", 0, "rotation"), ("ff-unsupervised", 0, "plain"), ("bp", 0, "plain")]
+    cells, configs = [], []
+    for method, seed, view in [*made, ("ff", 2, "rotation"), ("bp", 2, "rotation"), ("ff", 0, "jigsaw")]:
+        readings = ("neutral", "zeros") if method == "ff" else ("pixels",)
+        readings = ("neutral",) if method == "bp-goodness-all" else readings
+        probes = [{"dataset": "digits", "reading": reading, "target": "class"} for reading in readings]
+        plan = {"name": cell_name(method, seed, view), "dataset": "digits", "view": view, "method": method}
+        more = {"view": view, "seed": seed, "holdout": method != "ff-unsupervised"}
+        configs.append(settings(method, **shared, **more))
+        plan |= {"seed": seed, "settings": keyed(configs[-1]), "varied": {}}
+        cells.append({**plan, "probes": probes, "analysis": False})
+    for (method, seed, view), cell, config in zip(made, cells, configs, strict=False):
         path = root / "cells" / cell["name"]
-        more = {"task": task, "method": method, "seed": seed, "holdout": method != "ff-unsupervised"}
-        pretrain(PretrainConfig(**shared, **more), path, accelerator=accelerator, data=data)
+        pretrain(config, path, accelerator=accelerator, data=data)
         if method != "ff-unsupervised":
             evaluate_run(path, split="test", accelerator=accelerator, data=data)
         for place in cell["probes"]:
-            probe_run(path, ProbeConfig(dataset="digits", slot=place["slot"], epochs=2, threads=1), data=data)
+            probe_run(path, ProbeConfig(dataset="digits", reading=place["reading"], epochs=2, threads=1), data=data)
         folder = RunFolder(path)
-        if method in ("ff", "bp") and task == "rotation":
+        if method in ("ff", "bp") and view == "rotation":
             cell["analysis"] = True
-            slot = cell["probes"][0]["slot"]
+            reading = cell["probes"][0]["reading"]
             results = folder.read_results()
-            rows = results["probes"][f"digits-{slot}"]["rows"]
+            rows = results["probes"][f"digits-{reading}"]["rows"]
             pretext_rows = [{**row, "test": row["test"] / 2} for row in rows if row["source"] != "raw"]
-            other = {**results["probes"][f"digits-{slot}"], "target": "pretext", "rows": pretext_rows}
-            folder.add_result(("probes", f"digits-{slot}-pretext"), other)
+            other = {**results["probes"][f"digits-{reading}"], "target": "pretext", "rows": pretext_rows}
+            folder.add_result(("probes", f"digits-{reading}-pretext"), other)
             analyse_run(path, AnalysisConfig(images=200, points=0 if seed else 60, threads=1), data=data)
     elsewhere = RunFolder(root / "cells" / cell_name("bp", 0))
     there = elsewhere.read_results()["probes"]["digits-pixels"]
@@ -128,14 +133,20 @@ def make_study(root: Path) -> Path:
     damaged = root / "cells" / cell_name("ff", 0, "jigsaw")
     shutil.copytree(root / "cells" / cell_name("ff", 0), damaged)
     config = read_json(damaged / "config.json")
-    config["config"]["task"] = "jigsaw"
+    config["config"]["view"]["name"] = "jigsaw"
     write_json(damaged / "config.json", config)
     (damaged / "results.json").write_text("{")
     pairs = [[cell_name("ff", seed), cell_name("bp", seed)] for seed in (0, 1, 2)]
     for a, b in pairs[:2]:
         found = compare_runs(root / "cells" / a, root / "cells" / b, images=50, data=data)
         write_json(root / "pairs" / f"{a}--{b}.json", found)
-    about = {"format": 1, "name": "tiny", "command": "fftrain study --out tiny", "version": "0.1.0", "git_commit": None}
+    about = {
+        "format": STUDY_FORMAT,
+        "name": "tiny",
+        "command": "fftrain study --out tiny",
+        "version": "0.1.0",
+        "git_commit": None,
+    }
     write_json(
         root / "study.json", {**about, "spec": {"published": {"digits": "mnist"}}, "cells": cells, "pairs": pairs}
     )
@@ -165,16 +176,18 @@ def reported(root, *, drawn=False):
     """Writes the report, its pictures only where they are looked at: its tables, and the problems that it names."""
     with pytest.MonkeyPatch.context() as patch:
         if not drawn:
-            patch.setattr("fftrain.figures.svg", lambda figure, alt: f'<svg role="img" aria-label="{alt}"></svg>')
+            patch.setattr(
+                "fftrain.report.figures.svg", lambda figure, alt: f'<svg role="img" aria-label="{alt}"></svg>'
+            )
         write_report(root)
     tables = Page((root / "report.html").read_text()).tables
     named = tables.get("Unfinished, failed, damaged, missing or incomplete", [["name", "state", "reason"]])
     return tables, {row["name"]: (row["state"], row["reason"]) for row in records(named)}
 
 
-def measured(root, method, seed, task="rotation"):
+def measured(root, method, seed, view="rotation"):
     """A run's results as they lie in its folder."""
-    return read_json(root / "cells" / cell_name(method, seed, task) / "results.json")
+    return read_json(root / "cells" / cell_name(method, seed, view) / "results.json")
 
 
 def said(values, *remarks, lacking=""):
@@ -184,12 +197,12 @@ def said(values, *remarks, lacking=""):
     return f"{100 * sum(values) / len(values):.1f}{spread} ({'; '.join([count, *remarks])})"
 
 
-def probes(results, place, source, layers=None):
-    """The layers that validation chooses (or those asked for), and their test accuracy."""
+def probes(results, place, source, blocks=None):
+    """The blocks that validation chooses (or those asked for), and their test accuracy."""
     rows = [row for row in results["probes"][place]["rows"] if row["source"] == source]
     best = max(rows, key=lambda row: row["validation"])
-    row = best if layers is None else next(row for row in rows if row["layers"] == layers)
-    return row["layers"], row["test"]
+    row = best if blocks is None else next(row for row in rows if row["blocks"] == blocks)
+    return row["blocks"], row["test"]
 
 
 LACKING = {"ff": " of 3: seed 2 failed", "bp": " of 3: seed 2 missing"}

@@ -9,22 +9,27 @@ import numpy as np
 from PIL import Image
 
 from ffcore.files import read_json
-from fftrain.planning import plan
+from fftrain.study import plan
 from tests.helpers import ROOT, python
 
 SPEC = """
-datasets = ["digits"]
-tasks = ["rotation"]
-methods = ["ff", "bp", "ff-unsupervised"]
+dataset = ["digits"]
+view = ["rotation"]
+recipe = ["ff", "bp", "ff-unsupervised"]
 
 [settings]
-width = 24
 epochs = 2
 batch_size = 64
 lr = 3e-3
 limit = 300
 eval_images = 40
 threads = 1
+
+[parts.mlp]
+width = 24
+
+[parts.forward-forward]
+threshold = 24.0
 
 [probe]
 epochs = 3

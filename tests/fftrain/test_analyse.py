@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,17 @@ import pytest
 import torch
 
 from ffcore.errors import DataError, RunError
-from ffmodels.checkpoint import load_backbone
-from ffmodels.labels import fill
-from fftrain.analyse import PENALTIES, analyse_run, compare_runs, decode, embed, linear_cka
+from ffmodels.run import load_encoder
+from fftrain import decoder
+from fftrain.analyse import analyse_run, compare_runs, embed, linear_cka
 from fftrain.config import AnalysisConfig, ProbeConfig
 from fftrain.data import load_data, sample
-from fftrain.features import Features, choices
+from fftrain.decoder import PENALTIES, decode
+from fftrain.features import Features
 from fftrain.run import RunFolder
+from tests.helpers import one_line, python
 
-NAMES = ["layer1", "layer2", "layer3", "layer4", "layers2-4"]
+NAMES = ["block1", "block2", "block3", "block4", "blocks2-4"]
 QUICK = {"images": 300, "points": 40, "threads": 1}
 
 
@@ -62,23 +63,26 @@ def test_cka_of_a_constant_representation_is_zero_and_of_other_images_refused():
         linear_cka(torch.from_numpy(x), torch.from_numpy(x[:59]))
 
 
+@pytest.mark.parametrize("most", [decoder.BYTES, 8 * 90 * 7])  # bytes of a chunk: all at once, or a few rows
 @pytest.mark.parametrize("features", [12, 90])  # fewer and more than the 70 training images
-def test_the_decoder_is_scikit_learns_ridge_with_the_penalty_that_validation_chooses(features):
+def test_the_decoder_is_scikit_learns_ridge_with_the_penalty_that_validation_chooses(monkeypatch, features, most):
     from sklearn.linear_model import Ridge
 
     rng = np.random.default_rng(0)
     pixels = [rng.integers(256, size=(n, 20), dtype=np.uint8) for n in (70, 30, 40)]
     mixing = rng.normal(size=(20, features))
     inputs = [(p / 255) @ mixing + 0.3 * rng.normal(size=(len(p), features)) for p in pixels]
-    mean, deviation = inputs[0].mean(0), inputs[0].std(0)
-    inputs = [((x - mean) / deviation).astype(np.float32) for x in inputs]
+    # Away from the middle, and of other scales: the decoder centres them and divides all by one scale.
+    inputs = [(x * np.linspace(1, 3, features) + 7).astype(np.float32) for x in inputs]
+    monkeypatch.setattr(decoder, "BYTES", most)
     found = decode(Features(*map(torch.from_numpy, inputs)), Features(*map(torch.from_numpy, pixels)))
 
     def explained(penalty, split):
-        x, y = (values.astype(np.float64) for values in (inputs[0], pixels[0] / 255))
-        ridge = Ridge(alpha=penalty * len(x)).fit(x, y)
+        x, y = inputs[0].astype(np.float64), pixels[0] / 255
+        scale = np.sqrt(x.var(0).mean())
+        ridge = Ridge(alpha=penalty * len(x)).fit(x / scale, y)
         target = pixels[split] / 255
-        return 1 - ((target - ridge.predict(inputs[split])) ** 2).sum() / ((target - y.mean(0)) ** 2).sum()
+        return 1 - ((target - ridge.predict(inputs[split] / scale)) ** 2).sum() / ((target - y.mean(0)) ** 2).sum()
 
     by_penalty = {penalty: explained(penalty, 1) for penalty in PENALTIES}
     assert found["penalty"] == max(by_penalty, key=by_penalty.get)
@@ -91,9 +95,7 @@ def test_an_invertible_map_keeps_all_pixels_and_noise_none():
     pixels = Features(*(torch.from_numpy(rng.integers(256, size=(n, 16), dtype=np.uint8)) for n in (400, 100, 100)))
     mixing = torch.from_numpy(np.linalg.qr(rng.normal(size=(16, 16)))[0]).float()
     parts = [(part.float() / 255) @ mixing for part in (pixels.train, pixels.validation, pixels.test)]
-    invertible = Features(*parts)
-    invertible.standardise_()
-    found = decode(invertible, pixels)
+    found = decode(Features(*parts), pixels)
     assert found["validation"] > 0.999
     assert found["test"] > 0.999
     noise = Features(*(torch.randn(len(part), 16, generator=torch.Generator().manual_seed(0)) for part in parts))
@@ -119,10 +121,10 @@ def test_records_lie_where_they_should_and_raw_pixels_are_the_ceiling(run_copy):
     config = AnalysisConfig(**QUICK, perplexity=500)
     result = analyse_run(run_copy, config)
     assert RunFolder(run_copy).read_results()["analysis"] == {"digits-neutral": result}
-    assert (result["dataset"], result["slot"], result["images"]) == ("digits", "neutral", 300)
+    assert (result["dataset"], result["reading"], result["images"]) == ("digits", "neutral", 300)
     assert result["config"]["perplexity"] == 500
     assert result["seconds"] > 0
-    rows = {(row["source"], row["layers"]): row for row in result["decoder"]}
+    rows = {(row["source"], row["blocks"]): row for row in result["decoder"]}
     assert list(rows) == [("raw", "pixels"), *(("random", n) for n in NAMES), *(("ff", n) for n in NAMES)]
     for split in ("validation", "test"):
         assert rows["raw", "pixels"][split] > 0.999
@@ -130,49 +132,49 @@ def test_records_lie_where_they_should_and_raw_pixels_are_the_ceiling(run_copy):
     assert all(row["penalty"] in PENALTIES for row in result["decoder"])
     with np.load(run_copy / "analysis" / "digits-neutral.npz") as file:
         arrays = dict(file)
-    assert sorted(arrays) == ["labels", "layer1", "layer2", "layer3", "layer4"]
+    assert sorted(arrays) == ["block1", "block2", "block3", "block4", "labels"]
     assert arrays["labels"].dtype == np.int64
     assert np.array_equal(arrays["labels"], sample(load_data(ProbeConfig(dataset="digits")).validation, 40).labels)
     for i in range(1, 5):
-        assert arrays[f"layer{i}"].shape == (40, 2)
-        assert arrays[f"layer{i}"].dtype == np.float32
+        assert arrays[f"block{i}"].shape == (40, 2)
+        assert arrays[f"block{i}"].dtype == np.float32
 
-    again = analyse_run(
-        run_copy, replace(config, slot="zeros", points=0), data=load_data(ProbeConfig(dataset="digits"))
-    )
+    data = load_data(ProbeConfig(dataset="digits"))
+    again = analyse_run(run_copy, config.changed(reading="zeros", points=0), data=data)
     assert set(RunFolder(run_copy).read_results()["analysis"]) == {"digits-neutral", "digits-zeros"}
     assert [p.name for p in (run_copy / "analysis").iterdir()] == ["digits-neutral.npz"]
-    assert again["decoder"][0] == result["decoder"][0]  # raw pixels have no slot
+    assert again["decoder"][0] == result["decoder"][0]  # raw pixels are read in one way
 
 
-def test_two_runs_are_compared_on_the_same_images_each_with_its_slot(trained):
+def test_two_runs_are_compared_on_the_same_images_each_as_its_method_reads_them(trained):
     found = compare_runs(trained / "ff", trained / "bp", images=50)
     assert found["runs"] == found["methods"] == ["ff", "bp"]
-    assert found["slots"] == ["neutral", "pixels"]
-    assert found["layers"] == found["layers_of_b"] == NAMES[:4]
+    assert found["readings"] == ["neutral", "pixels"]
+    assert found["blocks"] == found["blocks_of_b"] == NAMES[:4]
     images = sample(load_data(ProbeConfig(dataset="digits")).validation, found["images"]).images.float() / 255
-    of = {
-        ("ff", False): fill(images, 4, "neutral"),
-        ("ff", True): fill(images, 4, "neutral"),
-        ("bp", False): images,
-        ("bp", True): images,
-    }
-    layers = {
-        (run, before): [
-            load_backbone(trained / run, untrained=before).features(x, [i]).numpy() for (i,) in choices(4)[:4]
-        ]
-        for (run, before), x in of.items()
+    blocks = {
+        (run, before): [x.numpy() for x in load_encoder(trained / run, untrained=before)(images)]
+        for run in ("ff", "bp")
+        for before in (False, True)
     }
     for key, before in (("cka", False), ("cka_floor", True)):
-        expected = [[feature_space_cka(x, y) for y in layers["bp", before]] for x in layers["ff", before]]
+        expected = [[feature_space_cka(x, y) for y in blocks["bp", before]] for x in blocks["ff", before]]
         np.testing.assert_allclose(found[key], expected, rtol=1e-6)
     expected = [
-        [feature_space_cka(x, y) for x, y in zip(layers[run, False], layers[run, True], strict=True)]
+        [feature_space_cka(x, y) for x, y in zip(blocks[run, False], blocks[run, True], strict=True)]
         for run in ("ff", "bp")
     ]
     np.testing.assert_allclose(found["cka_untrained"], expected, rtol=1e-6)
     same = compare_runs(trained / "ff", trained / "ff", images=50)
     np.testing.assert_allclose(np.diag(same["cka"]), 1)
+
+
+def test_a_reading_that_the_method_does_not_have_is_refused(cli, trained):
+    before = (trained / "bp" / "results.json").read_bytes()
+    for command in ("analyse", "probe"):
+        ended = cli("fftrain", command, trained / "bp", "--reading", "zeros")
+        one_line(ended, 2, "reading 'zeros' is unknown for", "choose one of pixels")
+    assert (trained / "bp" / "results.json").read_bytes() == before
 
 
 def test_runs_of_other_images_are_refused(trained, run_copy):
@@ -185,8 +187,6 @@ def test_runs_of_other_images_are_refused(trained, run_copy):
 
 
 def test_with_two_processes_one_analyses_and_both_know(trained, tmp_path):
-    from tests.helpers import python
-
     one, two = (Path(shutil.copytree(trained / "ff", tmp_path / name)) for name in ("one", "two"))
     expected = analyse_run(one, AnalysisConfig(images=100, points=0))
     script = tmp_path / "analyse.py"
@@ -196,14 +196,14 @@ def test_with_two_processes_one_analyses_and_both_know(trained, tmp_path):
         "accelerator = make_accelerator(1)\n"
         "found = analyse_run(Path(sys.argv[1]), AnalysisConfig(images=100, points=0), accelerator=accelerator)\n"
         "out = Path(sys.argv[1]) / f'rows{accelerator.process_index}'\n"
-        "out.write_text(repr([row['layers'] for row in found['decoder']]))\naccelerator.end_training()\n"
+        "out.write_text(repr([row['blocks'] for row in found['decoder']]))\naccelerator.end_training()\n"
     )
     launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     launch += " --dynamo_backend no --main_process_port 0 --num_cpu_threads_per_process 1"
     ended = python("-m", *launch.split(), script, two, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert ended.returncode == 0, ended.stderr
-    layers = repr([row["layers"] for row in expected["decoder"]])
-    assert [(two / f"rows{i}").read_text() for i in range(2)] == [layers, layers]
+    blocks = repr([row["blocks"] for row in expected["decoder"]])
+    assert [(two / f"rows{i}").read_text() for i in range(2)] == [blocks, blocks]
     written = RunFolder(two).read_results()["analysis"]["digits-neutral"]["decoder"]
     for row, reference in zip(written, expected["decoder"], strict=True):
         assert row["test"] == pytest.approx(reference["test"], abs=1e-5)

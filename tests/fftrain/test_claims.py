@@ -11,16 +11,13 @@ import sys
 import pytest
 
 from ffcore.errors import InUse
-from fftrain import AnalysisConfig, PretrainConfig, ProbeConfig, analyse_run, evaluate_run, pretrain, probe_run
-from fftrain.grid import Shard, Study
+from fftrain import AnalysisConfig, ProbeConfig, analyse_run, evaluate_run, pretrain, probe_run
 from fftrain.launcher import make_accelerator
 from fftrain.run import RunFolder
-from fftrain.study import run_study
+from fftrain.study import Shard, Study, run_study
 from tests.fftrain.studies import planned, times
-from tests.fftrain.training import SMALL, launched, weights
+from tests.fftrain.training import SMALL, TINY, launched, settings, weights
 from tests.helpers import ROOT, Ended, holding, one_line
-
-TINY = ["--dataset", "digits", "--width", "24", "--depth", "2", "--limit", "80", "--threads", "1"]
 
 
 def together(*commands):
@@ -51,8 +48,8 @@ def test_of_two_trainings_started_at_once_one_has_the_folder(tmp_path, resume):
     assert "epoch" not in found[1 - seed].err
     assert json.loads((run / "config.json").read_text())["config"]["seed"] == seed
     assert len(RunFolder(run).read_metrics()) == 60
-    settings = {"dataset": "digits", "width": 24, "depth": 2, "limit": 80, "threads": 1, "epochs": 60, "seed": seed}
-    pretrain(PretrainConfig(**settings), tmp_path / "alone")
+    small = {"dataset": "digits", "width": 24, "depth": 2, "limit": 80, "threads": 1, "epochs": 60, "seed": seed}
+    pretrain(settings(**small), tmp_path / "alone")
     assert weights(tmp_path / "alone") == weights(run)
 
 
@@ -109,7 +106,7 @@ def test_the_functions_of_python_claim_too(run_copy):
     config = RunFolder(run_copy).read_config()
     with holding(run_copy):
         for call in (
-            lambda: pretrain(PretrainConfig(**SMALL), run_copy),
+            lambda: pretrain(settings(**SMALL), run_copy),
             lambda: pretrain(config, run_copy, resume=True),
             lambda: evaluate_run(run_copy, split="test", accelerator=make_accelerator(1)),
             lambda: probe_run(run_copy, ProbeConfig(dataset="digits", epochs=1)),

@@ -9,12 +9,13 @@ import sys
 import pytest
 from PIL import Image
 
-from ffmodels.registry import GOODNESS, NORMALISATIONS
-from fftrain.planning import PRESETS
-from fftrain.registry import DATASETS, METHODS, TASKS
+from ffcore.plugins import Plugins
+from ffmodels.parts import BACKBONES
+from fftrain.cli import KINDS
+from fftrain.options import GONE
+from fftrain.study import PRESETS
+from tests.fftrain.training import TINY
 from tests.helpers import one_line
-
-TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]
 
 
 def test_pretrain_prints_a_table_and_json_alone_on_standard_output(cli, tmp_path):
@@ -23,34 +24,71 @@ def test_pretrain_prints_a_table_and_json_alone_on_standard_output(cli, tmp_path
     assert "rotation accuracy on 143 validation images" in ended.out
     assert "epoch 1/1" in ended.err
     ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / "b", "--json")
-    assert ended.json["validation"]["by"].keys() == {"layer1", "layer2", "layers1-2-mean"}
+    assert ended.json["pretext"]["validation"]["by"].keys() == {"block1", "block2", "blocks1-2-mean"}
 
 
 def test_without_out_the_run_is_named_by_what_it_is(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli("fftrain", "pretrain", *TINY, "--task", "flip-h", "--method", "bp").code == 0
+    assert cli("fftrain", "pretrain", *TINY, "--view", "flip-h", "--recipe", "bp").code == 0
     assert (tmp_path / "runs" / "digits-flip-h-bp" / "backbone.safetensors").is_file()
-    one_line(cli("fftrain", "pretrain", *TINY, "--task", "flip-h", "--method", "bp"), 1, "in use already", "--resume")
+    one_line(cli("fftrain", "pretrain", *TINY, "--view", "flip-h", "--recipe", "bp"), 1, "in use already", "--resume")
 
 
-def test_unsupervised_ff_needs_no_task_and_its_run_is_named_by_its_own(cli, tmp_path, monkeypatch):
+def test_a_recipe_may_name_its_view_and_a_run_without_labels_tells_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ended = cli("fftrain", "pretrain", *TINY, "--method", "ff-unsupervised")
+    ended = cli("fftrain", "pretrain", *TINY, "--recipe", "ff-unsupervised")
     assert ended.code == 0
-    assert "hybrid accuracy on 143 validation images, ff-unsupervised" in ended.out
-    run = tmp_path / "runs" / "digits-hybrid-ff-unsupervised"
-    assert json.loads((run / "config.json").read_text())["task"] == {
-        "name": "hybrid",
-        "class_names": ["hybrid", "image"],
-        "slot": "pixels",
-    }
+    assert ended.out == "runs/digits-plain-ff-unsupervised: ff-unsupervised, trained without labels\n"
+    assert "accuracy" not in ended.err
+    run = tmp_path / "runs" / "digits-plain-ff-unsupervised"
     assert cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2).code == 0
-    assert json.loads((run / "config.json").read_text())["config"]["task"] == "hybrid"
+    assert json.loads((run / "config.json").read_text())["config"]["view"] == {"name": "plain"}
+    one_line(cli("fftrain", "evaluate", run), 1, "was trained without labels", "hybrid-forward-forward")
+
+
+def test_settings_of_parts_are_assigned_and_go_over_file_and_recipe(cli, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[method]\nthreshold = 3.0\ngoodness = "norm"\n[backbone]\nwidth = 9\n')
+    options = ["--config", recipe, "method.threshold=2", "backbone.width=24"]
+    ended = cli("fftrain", "pretrain", *TINY, "--recipe", "bp-goodness-all", *options, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["method"] == {"name": "forward-forward", "goodness": "norm", "threshold": 2.0}
+    assert config["backbone"] == BACKBONES.load("mlp")(width=24, depth=2).to_dict()
+    assert (config["cut"], config["at"]) == ("never", "all")
+
+
+def test_options_of_version_0_1_name_their_successors(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, successor in GONE.items():
+        ended = cli("fftrain", "pretrain", *TINY, f"--{name}", "3")
+        one_line(ended, 2, f"--{name} is gone: write {successor.format(3)}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_are_listed_and_each_with_its_settings(cli, kind):
+    listed = cli("fftrain", "list", kind, "--json").json
+    assert {row["name"] for row in listed} == {*KINDS[kind]}
+    for name, about in KINDS[kind].items():
+        assert about in cli("fftrain", "list", kind).out
+        ended = cli("fftrain", "list", kind, name)
+        assert ended.code == 0
+        part = KINDS[kind].load(name) if isinstance(KINDS[kind], Plugins) else None
+        for setting, field in getattr(part, "model_fields", {}).items():
+            assert setting in ended.out
+            assert field.description.split()[0] in ended.out
+
+
+def test_a_kind_or_a_part_that_is_not_there(cli):
+    one_line(cli("fftrain", "list", "losses"), 2, "'losses' is no kind of part: choose one of methods")
+    one_line(cli("fftrain", "list", "methods", "cross-entropi"), 2, "did you mean cross-entropy?")
+    one_line(cli("fftrain", "list", "recipes", "x"), 2, "choose one of")
 
 
 def test_a_final_run_trains_on_the_validation_images_too_and_goes_on_so(cli, tmp_path):
     options = [option for option in TINY if option not in ("--limit", 80)]
-    ended = cli("fftrain", "pretrain", *options, "--no-holdout", "--method", "bp", "--out", tmp_path / "run")
+    ended = cli("fftrain", "pretrain", *options, "--no-holdout", "--recipe", "bp", "--out", tmp_path / "run")
     assert ended.code == 0
     assert "bp on digits rotation: 1,438 images" in ended.err
     ended = cli("fftrain", "pretrain", "--resume", "--out", tmp_path / "run", "--epochs", 2)
@@ -69,30 +107,37 @@ def test_a_tracker_that_is_not_installed_is_named_with_what_installs_it(cli, tmp
 
 def test_options_override_the_config_file(cli, tmp_path):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('dataset = "digits"\nwidth = 24\ndepth = 2\nlimit = 80\nepochs = 1\nthreads = 1\nlr = 0.5\n')
+    small = 'dataset = "digits"\nlimit = 80\nepochs = 1\nthreads = 1\nlr = 0.5\n[backbone]\nwidth = 24\ndepth = 2\n'
+    recipe.write_text(small)
     assert cli("fftrain", "pretrain", "--config", recipe, "--lr", "1e-3", "--out", tmp_path / "run").code == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-    assert (config["lr"], config["width"]) == (1e-3, 24)
+    assert (config["lr"], config["backbone"]["width"]) == (1e-3, 24)
 
 
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--dataset", "minst"], 2, ["'minst'", "mnist, fashion-mnist"]),
-        (["--task", "spin"], 2, ["'spin'", "rotation, flip-h"]),
-        (["--method", "sgd"], 2, ["'sgd'", "ff, ff-unsupervised, bp"]),
-        (["--method", "ff-unsupervised", "--task", "rotation"], 2, ["--task is 'rotation'", "leave --task out"]),
-        (["--method", "bp", "--task", "hybrid"], 2, ["--task hybrid is for --method ff-unsupervised alone, not bp"]),
+        (["--dataset", "minst"], 2, ["'minst'", "did you mean mnist?"]),
+        (["--view", "spin"], 2, ["'spin'", "flip-h, flip-hv"]),
+        (["--method", "sgd"], 2, ["'sgd'", "cross-entropy, forward-forward"]),
+        (["--method", "bp"], 2, ["write --recipe bp"]),
+        (["--recipe", "sgd"], 2, ["--recipe is 'sgd'", "ff-unsupervised"]),
+        (["--dataset", "digits", "--cut", "often"], 2, ["--cut is 'often'", "block, stage, never"]),
+        (["width=3"], 2, ["'width=3' is no setting: write PART.KEY=VALUE"]),
+        (["backbone.widht=3"], 2, ["backbone.widht", "did you mean width?"]),
+        (["--dataset", "digits", "backbone.between=none"], 2, ["backbone.between is none"]),
+        (["--method", "./none.py"], 2, ["none.py", "is no file"]),
         (["--dataset", "digits", "--limit", "80", "--no-holdout"], 2, ["--limit is 80", "--no-holdout trains on all"]),
         ([*TINY, "--mixed-precision", "fp16"], 2, ["--mixed-precision fp16"]),
         (["--track", "wandb"], 2, ["--track is 'wandb'", "tensorboard"]),
-        (["--width", "0"], 2, ["--width is 0", "at least 1"]),
-        (["--width", "wide"], 2, ["--width", "wide"]),
+        (["backbone.width=0"], 2, ["backbone.width is 0", "at least 1"]),
+        (["backbone.width=wide"], 2, ["backbone.width is 'wide'", "a whole number"]),
+        (["--epochs", "many"], 2, ["--epochs", "many"]),
         (["--lr", "nan"], 2, ["--lr is nan"]),
         (["--config", "none.toml"], 2, ["none.toml", "no such file"]),
         (["--speed", "9"], 2, ["--speed"]),
-        (["--dataset", "digits", "--task", "jigsaw", "--image-size", "9"], 2, ["jigsaw needs even sizes, not 9x9"]),
-        (["--dataset", "digits", "--task", "jigsaw", "--image-size", "4"], 2, ["24 classes does not fit into the 4x4"]),
+        (["--dataset", "digits", "--view", "jigsaw", "--image-size", "9"], 2, ["jigsaw needs even sizes, not 9x9"]),
+        (["--dataset", "digits", "--view", "jigsaw", "--image-size", "4"], 2, ["24 classes does not fit into the 4x4"]),
         (["--dataset", "imagefolder:none"], 1, ["none is no folder"]),
         (["--resume"], 2, ["--resume needs --out"]),
     ],
@@ -157,7 +202,7 @@ def test_resume_goes_on_and_refuses_another_recipe(cli, tmp_path):
 
 
 def test_probe_evaluate_and_report_of_a_run(cli, run_copy):
-    ended = cli("fftrain", "probe", run_copy, "--epochs", 1, "--slot", "zeros", "--threads", 1, "--json")
+    ended = cli("fftrain", "probe", run_copy, "--epochs", 1, "--reading", "zeros", "--threads", 1, "--json")
     assert ended.json["dataset"] == "digits"
     assert {row["source"] for row in ended.json["rows"]} == {"raw", "random", "ff"}
     ended = cli("fftrain", "evaluate", run_copy, "--split", "test", "--threads", 1, "--json")
@@ -175,9 +220,8 @@ def test_help_says_each_default_and_what_each_name_means(cli, monkeypatch):
     said = " ".join(cli("fftrain", "pretrain", "--help").out.split()).replace("- ", "-")
     for default in ("--no-grayscale", "--holdout", "mnist", "60"):
         assert f"[default: {default}]" in said
-    assert "[rotation|flip-h|flip-v|flip-hv|jigsaw|supervised|hybrid] [default: rotation; ff-unsupervised" in said
-    for registry in (DATASETS, TASKS, METHODS, GOODNESS, NORMALISATIONS):
-        assert all(f"{name} {entry.about}" in said for name, entry in registry.items())
+    for kind, named in KINDS.items():
+        assert all(f"{name} {' '.join(about.split())}" in said for name, about in named.items()), kind
     said = " ".join(cli("fftrain", "study", "--help").out.split())
     assert all(f"{name} {about}" in said for name, about in PRESETS.items())
     assert "[env: FFSTUDY_DATA; default: ~/.cache/ffstudy]" in said
@@ -187,7 +231,7 @@ def test_the_summary_of_each_command_is_one_short_sentence(cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     out = cli("fftrain", "--help").out
     lines = out.partition("Commands:")[2].strip().splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert all(line.endswith(".") and not line.endswith("...") and len(line) <= 80 for line in lines)
 
 

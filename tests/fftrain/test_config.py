@@ -1,113 +1,134 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
-
 import pytest
 
 from ffcore.errors import SettingError
-from ffmodels.registry import BACKBONES, GOODNESS, NORMALISATIONS
-from fftrain.config import PretrainConfig, ProbeConfig, continued, read_toml
-from fftrain.registry import DATASETS, METHODS, TASKS, fits
+from ffmodels.parts import BACKBONES, METHODS
+from fftrain.config import AnalysisConfig, ProbeConfig, RunConfig, keyed
+from fftrain.parts import PARTS, VIEWS, make_part, merged
+from fftrain.recipes import label, read_recipe, recipes
+from tests.fftrain.training import settings
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("values", "message"),
     [
-        ({"width": 0}, "--width is 0: it must be at least 1"),
-        ({"width": 3.5}, "--width is 3.5: it must be a whole number"),
-        ({"width": True}, "--width is True: it must be a whole number"),
-        ({"lr": 0}, "--lr is 0.0: it must be above 0"),
+        ({"lr": 0}, "--lr is 0: it must be above 0"),
         ({"lr": float("nan")}, "--lr is nan"),
-        ({"lr": float("inf")}, "--lr is inf: it must be finite"),
+        ({"lr": float("inf")}, "--lr is inf: it must be a finite number"),
         ({"lr": "fast"}, "--lr is 'fast': it must be a number"),
         ({"weight_decay": -1.0}, "--weight-decay is -1.0: it must be at least 0"),
-        ({"task": "spin"}, "--task is 'spin': choose one of rotation, flip-h"),
-        ({"method": "fa"}, "--method is 'fa': choose one of ff, ff-unsupervised, bp"),
-        ({"method": ["ff"]}, "--method is ['ff']: it must be text"),
-        ({"task": 3}, "--task is 3: it must be"),
+        ({"view": "xyz"}, "view 'xyz' is unknown: choose among flip-h, "),
+        ({"view": "rotatoin"}, "did you mean rotation?"),
+        ({"method": "fa"}, "method 'fa' is unknown: "),
+        ({"method": "ff"}, "--method ff is a recipe: write --recipe ff"),
+        ({"method": ["x"]}, "['x'] is no part of a run: give a name, or a table with a name"),
+        ({"method": {"threshold": "high"}}, "method.threshold is 'high': it must be a number"),
+        ({"method": {"name": "cross-entropy", "threshold": 3.0}}, "method.threshold (set to 3.0) is no setting"),
+        ({"backbone": {"width": 0}}, "backbone.width is 0: it must be at least 1"),
+        ({"backbone": {"width": 3.5}}, "backbone.width is 3.5: it must be a whole number"),
+        ({"backbone": {"widht": 3}}, "did you mean width?"),
         ({"track": "wandb"}, "--track is 'wandb': choose one of tensorboard"),
         ({"holdout": "no"}, "--holdout is 'no': it must be true or false"),
         ({"limit": 9, "holdout": False}, "--limit is 9, but --no-holdout trains on all images: leave one of them out"),
-        ({"goodness": "max"}, "--goodness is 'max': choose one of sum_squares, mean_squares, norm"),
-        ({"mixed_precision": "fp8"}, "--mixed-precision is 'fp8'"),
-        ({"threshold": "high"}, "--threshold is 'high': it must be a number"),
+        ({"mixed_precision": "fp8"}, "--mixed-precision is 'fp8': choose one of no, bf16, fp16"),
         ({"grayscale": 1}, "--grayscale is 1: it must be true or false"),
         ({"dataset": None}, "--dataset is None: it must be text"),
         ({"seed": -1}, "--seed is -1: it must be at least 0"),
+        ({"at": "first"}, "--at is 'first': choose one of all, last"),
+        ({"epoch": 3}, "epoch (set to 3) is no setting: did you mean epochs? choose among"),
     ],
 )
-def test_a_value_that_is_not_legal_is_named_with_what_is(settings, message):
+def test_a_value_that_is_not_legal_is_named_with_what_is(values, message):
     with pytest.raises(SettingError) as error:
-        PretrainConfig(**settings)
+        RunConfig(**values)
     assert message in str(error.value)
 
 
-def test_settings_are_frozen_keyword_only_and_whole_numbers_pass_for_numbers():
-    config = PretrainConfig(lr=1, threshold=3)
-    assert (config.lr, config.threshold) == (1.0, 3.0)
-    with pytest.raises(FrozenInstanceError):
-        config.lr = 2.0
-    with pytest.raises(TypeError):
-        PretrainConfig("mnist")
+@pytest.mark.parametrize("recipe", recipes())
+def test_what_is_recorded_makes_the_same_run_again(recipe):
+    config = settings(recipe, width=7, threshold=3, seed=5)
+    assert RunConfig(**config.to_dict()) == config
+    # A recipe that sets more than where a method is cut is no name for every run of that method.
+    assert config.label == (recipe if isinstance(read_recipe(recipe)["method"], str) else config.method.called)
 
 
-PAIRS = [(method, task) for method in METHODS for task in TASKS]
+@pytest.mark.parametrize("kind", PARTS)
+def test_every_part_is_recorded_with_its_name_and_all_its_settings(kind):
+    for name in PARTS[kind]:
+        part = make_part(kind, name)
+        recorded = part.to_dict()
+        assert recorded["name"] == name
+        assert {*recorded} == {"name", *type(part).model_fields}
+        assert make_part(kind, recorded) == part
 
 
-@pytest.mark.parametrize(("method", "task"), PAIRS)
-def test_hybrid_is_the_task_of_unsupervised_ff_alone_and_its_only_one(method, task):
-    legal = (task == "hybrid") == (method == "ff-unsupervised")
-    assert fits(method, task) == legal
-    if legal:
-        assert PretrainConfig(method=method, task=task).task == task
-        return
-    with pytest.raises(SettingError) as error:
-        PretrainConfig(method=method, task=task)
-    if method == "ff-unsupervised":
-        expected = f"--task is '{task}', but --method ff-unsupervised reads no pretext labels: leave --task out"
-    else:
-        expected = f"--task hybrid is for --method ff-unsupervised alone, not {method}: choose another task"
-    assert str(error.value) == expected
+def test_layers_of_settings_go_over_each_other_and_another_part_drops_the_settings_of_the_one_before():
+    low = {"method": {"name": "forward-forward", "threshold": 3.0}, "lr": 0.1, "backbone": {"width": 5}}
+    assert merged(low, {"method": {"goodness": "norm"}, "backbone": "mlp"}) == {
+        "method": {"name": "forward-forward", "threshold": 3.0, "goodness": "norm"},
+        "lr": 0.1,
+        "backbone": {"name": "mlp"},
+    }
+    assert merged(low, {"method": "cross-entropy", "lr": 0.2}) == {
+        "method": {"name": "cross-entropy"},
+        "lr": 0.2,
+        "backbone": {"width": 5},
+    }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_without_a_task_a_method_has_one_that_fits(method):
-    assert PretrainConfig(method=method).task == ("hybrid" if method == "ff-unsupervised" else "rotation")
+@pytest.mark.parametrize(
+    ("point", "name"),
+    [
+        (("forward-forward", "block", "all"), "ff"),
+        (("forward-forward", "block", "last"), "ff"),
+        (("forward-forward", "never", "last"), "bp-goodness-last"),
+        (("cross-entropy", "never", "last"), "bp"),
+        (("cross-entropy", "stage", "last"), "cross-entropy cut=stage at=last"),
+        (("hybrid-forward-forward", "never", "all"), "hybrid-forward-forward cut=never"),
+    ],
+)
+def test_a_method_cut_so_is_called_by_its_recipe_or_by_itself(point, name):
+    assert label(*point) == name
 
 
-@pytest.mark.parametrize("registry", [METHODS, TASKS, DATASETS, BACKBONES, NORMALISATIONS, GOODNESS])
-def test_whatever_is_registered_can_be_loaded_and_says_what_it_is(registry):
-    for name, entry in registry.items():
-        assert registry.load(name) is not None
-        assert entry.about
+def test_recipes_say_what_they_are_and_an_unknown_one_is_refused():
+    assert all(len(about) > 10 for about in recipes().values())
+    with pytest.raises(SettingError, match="--recipe is 'x': choose one of"):
+        read_recipe("x")
 
 
-@pytest.mark.parametrize("kind", [PretrainConfig, ProbeConfig])
+@pytest.mark.parametrize("kind", [RunConfig, ProbeConfig, AnalysisConfig])
 def test_every_setting_has_a_help_text(kind):
-    assert all(len(f.metadata["help"]) > 10 for f in fields(kind))
+    assert all(len(field.description) > 10 for field in kind.model_fields.values())
 
 
-def test_toml_keys_are_option_names(tmp_path):
-    path = tmp_path / "recipe.toml"
-    path.write_text('batch-size = 64\nlr = 1e-3\ntask = "jigsaw"\n')
-    assert read_toml(path) == {"batch_size": 64, "lr": 1e-3, "task": "jigsaw"}
-    with pytest.raises(SettingError, match=r"'epoch' \(set to .*\) is no setting: choose among"):
-        PretrainConfig.from_values({"epoch": 3}, str(path))
+@pytest.mark.parametrize("plugins", [BACKBONES, METHODS, VIEWS])
+def test_every_setting_of_a_part_has_a_help_text_and_a_default(plugins):
+    for name in plugins:
+        for field in plugins.load(name).model_fields.values():
+            assert len(field.description) > 5
+            assert not field.is_required()
 
 
-@pytest.mark.parametrize("text", ["lr = ", "[", "\x00"])
-def test_a_file_that_is_not_toml(tmp_path, text):
-    path = tmp_path / "recipe.toml"
-    path.write_text(text)
-    with pytest.raises(SettingError, match=r"recipe\.toml is not TOML"):
-        read_toml(path)
+def test_a_result_does_not_depend_on_where_it_was_made():
+    config = settings(threads=3, data_dir="/data", track="tensorboard")
+    assert keyed(config) == keyed(settings())
+    assert {"threads", "data_dir", "track"}.isdisjoint(keyed(config))
 
 
 def test_a_run_goes_on_with_more_epochs_but_not_with_another_seed():
-    config = PretrainConfig(epochs=3, seed=1)
-    assert continued(config, {"epochs": 5, "seed": 1}) == PretrainConfig(epochs=5, seed=1)
-    assert continued(config, {"track": "tensorboard"}).track == "tensorboard"
+    config = settings(epochs=3, seed=1)
+    for free in ({"epochs": 5}, {"track": "tensorboard"}, {"threads": 1}):
+        assert config.continued(config.changed(**free)) == config.changed(**free)
     with pytest.raises(SettingError, match="--seed is 2, but the run to resume has 1"):
-        continued(config, {"seed": 2})
+        config.continued(config.changed(seed=2))
     with pytest.raises(SettingError, match="--holdout is False, but the run to resume has True"):
-        continued(config, {"holdout": False})
+        config.continued(config.changed(holdout=False))
+
+
+def test_names_of_data_sets_may_be_written_with_a_line_and_folders_are_named_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RunConfig(dataset="fashion_mnist").dataset == "fashion-mnist"
+    assert RunConfig(dataset="my_arrays").dataset == "my_arrays"
+    assert RunConfig(dataset="imagefolder:photos").dataset == f"imagefolder:{tmp_path}/photos"

@@ -7,56 +7,59 @@ import os
 import pytest
 import torch
 
-from fftrain.registry import METHODS
+from tests.fftrain.training import LOSSES, settings
 from tests.helpers import python
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("recipe", LOSSES)
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_pretrain_resume_evaluate_and_probe_on_a_gpu(tmp_path, method, precision):
+def test_pretrain_resume_evaluate_and_probe_on_a_gpu(tmp_path, recipe, precision):
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
     run = tmp_path / "run"
-    options = ["--dataset", "digits", "--width", 128, "--lr", 1e-3, "--batch-size", 32, "--mixed-precision", precision]
-    for arguments in (
-        ["pretrain", *options, "--method", method, "--epochs", 10, "--out", run],
+    options = ["--dataset", "digits", "backbone.width=128", "--lr", 1e-3, "--batch-size", 32]
+    options += ["--mixed-precision", precision]
+    commands = [
+        ["pretrain", *options, "--recipe", recipe, "--epochs", 10, "--out", run],
         ["pretrain", "--resume", "--epochs", 20, "--out", run],
-        ["evaluate", run, "--split", "test"],
         ["probe", run, "--epochs", 5],
-    ):
+    ]
+    for arguments in commands + ([] if recipe == "ff-unsupervised" else [["evaluate", run, "--split", "test"]]):
         ended = python("-m", "fftrain", *arguments, env=environment)
         assert ended.returncode == 0, ended.stderr
-        if "--method" in arguments:
+        if "--recipe" in arguments:
             assert "1 x cuda" in ended.stderr
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_step_of_an_epoch_makes_the_host_wait(monkeypatch, method):
-    from ffmodels.backbone import BackboneConfig
-    from fftrain.config import PretrainConfig
-    from fftrain.data import Split, load_data
-    from fftrain.evaluate import make_task
+@pytest.mark.parametrize("recipe", LOSSES)
+def test_no_step_of_an_epoch_makes_the_host_wait(monkeypatch, tmp_path, recipe):
+    from ffmodels.units import heads_of
+    from fftrain.data import load_data
     from fftrain.launcher import make_accelerator
-    from fftrain.trainer import epoch_batches, prepare
+    from fftrain.loop import step
+    from fftrain.progress import Reporter
+    from fftrain.training import Training, Watch
 
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     accelerator = make_accelerator(None)
-    config = PretrainConfig(dataset="digits", method=method, width=64, threshold=64.0)
-    data = load_data(config)
-    task = make_task(config, data.class_names)
-    backbone = BackboneConfig(shape=data.shape, width=64).build(0)
-    objective = METHODS.load(method)(backbone, len(task.class_names), config)
-    optimizers = prepare(objective, config, accelerator)
-    train = Split(data.train.images.to(accelerator.device), data.train.labels)
-    batches = epoch_batches(objective, task, train, config, 1, accelerator)
-    next(batches)  # what is drawn for the epoch is copied once
+    config = settings(recipe, dataset="digits", width=64, mixed_precision=accelerator.mixed_precision)
+    training = Training(config, tmp_path, False, accelerator, load_data(config), Reporter())
+    watch = Watch(accelerator, [f"block{index + 1}" for index in heads_of(training.units)])
+    batches = training.loader.epoch(1)
+    next(batches)  # what is kept on the device is copied once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch, rows in batches:
-            for (_, losses), optimizer in zip(objective.losses(batch), optimizers, strict=True):
-                accelerator.backward(losses.sum() / rows)
-                optimizer.step()
-                optimizer.zero_grad()
+        for batch, weight in batches:
+            step(
+                training.method,
+                training.classes,
+                training.wrapped,
+                training.optimizers,
+                batch,
+                backward=accelerator.backward,
+                weight=weight,
+                watch=watch,
+            )
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -9,15 +9,15 @@ import statistics
 import pytest
 
 from ffcore.files import read_json
-from fftrain.collect import collect
-from fftrain.findings import findings
-from fftrain.means import groups
+from fftrain.report.findings import findings
+from fftrain.report.frame import collect
+from fftrain.report.means import groups
 from fftrain.run import RunFolder
 from tests.fftrain.reports import cell_name, change, measured, part, probes, reported
 
 
 def sentences(root):
-    return findings(groups(collect(root).cells))
+    return findings(groups(collect(root)))
 
 
 def set_test(root, method, seed, source, value):
@@ -52,15 +52,15 @@ def test_the_best_features_and_their_lead_are_those_of_the_run_folders(study):
     text = (root / "report.md").read_text()
     [said] = [line for line in text.splitlines() if line.startswith("- rotation on digits:")]
     means = {}
-    for method, slot, seeds in (
+    for method, reading, seeds in (
         ("ff", "neutral", (0, 1)),
         ("bp", "pixels", (0, 1)),
         ("bp-goodness-all", "neutral", (0,)),
     ):
         runs = [measured(root, method, seed) for seed in seeds]
-        means[method] = statistics.mean(probes(run, f"digits-{slot}", method)[1] for run in runs)
-        random = statistics.mean(probes(run, f"digits-{slot}", "random")[1] for run in runs)
-        means.setdefault(f"random with slot {slot}", random)
+        means[method] = statistics.mean(probes(run, f"digits-{reading}", method)[1] for run in runs)
+        random = statistics.mean(probes(run, f"digits-{reading}", "random")[1] for run in runs)
+        means.setdefault(f"random with reading {reading}", random)
     means["raw"] = probes(measured(root, "ff", 0), "digits-neutral", "raw")[1]
     for name, mean in means.items():
         assert re.search(rf" {name} \(?{100 * mean:.1f}\b", said), (name, said)
@@ -68,7 +68,7 @@ def test_the_best_features_and_their_lead_are_those_of_the_run_folders(study):
     assert f"read best from {ranked[0]} (" in said
     lead = means[ranked[0]] - means[ranked[1]]
     assert f"{100 * lead:.1f} points ({round(lead * 359)} of 359 test images) above {ranked[1]}" in said
-    assert "Of 3 pairs of data set and task, a trained backbone is ahead in" in text
+    assert "Of 2 pairs of data set and view, a trained backbone is ahead in" in text
 
 
 def test_a_lead_stands_beside_the_deviation_over_seeds(two):
@@ -77,8 +77,8 @@ def test_a_lead_stands_beside_the_deviation_over_seeds(two):
         set_test(two, "ff", seed, "ff", 0.55)
     assert sentences(two) == [
         "rotation on digits: the class is read best from bp (72.0 ± 2.8), 12.0 points (43 of 359 test images) above "
-        "random with slot neutral (60.0 ± 0.0); then random with slot pixels 60.0 ± 0.0, ff 55.0 ± 0.0, raw 50.0. "
-        "The deviation over seeds is 2.8."
+        "random with reading neutral (60.0 ± 0.0); then random with reading pixels 60.0 ± 0.0, ff 55.0 ± 0.0, raw "
+        "50.0. The deviation over seeds is 2.8."
     ]
     set_test(two, "ff", 0, "ff", 0.66)
     set_test(two, "ff", 1, "ff", 0.76)
@@ -113,9 +113,7 @@ def test_parts_without_content_are_named_in_one_line(study, tmp_path):
     reported(root)
     for name in ("report.html", "report.md"):
         text = (root / name).read_text()
-        assert (
-            "Nothing was measured for: Supervised reference; Ablation; Label slot; Transfer across data sets;" in text
-        )
+        assert "Nothing was measured for: Supervised reference; Ablation; Readings; Transfer across data sets;" in text
         assert text.count("Nothing was measured") == 1
         assert "Ablation" not in text.replace("Reference; Ablation", "").replace("reference; Ablation", "")
 

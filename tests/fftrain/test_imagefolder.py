@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from dataclasses import asdict
 
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffcore.errors import DataError
-from fftrain.config import DataConfig
-from fftrain.data import load_data, look_at
+from ffcore.errors import DataError, ImageError
+from ffcore.images import read_picture
+from fftrain.config import DataSettings
+from fftrain.data import dump_images, load_data, look_at
+from fftrain.memory import check_memory
+from fftrain.run import held_out_digest
+from tests.helpers import one_line
 
 
 def paint(folder, kind, count, start=0, **save):
@@ -33,7 +38,7 @@ def splits(folder, **counts):
 
 
 def load(dataset, **settings):
-    return load_data(DataConfig(dataset=dataset, **settings))
+    return load_data(DataSettings(dataset=dataset, **settings))
 
 
 def sizes(data):
@@ -72,7 +77,7 @@ def test_splits_that_a_folder_has_are_taken(tmp_path, counts, wanted, note):
     if "val" in counts:
         assert firsts(data.validation) == sorted([60 + i for i in range(4)] * 3)
         assert not {*firsts(data.test)} & {*firsts(data.validation)}
-    assert asdict(look_at(DataConfig(dataset=dataset))) == {
+    assert asdict(look_at(DataSettings(dataset=dataset))) == {
         "shape": (3, 8, 8),
         "classes": 3,
         **dict(zip(("train", "validation", "test"), wanted, strict=True)),
@@ -169,7 +174,7 @@ def test_images_that_come_out_blank_or_dim_are_said(tmp_path):
 def test_a_person_is_told_how_a_folder_was_understood(tmp_path, cli):
     dataset = splits(tmp_path / "photos", train=10, val=4)
     run = tmp_path / "run"
-    how = ["--task", "supervised", "--method", "bp", "--width", 8, "--depth", 1, "--epochs", 1]
+    how = ["--recipe", "bp", "--view", "plain", "backbone.width=8", "backbone.depth=1", "--epochs", 1]
     ended = cli("fftrain", "pretrain", "--dataset", dataset, *how, "--out", run)
     assert ended.code == 0
     said = "photos: train/ is train, val/ is validation; test is drawn from train/"
@@ -178,3 +183,164 @@ def test_a_person_is_told_how_a_folder_was_understood(tmp_path, cli):
     other = splits(tmp_path / "others", training=9, testing=4)
     ended = cli("fftrain", "probe", run, "--dataset", other, "--epochs", 1)
     assert "others: training/ is train, testing/ is test; validation is drawn from training/" in ended.err
+
+
+def unlabelled(folder, kind):
+    """Makes 60 images without classes: in one folder, in splits without class folders, or of one class."""
+    place = {"flat": folder.parent, "split": folder, "one": folder}[kind]
+    paint(place, folder.name if kind == "flat" else "train" if kind == "split" else "all", 60)
+    if kind == "split":
+        paint(place, "test", 12)
+    return f"imagefolder:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "note"),
+    [
+        ("flat", (44, 4, 12), "photos: no classes"),
+        ("one", (44, 4, 12), "photos: no classes"),
+        ("split", (54, 6, 12), "photos: train/ is train, test/ is test; validation is drawn from train/; no classes"),
+    ],
+)
+def test_images_without_classes_have_no_labels(tmp_path, kind, wanted, note):
+    dataset = unlabelled(tmp_path / "photos", kind)
+    data = load(dataset)
+    assert data.class_names == ()
+    assert sizes(data) == wanted
+    assert data.notes == (note,)
+    assert not data.train_and_validation.labels.any()
+    facts = look_at(DataSettings(dataset=dataset))
+    assert (facts.classes, facts.shape, facts.train) == (0, (3, 8, 8), wanted[0])
+    dump_images(DataSettings(dataset=dataset), "all", tmp_path / "png")
+    again = load(f"imagefolder:{tmp_path}/png")
+    assert again.class_names == ()
+    assert firsts(again.test) == firsts(data.test)
+
+
+def test_methods_without_labels_and_views_that_make_some_train_on_images_without_classes(cli, tmp_path):
+    dataset = unlabelled(tmp_path / "photos", "flat")
+    labelled = splits(tmp_path / "labelled", train=10)
+    small = ["--dataset", dataset, "backbone.width=8", "backbone.depth=2", "--epochs", 1, "--threads", 1]
+    ended = cli("fftrain", "pretrain", "--recipe", "bp", "--view", "plain", *small, "--out", tmp_path / "bp")
+    one_line(ended, 2, "cross-entropy reads labels, and", "has no classes: choose a --view that makes labels")
+    assert not (tmp_path / "bp").exists()
+    for recipe, view in (("ff-unsupervised", "plain"), ("ff", "rotation")):
+        run = tmp_path / recipe
+        ended = cli("fftrain", "pretrain", "--recipe", recipe, "--view", view, *small, "--out", run)
+        assert ended.code == 0, ended.err
+        one_line(
+            cli("fftrain", "probe", run, "--epochs", 1, "--threads", 1),
+            2,
+            f"{dataset} has no classes to tell apart: probe on a labelled data set of this shape (--dataset)",
+        )
+        ended = cli("fftrain", "probe", run, "--dataset", labelled, "--epochs", 1, "--threads", 1, "--json")
+        assert ended.code == 0, ended.err
+        assert [row["blocks"] for row in ended.json["rows"]][-3:] == ["block1", "block2", "blocks1-2"]
+        ended = cli("fftrain", "analyse", run, "--points", 4, "--threads", 1)
+        assert ended.code == 0, ended.err
+    ended = cli("fftrain", "probe", run, "--target", "pretext", "--epochs", 1, "--threads", 1)
+    assert ended.code == 0, ended.err
+
+
+@pytest.fixture
+def partly_broken(tmp_path):
+    """A folder of 63 images in three classes, of which 3 cannot be read."""
+    dataset = splits(tmp_path / "photos", train=20)
+    whole = tmp_path / "photos" / "train"
+    for name, content in (("disc/a.png", b""), ("line/b.png", b"text"), ("square/c.jpg", b"\xff\xd8\xff\xe0")):
+        (whole / name).write_bytes(content)
+    return dataset
+
+
+BROKEN = ["train/disc/a.png", "train/line/b.png", "train/square/c.jpg"]
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_images_that_cannot_be_read_are_all_named(cli, tmp_path, partly_broken, size):
+    more = [] if size is None else ["--image-size", size]
+    ended = cli("fftrain", "pretrain", "--dataset", partly_broken, *more, "--out", tmp_path / "run")
+    one_line(ended, 1, "3 of 63 images in", *map(repr, BROKEN), "or leave them out with --skip-bad")
+    assert not (tmp_path / "run").exists()
+    for i in range(30):
+        (tmp_path / "photos" / "train" / "disc" / f"x{i}.png").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"33 of 93 images .* and 13 more, or leave them out"):
+        load(partly_broken, image_size=size)
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_images_that_cannot_be_read_are_left_out_and_recorded_where_that_is_asked_for(
+    cli, tmp_path, partly_broken, size
+):
+    more = ["--skip-bad", *(() if size is None else ("--image-size", size))]
+    run = tmp_path / "run"
+    small = ["--recipe", "bp", "backbone.width=8", "backbone.depth=1", "--threads", 1]
+    ended = cli("fftrain", "pretrain", *small, "--dataset", partly_broken, *more, "--epochs", 1, "--out", run)
+    assert ended.code == 0, ended.err
+    assert "left out, cannot be read: 3 (train/disc/a.png, train/line/b.png, train/square/c.jpg)" in ended.err
+    recorded = json.loads((run / "config.json").read_text())
+    assert recorded["config"]["skip_bad"] is True
+    assert recorded["data"]["skipped"] == BROKEN
+    assert sum(recorded["data"]["images"].values()) == 60
+    for command in ("evaluate", "probe", "analyse"):
+        short = {"probe": ["--epochs", 1], "analyse": ["--points", 0], "evaluate": ["--split", "test"]}[command]
+        ended = cli("fftrain", command, run, "--threads", 1, *short)
+        assert ended.code == 0, ended.err
+    ended = cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2)
+    assert ended.code == 0, ended.err
+    (tmp_path / "photos" / "train" / "disc" / "a.png").unlink()  # it was drawn for a split: those are others now
+    one_line(cli("fftrain", "evaluate", run), 1, "has changed since")
+
+
+def watch(monkeypatch, read):
+    """Notes which files are read."""
+
+    def reading(file, get):
+        read.append(file)
+        return read_picture(file, get)
+
+    monkeypatch.setattr("fftrain.imagefolder.read_picture", reading)
+
+
+def test_only_images_that_are_asked_for_are_read(tmp_path, monkeypatch):
+    dataset, read = splits(tmp_path / "photos", train=30, val=5, test=6), []
+    watch(monkeypatch, read)
+    whole = load(dataset)
+    assert len(read) == 123
+    read.clear()
+    few = load(dataset, limit=9)
+    assert len(read) == 9 + 15 + 18
+    assert np.bincount(few.train.labels).tolist() == [3, 3, 3]
+    assert {*firsts(few.train)} <= {*firsts(whole.train)}
+    read.clear()
+    held_out = load_data(DataSettings(dataset=dataset), training=False)
+    assert len(read) == 15 + 18
+    assert held_out.shape == whole.shape
+    assert sizes(held_out) == (0, 15, 18)
+    assert held_out_digest(held_out) == held_out_digest(few) == held_out_digest(whole)
+
+
+def test_evaluating_reads_no_training_image(cli, tmp_path, monkeypatch):
+    dataset, read = splits(tmp_path / "photos", train=30, test=6), []
+    run, small = tmp_path / "run", ["backbone.width=8", "backbone.depth=1", "--epochs", 1, "--threads", 1]
+    assert cli("fftrain", "pretrain", "--dataset", dataset, *small, "--out", run).code == 0
+    watch(monkeypatch, read)
+    assert cli("fftrain", "evaluate", run, "--split", "test", "--threads", 1).code == 0
+    assert len(read) == 9 + 18
+
+
+def test_memory_is_looked_at_before_it_is_taken(cli, tmp_path, monkeypatch):
+    dataset = splits(tmp_path / "photos", train=30)
+    monkeypatch.setattr("fftrain.memory.free_memory", lambda: 2**20)
+    small = ["--recipe", "bp", "backbone.width=8", "backbone.depth=1", "--epochs", 1, "--threads", 1]
+    for name in (dataset, "digits"):
+        ended = cli("fftrain", "pretrain", "--dataset", name, "--image-size", 600, *small, "--out", tmp_path / "run")
+        one_line(ended, 1, "there is not enough memory (images", "GiB, and 0.000977 GiB are free)", "--limit")
+    assert not (tmp_path / "run").exists()
+    ended = cli("fftrain", "pretrain", "--dataset", dataset, "--image-size", 40, *small, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    monkeypatch.setattr("fftrain.memory.free_memory", lambda: 90 * 3 * 40 * 40)
+    ended = cli("fftrain", "probe", tmp_path / "run", "--epochs", 1, "--feature-memory", 1)
+    assert ended.code == 0, ended.err
+    monkeypatch.setattr("fftrain.features.check_memory", lambda needed, what: check_memory(needed * 2**20, what))
+    ended = cli("fftrain", "probe", tmp_path / "run", "--epochs", 1, "--feature-memory", 1)
+    one_line(ended, 1, "there is not enough memory (features take", "--feature-memory")

@@ -10,14 +10,13 @@ import torch
 
 from ffcore.errors import SettingError
 from ffcore.machine import cores
-from fftrain import PretrainConfig, pretrain
+from fftrain import pretrain
 from fftrain.launcher import NOT_DONE, OWN_WORDS, make_accelerator
-from fftrain.planning import choose
+from fftrain.study import choose
 from tests.fftrain.studies import SPEC
-from tests.fftrain.training import SMALL, weights
+from tests.fftrain.training import SMALL, TINY, settings, weights
 from tests.helpers import one_line, python
 
-TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]
 COMMANDS = [
     ["pretrain", *TINY, "--out"],
     ["evaluate"],
@@ -71,16 +70,16 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(cli, tmp_path, monkeypa
         assert ("not the launcher's bf16" in ended.err) == (asked == "bf16")
     ended = cli("fftrain", "pretrain", "--resume", "--out", tmp_path / "no", "--mixed-precision", "bf16")
     one_line(ended, 2, "--mixed-precision is bf16, but the run to resume has no")
-    settings = {"dataset": "digits", "width": 24, "depth": 2, "limit": 80, "epochs": 3, "threads": 1}
-    pretrain(PretrainConfig(**settings), tmp_path / "no", resume=True)  # none is named; the launcher asks for bf16
+    small = {"dataset": "digits", "width": 24, "depth": 2, "limit": 80, "epochs": 3, "threads": 1}
+    pretrain(settings(**small), tmp_path / "no", resume=True)  # none is named; the launcher asks for bf16
     assert precision(tmp_path / "no") == "no"
 
 
 def test_in_python_an_accelerators_precision_is_the_runs(tmp_path):
-    config = PretrainConfig(**{**SMALL, "epochs": 1})
+    config = settings(**{**SMALL, "epochs": 1})
     pretrain(config, tmp_path / "run", accelerator=make_accelerator(1, "bf16"))
     assert precision(tmp_path / "run") == "bf16"
-    told = PretrainConfig(**SMALL, mixed_precision="bf16")
+    told = settings(**SMALL, mixed_precision="bf16")
     with pytest.raises(SettingError, match="--mixed-precision is bf16, but the accelerator that was given has no"):
         pretrain(told, tmp_path / "other", accelerator=make_accelerator(1))
     assert not (tmp_path / "other").exists()
@@ -135,11 +134,11 @@ def test_fewer_threads_than_could_be_had_are_said(cli, tmp_path, monkeypatch, th
 
 def test_the_cells_of_a_study_have_the_launchers_precision_where_the_spec_says_none(tmp_path, monkeypatch, cli):
     spec = tmp_path / "mine.toml"
-    other = SPEC.replace("[probe]", '[method.bp]\nmixed-precision = "no"\n\n[probe]')
+    other = SPEC.replace("[probe]", '[recipes.bp]\nmixed-precision = "no"\n\n[probe]')
     spec.write_text(other)
 
     def used(planned):
-        return {cell.config.method: cell.config.mixed_precision for cell in planned.cells}
+        return {cell.config.label: cell.config.mixed_precision for cell in planned.cells}
 
     before = choose(None, spec, None, {})
     assert {*used(before).values()} == {"no"}

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,18 +15,18 @@ from PIL import Image
 from ffcore.errors import RunError
 from fftrain import (
     AnalysisConfig,
-    PretrainConfig,
     ProbeConfig,
     analyse_run,
     compare_runs,
     evaluate_run,
-    pretrain,
     probe_run,
     write_report,
 )
 from fftrain.data import ImageData, Split
-from fftrain.names import short_names
+from fftrain.report.frame import short_names
 from fftrain.run import RunFolder
+from fftrain.training import pretrain
+from tests.fftrain.training import settings
 from tests.helpers import one_line
 
 SETTINGS = {"width": 16, "depth": 2, "lr": 1e-3, "epochs": 1, "threads": 1}
@@ -46,8 +45,8 @@ def arrays(name="beans", seed=0, classes=("a", "b", "c")):
 
 @pytest.fixture
 def beans(tmp_path):
-    """A run on arrays that were handed over: PretrainConfig's own data set is MNIST."""
-    pretrain(PretrainConfig(**SETTINGS), tmp_path / "hf", data=arrays())
+    """A run on arrays that were handed over: RunConfig's own data set is MNIST."""
+    pretrain(settings(**SETTINGS), tmp_path / "hf", data=arrays())
     return tmp_path / "hf"
 
 
@@ -92,7 +91,7 @@ def test_what_was_handed_over_is_handed_over_again(beans):
     found = probe_run(beans, ProbeConfig(epochs=1, threads=1), data=data)
     assert (found["dataset"], found["config"]["dataset"]) == ("beans", "beans")
     assert compare_runs(beans, beans, data=data)["images"] == 30
-    pretrain(PretrainConfig(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=data)
+    pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=data)
     assert len(RunFolder(beans).read_metrics()) == 2
     assert RunFolder(beans).read_config().dataset == "beans"
 
@@ -103,8 +102,8 @@ def test_the_same_data_by_another_name_are_the_runs_own(beans, tmp_path):
     assert analyse_run(beans, QUICK, data=renamed)["dataset"] == "beans"
     assert probe_run(beans, ProbeConfig(epochs=1, threads=1), data=renamed)["dataset"] == "beans"
     assert [*RunFolder(beans).read_results()["probes"]] == ["beans-neutral"]
-    pretrain(PretrainConfig(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=renamed)
-    pretrain(PretrainConfig(**SETTINGS), tmp_path / "other", data=renamed)
+    pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=renamed)
+    pretrain(settings(**SETTINGS), tmp_path / "other", data=renamed)
     assert compare_runs(beans, tmp_path / "other", data=renamed)["images"] == 30
     assert json.loads((tmp_path / "other" / "config.json").read_text())["data"]["name"] == "kidney beans"
 
@@ -118,7 +117,7 @@ def test_other_arrays_are_refused_whatever_their_name(beans, name, other):
     for call in (
         lambda: evaluate_run(beans, data=data),
         lambda: analyse_run(beans, QUICK, data=data),
-        lambda: pretrain(PretrainConfig(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=data),
+        lambda: pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=data),
         lambda: compare_runs(beans, beans, data=data),
     ):
         with pytest.raises(RunError, match=said):
@@ -133,12 +132,12 @@ def test_other_arrays_are_refused_whatever_their_name(beans, name, other):
 
 def test_arrays_that_go_by_the_name_of_a_known_data_set_are_not_taken_for_it(cli, tmp_path):
     run = tmp_path / "run"
-    pretrain(PretrainConfig(**SETTINGS), run, data=arrays("digits", classes=tuple("0123456789")))
+    pretrain(settings(**SETTINGS), run, data=arrays("digits", classes=tuple("0123456789")))
     for command in ("evaluate", "probe", "analyse"):
         one_line(cli("fftrain", command, run), 1, f"digits has changed since {run}", "arrays of that name")
 
 
-def test_a_run_of_an_earlier_version_that_recorded_another_name_is_not_taken_for_that(cli, beans):
+def test_a_run_whose_settings_name_other_data_than_it_had_is_not_taken_for_one_of_those(cli, beans):
     path = beans / "config.json"
     config = json.loads(path.read_text())
     config["config"]["dataset"] = "digits"
@@ -167,7 +166,17 @@ def photos(cli, tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     folder_of(tmp_path / "a" / "photos")
     monkeypatch.chdir(tmp_path / "a")
-    options = ["--width", 16, "--depth", 2, "--epochs", 1, "--threads", 1, "--image-size", 10, "--grayscale"]
+    options = [
+        "backbone.width=16",
+        "backbone.depth=2",
+        "--epochs",
+        1,
+        "--threads",
+        1,
+        "--image-size",
+        10,
+        "--grayscale",
+    ]
     ended = cli("fftrain", "pretrain", "--dataset", "imagefolder:photos", *options, "--out", "run")
     assert ended.code == 0, ended.err
     assert "ff on imagefolder:photos rotation" in ended.err
@@ -246,10 +255,10 @@ def test_reports_name_folders_shortly_and_tell_those_of_one_name_apart(cli, tmp_
     root = tmp_path / "runs"
     for part, seed in (("new", 0), ("old", 1)):
         folder_of(tmp_path / part / "photos", seed)
-        config = PretrainConfig(**SETTINGS, dataset=f"imagefolder:{tmp_path}/{part}/photos", image_size=10)
+        config = settings(**SETTINGS, dataset=f"imagefolder:{tmp_path}/{part}/photos", image_size=10)
         pretrain(config, root / part)
         probe_run(root / part, ProbeConfig(epochs=1, threads=1))
-        analyse_run(root / part, replace(QUICK, points=10))
+        analyse_run(root / part, QUICK.changed(points=10))
     write_report(root)
     told = "".join((root / name).read_text() for name in ("report.md", "report.html", "results.csv", "results.json"))
     assert str(tmp_path / "new") not in told
@@ -257,7 +266,7 @@ def test_reports_name_folders_shortly_and_tell_those_of_one_name_apart(cli, tmp_
     shutil.rmtree(root / "old")
     write_report(root)
     page = (root / "report.md").read_text()
-    assert re.search(r"fftrain pretrain --dataset imagefolder:photos ", page)
+    assert re.search(r"fftrain pretrain .*--dataset imagefolder:photos ", page)
     assert str(tmp_path / "new") not in page
 
 

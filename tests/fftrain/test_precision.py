@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from fftrain import precision
-from tests.fftrain.training import weights
+from tests.fftrain.training import TINY, weights
 
-TINY = ["--dataset", "digits", "--width", 24, "--depth", 2, "--limit", 80, "--epochs", 1, "--threads", 1]
 SAID = "of fp32's speed on this CPU"
 
 

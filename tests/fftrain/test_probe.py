@@ -13,13 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from ffcore.errors import RunError
-from ffmodels.backbone import BackboneConfig
-from ffmodels.checkpoint import load_backbone
-from ffmodels.heads import Standardisation
-from ffmodels.labels import fill
-from fftrain import ProbeConfig, load_data, probe_run
-from fftrain.data import ImageData, Split
-from fftrain.features import Features, choices, extract
+from ffcore.files import sha256
+from ffcore.plugins import trust
+from ffmodels.backbones.mlp import MLP
+from ffmodels.conditions import Condition
+from ffmodels.encoder import Encoder
+from ffmodels.run import load_encoder
+from fftrain import ProbeConfig, compare_runs, load_data, probe_run
+from fftrain.config import DataSettings
+from fftrain.data import ImageData, Split, dump_images
+from fftrain.features import Features, choices, extract, name_of
 from fftrain.probe import GRID, fit
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder
@@ -27,6 +30,7 @@ from tests.helpers import Ended, one_line, python
 
 CPU = torch.device("cpu")
 PROBE = {"dataset": "digits", "epochs": 2, "threads": 1}
+NAMES = ["block1", "block2", "block3", "block4", "blocks2-4"]
 
 
 class Counting(Reporter):
@@ -96,62 +100,119 @@ def test_validation_chooses_and_the_test_split_has_no_say():
     assert found["settings"] == unchanged["settings"]
 
 
-def test_choices_are_each_layer_and_the_last_three():
-    assert choices(4) == [(0,), (1,), (2,), (3,), (1, 2, 3)]
-    assert choices(1) == [(0,)]
+def encoder(width=12, depth=4, shape=(1, 4, 4)):
+    return Encoder(Condition(), MLP(width=width, depth=depth).build(shape, 0).requires_grad_(False)).eval()
+
+
+def test_choices_are_each_block_and_the_last_three():
+    assert choices(encoder(depth=4)) == [(0,), (1,), (2,), (3,), (1, 2, 3)]
+    assert choices(encoder(depth=1)) == [(0,)]
+    assert choices(None) == [()]
 
 
 def test_every_row_has_its_baselines_and_every_saved_probe_is_what_was_measured(trained):
     run = trained / "ff"
     result = RunFolder(run).read_results()["probes"]["digits-neutral"]
-    names = ["layer1", "layer2", "layer3", "layer4", "layers2-4"]
-    rows = {(row["source"], row["layers"]): row for row in result["rows"]}
-    assert list(rows) == [("raw", "pixels"), *(("random", n) for n in names), *(("ff", n) for n in names)]
+    rows = {(row["source"], row["blocks"]): row for row in result["rows"]}
+    assert list(rows) == [("raw", "pixels"), *(("random", n) for n in NAMES), *(("ff", n) for n in NAMES)]
     assert rows["raw", "pixels"]["test"] > 0.85
     test = load_data(ProbeConfig(dataset="digits")).test
-    images = fill(test.images.float() / 255, 4, "neutral")
-    for name, layers in zip(names, choices(4), strict=True):
+    found = load_encoder(run)
+    features = found(test.images.float() / 255)
+    for name, blocks in zip(NAMES, choices(found), strict=True):
         head = load_file(run / "probes" / "digits-neutral" / f"{name}.safetensors")
-        logits = load_backbone(run).features(images, layers) @ head["linear.weight"].T + head["linear.bias"]
+        logits = torch.cat([features[i] for i in blocks], 1) @ head["linear.weight"].T + head["linear.bias"]
         measured = (logits.argmax(-1) == test.labels).double().mean().item()
         assert measured == pytest.approx(rows["ff", name]["test"], abs=1.5 / len(test))
         about = json.loads((run / "probes" / "digits-neutral" / f"{name}.json").read_text())
-        assert about["layers"] == list(layers)
-        assert about["test"] == rows["ff", name]["test"]
+        assert about == {
+            "dataset": "digits",
+            "reading": "neutral",
+            "target": "class",
+            "backbone_sha256": sha256(run / "backbone.safetensors"),
+            "class_names": [*"0123456789"],
+            "blocks": [*blocks],
+            **{key: value for key, value in rows["ff", name].items() if key != "blocks"},
+        }
 
 
 def test_features_may_be_left_as_they_are_and_the_saved_probe_still_is_what_was_measured(run_copy):
     result = probe_run(run_copy, ProbeConfig(**PROBE, standardise=False))
-    data = load_data(ProbeConfig(**PROBE))
-    pixels = fill(data.test.images.float() / 255, 4, "neutral")
-    backbone = load_backbone(run_copy)
-    for row in result["rows"]:
-        if row["source"] != "ff" or row["layers"] != "layer2":
-            continue
-        saved = load_file(run_copy / "probes" / "digits-neutral" / "layer2.safetensors")
-        with torch.no_grad():
-            logits = backbone.features(pixels, [1]) @ saved["linear.weight"].T + saved["linear.bias"]
-        assert row["test"] == pytest.approx((logits.argmax(-1) == data.test.labels).double().mean().item())
-        break
-    else:
-        pytest.fail("layer2 was not probed")
+    test = load_data(ProbeConfig(**PROBE)).test
+    [row] = [row for row in result["rows"] if (row["source"], row["blocks"]) == ("ff", "block2")]
+    saved = load_file(run_copy / "probes" / "digits-neutral" / "block2.safetensors")
+    logits = load_encoder(run_copy)(test.images.float() / 255)[1] @ saved["linear.weight"].T + saved["linear.bias"]
+    assert row["test"] == pytest.approx((logits.argmax(-1) == test.labels).double().mean().item())
     standardised = probe_run(run_copy, ProbeConfig(**PROBE))
     assert [row["test"] for row in result["rows"]] != [row["test"] for row in standardised["rows"]]
 
 
-def test_the_label_slot_is_neutral_for_ff_and_the_image_itself_for_bp(trained, run_copy):
+def test_the_default_reading_is_the_first_of_the_methods(trained, run_copy):
     assert set(RunFolder(trained / "bp").read_results()["probes"]) == {"digits-pixels"}
-    probe_run(run_copy, ProbeConfig(dataset="digits", slot="zeros", epochs=1, threads=1))
+    probe_run(run_copy, ProbeConfig(dataset="digits", reading="zeros", epochs=1, threads=1))
     assert set(RunFolder(run_copy).read_results()["probes"]) == {"digits-neutral", "digits-zeros"}
 
 
-def test_a_probe_on_another_data_set_of_the_same_shape(run_copy, tmp_path):
-    from fftrain.data import DataConfig, dump_images
+FUNNEL = """
+from torch import nn
+from ffcore.settings import setting
+from ffmodels.backbones.base import Backbone, BackboneSettings, size
 
-    dump_images(DataConfig(dataset="digits"), "all", tmp_path / "other digits")
+class Funnel(BackboneSettings):
+    \"\"\"A convolution, then ever narrower blocks.\"\"\"
+
+    channels: int = setting(6, ge=1, description="Of the convolution.")
+
+    def make(self, shape):
+        conv = nn.Sequential(nn.Conv2d(shape[0], self.channels, 3, padding=1, stride=4), nn.ReLU())
+        flat = nn.Sequential(nn.Flatten(), nn.Linear(self.channels * (shape[1] // 4) * (shape[2] // 4), 40), nn.ReLU())
+        narrow = nn.Sequential(nn.Linear(40, 17), nn.ReLU())
+        return Backbone(nn.Identity(), [conv, flat, narrow], shape=shape, between=self.between)
+"""
+
+
+def test_a_backbone_of_ones_own_whose_blocks_differ_in_width_is_read_by_its_activations(cli, tmp_path):
+    mine = tmp_path / "funnel.py"
+    mine.write_text(FUNNEL)
+    run = tmp_path / "run"
+    options = ["--recipe", "bp", "--dataset", "digits", "--backbone", mine, "--epochs", 3, "--lr", 3e-3, "--threads", 1]
+    ended = cli("fftrain", "pretrain", *options, "backbone.channels=5", "--out", run)
+    assert ended.code == 0, ended.err
+    trust(str(mine))
+    found = load_encoder(run)
+    assert found.dims == (5, 40, 17)
+    for command in ("probe", "analyse", "evaluate"):
+        more = {"probe": ["--epochs", 20], "analyse": ["--images", 100, "--points", 20], "evaluate": []}[command]
+        ended = cli("fftrain", command, run, "--threads", 1, *more, "--trust-plugin", mine)
+        assert ended.code == 0, ended.err
+    results = RunFolder(run).read_results()
+    test = load_data(ProbeConfig(dataset="digits")).test
+    with torch.no_grad():
+        features = found(test.images.float() / 255)
+    rows = {row["blocks"]: row for row in results["probes"]["digits-pixels"]["rows"] if row["source"] == "bp"}
+    assert [*rows] == ["block1", "block2", "block3", "blocks1-3"]
+    for blocks in choices(found):
+        about = rows[name_of(blocks)]
+        head = load_file(run / "probes" / "digits-pixels" / f"{name_of(blocks)}.safetensors")
+        assert head["linear.weight"].shape == (10, sum(found.dims[i] for i in blocks))
+        logits = torch.cat([features[i] for i in blocks], 1) @ head["linear.weight"].T + head["linear.bias"]
+        measured = (logits.argmax(-1) == test.labels).double().mean().item()
+        assert measured == pytest.approx(about["test"], abs=1.5 / len(test))
+    assert rows["block2"]["test"] > 0.6
+    with np.load(run / "analysis" / "digits-pixels.npz") as file:
+        assert sorted(file) == ["block1", "block2", "block3", "labels"]
+    decoded = {row["blocks"]: row["test"] for row in results["analysis"]["digits-pixels"]["decoder"]}
+    assert decoded["blocks1-3"] > decoded["block2"] > decoded["block3"] > 0.05
+    compared = compare_runs(run, run, images=40)
+    assert compared["blocks"] == ["block1", "block2", "block3"]
+    np.testing.assert_allclose(np.diag(compared["cka"]), 1)
+
+
+def test_a_probe_on_another_data_set_of_the_same_shape(run_copy, tmp_path):
+    dump_images(DataSettings(dataset="digits"), "all", tmp_path / "other digits")
     config = ProbeConfig(dataset=f"imagefolder:{tmp_path}/other digits", grayscale=True, epochs=2, threads=1)
     result = probe_run(run_copy, config)
-    assert len(list((run_copy / "probes").glob("other digits-??????-neutral/layer1.safetensors"))) == 1
+    assert len(list((run_copy / "probes").glob("other digits-??????-neutral/block1.safetensors"))) == 1
     assert len(result["rows"]) == 11
 
 
@@ -184,17 +245,6 @@ def test_a_probe_is_what_autograd_and_adamw_make_of_it():
     assert torch.allclose(head.linear.bias.double(), reference.bias, atol=1e-5)
 
 
-def test_standardisation_agrees_with_numpy_where_float32_sums_do_not():
-    values = 1000 + np.random.default_rng(0).normal(size=(2000, 7)) * np.logspace(-2, 2, 7)
-    values[:, 3] = 0.1
-    values = values.astype(np.float32)
-    found = Standardisation.of(torch.from_numpy(values))
-    wide = values.astype(np.float64)
-    np.testing.assert_allclose(found.mean_F.numpy(), wide.mean(0), rtol=1e-7)
-    np.testing.assert_allclose(found.std_F.numpy(), wide.std(0), rtol=1e-6, atol=1e-12)
-    assert found.scale_F[3] == 0
-
-
 def test_features_in_a_mapped_file_give_the_same_figures_bit_for_bit(run_copy, tmp_path):
     other = Path(shutil.copytree(run_copy, tmp_path / "mapped"))
     in_memory = probe_run(run_copy, ProbeConfig(**PROBE))
@@ -215,7 +265,7 @@ def test_features_in_a_mapped_file_take_little_memory(tmp_path):
         for n in counts
     ]
     data = ImageData(name="x", train=splits[0], validation=splits[1], test=splits[2], class_names=("a", "b", "c"))
-    backbone = BackboneConfig(shape=(1, 4, 4), width=width, depth=4).build(0).requires_grad_(False)
+    deep = encoder(width)
 
     def anonymous():
         status = Path("/proc/self/status").read_text().splitlines()
@@ -230,11 +280,11 @@ def test_features_in_a_mapped_file_take_little_memory(tmp_path):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with extract(backbone, data, "pixels", 3, CPU, Reporter(), memory=1e6, folder=tmp_path) as features:
+        with extract(deep, data, CPU, Reporter(), memory=1e6, folder=tmp_path) as features:
             assert not list(tmp_path.iterdir())  # the file has no name
-            features.standardise_()
+            features, _ = features.standardised()
             config = ProbeConfig(epochs=1)
-            fit(features.columns(width, 4 * width), data, config, CPU, Reporter(), "x", grid=GRID[:1])
+            fit(features.columns(slice(width, 4 * width)), data, config, CPU, Reporter(), "x", grid=GRID[:1])
     finally:
         ended.set()
         watcher.join()
@@ -274,26 +324,24 @@ def test_two_processes_share_the_probes_out_and_give_the_figures_of_one(trained,
 def test_baselines_are_computed_once_for_runs_that_share_them(trained, tmp_path):
     ff, bp = (Path(shutil.copytree(trained / method, tmp_path / method)) for method in ("ff", "bp"))
     kept, first, second = tmp_path / "baselines", Counting(), Counting()
-    config = ProbeConfig(**PROBE, slot="zeros")
+    config = ProbeConfig(**PROBE, reading="pixels")
     alone = probe_run(bp, config)["rows"]
     probe_run(ff, config, baselines=kept, reporter=first)
-    result = probe_run(bp, ProbeConfig(**{**PROBE, "threads": 2}, slot="zeros"), baselines=kept, reporter=second)
-    names = ["layer1", "layer2", "layer3", "layer4", "layers2-4"]
-    baselines = ["raw pixels", *(f"random {name}" for name in names)]
-    assert first.probes == [*baselines, *(f"ff {name}" for name in names)]
-    assert second.probes == [f"bp {name}" for name in names]
-    assert "reading pixels" not in second.done
+    result = probe_run(bp, ProbeConfig(**{**PROBE, "threads": 2}), baselines=kept, reporter=second)
+    baselines = ["raw pixels", *(f"random {name}" for name in NAMES)]
+    assert first.probes == [*baselines, *(f"ff {name}" for name in NAMES)]
+    assert second.probes == [f"bp {name}" for name in NAMES]
     assert result["rows"] == alone
     assert len(list(kept.iterdir())) == len(baselines)
 
     third = Counting()
-    probe_run(bp, ProbeConfig(**PROBE), baselines=kept, reporter=third)  # another slot: raw pixels have none
-    assert third.probes[0] == "random layer1"
+    probe_run(ff, ProbeConfig(**PROBE), baselines=kept, reporter=third)  # another reading: raw pixels have one alone
+    assert third.probes[0] == "random block1"
     (damaged,) = kept.glob("raw-pixels-*.json")
     damaged.write_text(damaged.read_text()[:-40])
     fourth = Counting()
     assert probe_run(ff, config, baselines=kept, reporter=fourth)["rows"][:6] == alone[:6]
-    assert fourth.probes == ["raw pixels", *(f"ff {name}" for name in names)]
+    assert fourth.probes == ["raw pixels", *(f"ff {name}" for name in NAMES)]
     assert json.loads(damaged.read_text())["row"] == alone[0]
 
 
@@ -305,9 +353,10 @@ def test_baselines_of_other_settings_weights_and_images_are_not_reused(run_copy,
         probe_run(run_copy, ProbeConfig(**{**PROBE, **change}), baselines=kept, reporter=again)
         assert len(again.probes) == computed + 5, change
     path = run_copy / "config.json"
-    config = json.loads(path.read_text())
-    config["config"]["seed"] = 7
-    path.write_text(json.dumps(config))
-    again = Counting()
-    probe_run(run_copy, ProbeConfig(**PROBE), baselines=kept, reporter=again)
-    assert again.probes[0] == "random layer1"
+    for seed, classes in ((7, 4), (0, 5)):  # five classes fill other pixels than four
+        config = json.loads(path.read_text())
+        config["config"]["seed"], config["classes"] = seed, [*"abcde"][:classes]
+        path.write_text(json.dumps(config))
+        again = Counting()
+        probe_run(run_copy, ProbeConfig(**PROBE), baselines=kept, reporter=again)
+        assert again.probes[0] == "random block1"

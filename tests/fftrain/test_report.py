@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from ffcore.errors import RunError
 from ffcore.files import read_json, write_json
 from fftrain import write_report
-from fftrain.collect import collect
+from fftrain.report.frame import collect
 from tests.fftrain.reports import (
     Page,
     cell_name,
@@ -28,7 +29,7 @@ def test_every_figure_is_the_run_folders(page):
     for method in ("ff", "bp"):
         [(name, result)] = read_json(root / method / "results.json")["probes"].items()
         for row in result["rows"]:
-            cells = found[method, "digits", name.removeprefix("digits-"), "class", row["source"], row["layers"]]
+            cells = found[method, "digits", name.removeprefix("digits-"), "class", row["source"], row["blocks"]]
             assert cells == [f"{100 * row['validation']:.1f}", f"{100 * row['test']:.1f}"]
     [results] = [rows for title, rows in tables.items() if title.startswith("Results")]
     for row in results[1:]:
@@ -77,7 +78,7 @@ def test_an_unfinished_run_is_named_with_what_goes_on(cli, page, run_copy, tmp_p
     tables = Page((root / "report.html").read_text()).tables
     [results] = [rows for title, rows in tables.items() if title.startswith("Results")]
     [row] = [row for row in records(results) if row["run"] == "begun"]
-    assert (row["method"], row["task"], row["pretext accuracy"]) == ("ff", "rotation", "unfinished")
+    assert (row["method"], row["view"], row["pretext accuracy"]) == ("ff", "rotation", "unfinished")
     [named] = records(tables["Unfinished, failed, damaged, missing or incomplete"])
     assert named == {"name": "begun", "state": "unfinished", "reason": f"{goes_on} 'begun'` goes on"}
     assert "begun" not in {record["run"] for record in read_json(root / "results.json")}
@@ -158,7 +159,7 @@ def test_runs_of_one_kind_are_told_apart(page, tmp_path):
     shutil.copytree(page[0] / "ff", tmp_path / "one")
     shutil.copytree(page[0] / "ff", tmp_path / "two")
     write_report(tmp_path)
-    rows = records(Page((tmp_path / "report.html").read_text()).tables["Linear probes by layer, in %"])
+    rows = records(Page((tmp_path / "report.html").read_text()).tables["Linear probes by block, in %"])
     assert [row["of"] for row in rows][:2] == ["ff (run=one)", "ff (run=two)"]
 
 
@@ -173,3 +174,53 @@ def test_a_runs_own_results_are_not_written_over(run_copy):
 def test_a_folder_without_runs(tmp_path):
     with pytest.raises(RunError, match="holds no finished run"):
         write_report(tmp_path)
+
+
+def test_an_evaluation_that_nobody_foresaw_is_shown(page, tmp_path):
+    root = shutil.copytree(page[0], tmp_path / "runs")
+    values = {"ff": (0.25, 0.5), "bp": (0.75, 1.0)}
+    for run, found in values.items():
+        (root / run / "evaluations").mkdir()
+        told = [{"measure": "knn", "block": f"block{i}", "value": value} for i, value in enumerate(found, start=1)]
+        lines = [*told, {"measure": "robustness", "target": "noise", "value": found[0]}]
+        (root / run / "evaluations" / "knn-1a2b.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    write_report(root)
+    tables = Page((root / "report.html").read_text()).tables
+    rows = {row["of"]: row for row in records(tables["knn, in %"])}
+    assert (root / "figures" / "knn-digits.svg").is_file()
+    for run, (first, second) in values.items():
+        assert (rows[run]["block1"], rows[run]["block2"]) == (f"{100 * first} (n=1)", f"{100 * second} (n=1)")
+    assert {row["of"]: row["value"] for row in records(tables["robustness noise, in %"])} == {
+        "ff": "25.0 (n=1)",
+        "bp": "75.0 (n=1)",
+    }
+    kept = [record for record in read_json(root / "results.json") if record["measure"] == "knn"]
+    assert [record["value"] for record in kept] == [*values["bp"], *values["ff"]]
+    (root / "bp" / "evaluations" / "knn-1a2b.jsonl").write_text("{}")
+    assert {record["run"]: record["probe"] for record in write_report(root)["results"]}["bp"] == "damaged"
+
+
+def test_a_run_of_code_outside_that_may_not_be_run_is_shown(page, tmp_path):
+    root = shutil.copytree(page[0], tmp_path / "runs")
+    change(root / "bp" / "config.json", lambda record: record["config"].update(method={"name": "mylab.mine", "k": 2}))
+    name = "mine cut=never at=last"
+    results = (root / "bp" / "results.json").read_text()
+    (root / "bp" / "results.json").write_text(results.replace('"source": "bp"', f'"source": "{name}"'))
+    [mine, _] = write_report(root)["results"]
+    assert mine["method"] == name
+    assert float(mine["probe"].split()[0]) > 0
+    tables = Page((root / "report.html").read_text()).tables
+    [words] = [row["command"] for row in records(tables["Commands, machines and times"]) if row["run"] == "bp"]
+    assert "--method mylab.mine --view rotation" in words
+    assert "--cut never --at last" in words
+    assert "method.k=2" in words
+
+
+def test_settings_that_differ_are_columns_of_the_records(page, tmp_path):
+    root = shutil.copytree(page[0], tmp_path / "runs")
+    for run, lr in (("ff", 0.5), ("bp", 0.25)):
+        change(root / run / "config.json", lambda record, lr=lr: record["config"].update(lr=lr))
+    write_report(root)
+    found = read_json(root / "results.json")
+    assert {(record["run"], record["lr"]) for record in found} == {("ff", 0.5), ("bp", 0.25)}
+    assert "backbone.width" not in found[0]

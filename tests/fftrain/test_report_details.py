@@ -13,10 +13,11 @@ from matplotlib import colors
 from ffcore.errors import RunError
 from ffcore.files import read_json, write_json
 from fftrain import write_report
-from fftrain.collect import collect
-from fftrain.curves import Curve
-from fftrain.figures import embeddings, layer_lines, svg, training_curves
-from fftrain.means import Mean
+from fftrain.report.curves import Curve
+from fftrain.report.figures import block_lines, embeddings, svg, training_curves
+from fftrain.report.frame import collect
+from fftrain.report.inventory import seconds as seconds_of
+from fftrain.report.means import Mean
 from fftrain.run import RunFolder
 from tests.fftrain.reports import (
     NAMES,
@@ -36,12 +37,12 @@ def test_what_was_measured_with_other_settings_is_not_shown(study, tmp_path):
     recorded = measured(root, "ff", 0)
     probes_of, analysis = recorded["probes"], recorded["analysis"]["digits-neutral"]["config"]
 
-    def plan(epochs, images, slot):
+    def plan(epochs, images, reading):
         def do(content):
             for place in content["cells"][0]["probes"]:
-                used = probes_of[f"digits-{place['slot']}"]["config"]
-                place["settings"] = {**used, "epochs": epochs if place["slot"] == "neutral" else used["epochs"]}
-            content["cells"][0]["analysis"] = {**analysis, "images": images, "slot": slot}
+                used = probes_of[f"digits-{place['reading']}"]["config"]
+                place["settings"] = {**used, "epochs": epochs if place["reading"] == "neutral" else used["epochs"]}
+            content["cells"][0]["analysis"] = {**analysis, "images": images, "reading": reading}
             content["cells"][1]["analysis"] = None
 
         change(root / "study.json", do)
@@ -55,7 +56,7 @@ def test_what_was_measured_with_other_settings_is_not_shown(study, tmp_path):
     assert problems == {
         cell_name("ff", 0): (
             "incomplete",
-            "not measured: probe of digits, slot neutral, class (measured with other settings: epochs 2, not 50); "
+            "not measured: probe of digits, reading neutral, class (measured with other settings: epochs 2, not 50); "
             "analysis (measured with other settings: images 200, not 10000)",
         )
     }
@@ -66,10 +67,12 @@ def test_what_was_measured_with_other_settings_is_not_shown(study, tmp_path):
     assert "ff" not in [row["of"] for row in rows]
     assert "ff, seed 0" not in (root / "figures" / "tsne-digits-rotation.svg").read_text()
     kept = [r for r in read_json(root / "results.json") if r["run"] == cell_name("ff", 0)]
-    assert {r["slot"] for r in kept if r["measure"] == "probe accuracy" and r["target"] == "class"} == {"zeros"}
+    assert {r["reading"] for r in kept if r["measure"] == "probe accuracy" and r["target"] == "class"} == {"zeros"}
     assert "explained variance" not in {r["measure"] for r in kept}
     plan(2, 200, "zeros")
-    assert reported(root)[1][cell_name("ff", 0)][1].endswith("(measured with other settings: slot neutral, not zeros)")
+    assert reported(root)[1][cell_name("ff", 0)][1].endswith(
+        "(measured with other settings: reading neutral, not zeros)"
+    )
 
 
 def test_raw_is_one_measurement_unless_it_differs(study, tmp_path):
@@ -79,8 +82,8 @@ def test_raw_is_one_measurement_unless_it_differs(study, tmp_path):
         place = "What the label pixels hold when features are read: test accuracy in %"
         found = [records(tables["Transfer: test accuracy of linear probes in %"])[0]["digits raw"]]
         found += [row["raw"] for row in records(tables[place])[:1]]
-        layers = records(tables["Linear probes by layer, in %"])
-        return [*found, next(row["pixels"] for row in layers if row["of"] == "raw")]
+        blocks = records(tables["Linear probes by block, in %"])
+        return [*found, next(row["pixels"] for row in blocks if row["of"] == "raw")]
 
     [value] = {probes(measured(root, "ff", seed), "digits-neutral", "raw")[1] for seed in (0, 1)}
     assert shown(reported(root)[0]) == [f"{100 * value:.1f}"] * 3
@@ -106,30 +109,33 @@ def test_seeds_that_are_not_tested_yet_are_lacking(study, tmp_path):
     assert row()["digits"] == said([test], lacking=" of 2: seed 1 not measured")
     assert row()["digits difference"] == f"{100 * test - 98.9:+.1f}"
     assert problems == {cell_name("ff", 1): ("incomplete", "not measured: pretext accuracy on test")}
-    [gap] = records(tables["FF less BP, in points"])
+    [gap] = records(tables["ff less bp, in points"])
     assert "validation" not in gap["pretext gap"]
     change(root / "cells" / cell_name("ff", 0) / "results.json", lambda results: results["pretext"].pop("test"))
     tables, _ = reported(root)
     assert row()["digits"] == said([found["validation"]["accuracy"] for found in values], "validation")
     assert (row()["digits published"], row()["digits difference"]) == ("98.9", "")
-    [gap] = records(tables["FF less BP, in points"])
+    [gap] = records(tables["ff less bp, in points"])
     assert "validation" in gap["pretext gap"]
     assert "validation" in gap["difficulty"]
 
 
-def test_the_gap_says_that_bp_is_on_both_axes(study):
+def test_the_gap_says_what_is_on_both_axes(study):
     text = (study[0] / "report.md").read_text()
-    assert "BP stands on both axes" in text
+    assert "The other stands on both axes" in text
     assert "Supervised training is not in it" in text
 
 
 @pytest.mark.parametrize("last", ["nine", "\u732b\u5c4b"], ids=["latin", "cjk"])
 def test_names_that_matplotlib_reads_in_another_way_are_shown(study, tmp_path, last):
-    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0), ("bp", 0, "supervised"))
+    root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0), ("bp", 0, "plain"))
     for path in (root / "cells").glob("*/config.json"):
-        change(path, lambda config: config["data"].update(class_names=[*NAMES, last]))
+        names = [*NAMES, last]
+        change(path, lambda record, names=names: record["data"].update(class_names=names))
+        if "plain" in path.parent.name:
+            change(path, lambda record, names=names: record.update(classes=names))
     reported(root, drawn=True)
-    for name in ("tsne-digits-rotation", "unlabelled-digits-supervised"):
+    for name in ("tsne-digits-rotation", "seen-bp-digits-plain"):
         svg = (root / "figures" / f"{name}.svg").read_text()
         parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
         parts = [p.text.strip() for p in ElementTree.fromstring(svg, parser).iter() if isinstance(p.text, str)]
@@ -137,11 +143,11 @@ def test_names_that_matplotlib_reads_in_another_way_are_shown(study, tmp_path, l
 
 
 def test_legends_show_every_name():
-    of = {"layer1": Mean(values={0: 0.5}, lacking={})}
+    of = {"block1": Mean(values={0: 0.5}, lacking={})}
     curves = [Curve(dataset="$_$", panel="$_$ \u732b", name=name, style="ff", means=of) for name in ("_a", "$b$", "c")]
-    assert svg(layer_lines(curves, "%", 0.0), "").count("</text>") >= 4
+    assert svg(block_lines(curves, "%", 0.0), "").count("</text>") >= 4
     records = [{"epoch": 1, **{s: {"accuracy": 0.5, "loss": {"a": 1.0}} for s in ("train", "validation")}}]
-    for figure in (layer_lines(curves, "%", 0.0), training_curves({"$_$": {"_a": [records], "$b$": [records]}})):
+    for figure in (block_lines(curves, "%", 0.0), training_curves({"$_$": {"_a": [records], "$b$": [records]}}, {})):
         [legend] = figure.legends
         assert [text.get_text().strip() for text in legend.get_texts()][:2] == ["_a", "$b$"]
 
@@ -149,7 +155,7 @@ def test_legends_show_every_name():
 def test_each_of_ten_classes_has_a_colour_of_its_own_in_an_embedding():
     labels = np.arange(30) % 10
     points = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
-    figure = embeddings({"ff, seed 0": ({"layer1": points}, labels)}, [f"class {k}" for k in range(10)])
+    figure = embeddings({"ff, seed 0": ({"block1": points}, labels)}, [f"class {k}" for k in range(10)])
     drawn = [colors.to_rgb(line.get_color()) for line in figure.axes[0].lines]
     assert len({line.get_marker() for line in figure.axes[0].lines}) == len(drawn) == 10
     # Red and green as a reader without green cones sees them (Vienot 1999), beside what all see.
@@ -203,8 +209,8 @@ def test_wall_time_is_not_that_of_the_last_attempt(study, tmp_path):
     for pretrain_seconds, shown in ((epochs / 2, epochs), (epochs + 7, epochs + 7)):
         seconds = {"pretrain": pretrain_seconds, "test": 2.0}
         change(path / "results.json", lambda results, seconds=seconds: results.update(seconds=seconds))
-        [cell] = collect(root).cells
-        assert cell.seconds["all"] == pytest.approx(shown + 2.0)
+        found = collect(root)
+        assert seconds_of(found, found.cells[0])["all"] == pytest.approx(shown + 2.0)
 
 
 def test_each_figure_can_be_measured_again_by_its_command(study, tmp_path, cli, monkeypatch):
@@ -233,9 +239,9 @@ def test_each_figure_can_be_measured_again_by_its_command(study, tmp_path, cli, 
 
 
 def test_figures_of_an_earlier_report_are_deleted_and_no_others(study, tmp_path):
-    root = part(study, tmp_path / "tiny", ("bp", 0), ("ff-unsupervised", 0, "hybrid"))
+    root = part(study, tmp_path / "tiny", ("bp", 0), ("ff-unsupervised", 0, "plain"))
     (root / "figures").mkdir()
-    (root / "figures" / "hybrids-digits-hybrid.svg").write_text("mine")
+    (root / "figures" / "seen-ff-unsupervised-digits-plain.svg").write_text("mine")
     (root / "report.md").write_text("![mine](figures/mine.svg)\n")
     (root / "figures" / "mine.svg").write_text("mine")
     reported(root)
@@ -243,5 +249,5 @@ def test_figures_of_an_earlier_report_are_deleted_and_no_others(study, tmp_path)
     change(root / "study.json", lambda plan: plan["cells"].pop(1))
     reported(root)
     after = {path.name for path in (root / "figures").iterdir()}
-    assert before - after == {"hybrids-digits-hybrid.svg"}
+    assert before - after == {"seen-ff-unsupervised-digits-plain.svg"}
     assert "mine.svg" in after

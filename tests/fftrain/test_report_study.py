@@ -13,18 +13,25 @@ import pytest
 
 from ffcore.errors import RunError
 from ffcore.files import read_json
-from fftrain import PretrainConfig, write_report
+from ffcore.settings import assigned
+from fftrain import RunConfig, write_report
+from fftrain.config import keyed
+from fftrain.parts import PARTS, merged
+from fftrain.recipes import read_recipe
 from fftrain.run import RunFolder
 from tests.fftrain.reports import (
     ABLATION,
+    BLOCKS,
     LACKING,
-    LAYERS,
     PUBLISHED,
     cell_name,
+    change,
     markdown_tables,
     measured,
+    part,
     probes,
     records,
+    reported,
     said,
 )
 
@@ -33,7 +40,7 @@ from tests.fftrain.reports import (
 def test_means_spreads_and_differences_are_those_of_the_run_folders(study, method):
     root, tables = study
     runs = [measured(root, method, seed) for seed in (0, 1)]
-    row = next(r for r in records(tables["Pretext accuracy in %"]) if (r["task"], r["method"]) == ("rotation", method))
+    row = next(r for r in records(tables["Pretext accuracy in %"]) if (r["view"], r["method"]) == ("rotation", method))
     values = [run["pretext"]["test"]["accuracy"] for run in runs]
     assert row["digits"] == said(values, lacking=LACKING[method])
     assert row["digits published"] == str(PUBLISHED["pretext"][method])
@@ -41,14 +48,14 @@ def test_means_spreads_and_differences_are_those_of_the_run_folders(study, metho
 
     place = {"ff": "digits-neutral", "bp": "digits-pixels"}[method]
     rows = records(tables["Transfer: test accuracy of linear probes in %"])
-    mine = [r for r in rows if (r["task"], r["method"]) == ("rotation", method)]
-    for row, layers in zip(mine, (None, "layers2-4"), strict=True):
-        found = [probes(run, place, method, layers) for run in runs]
+    mine = [r for r in rows if (r["view"], r["method"]) == ("rotation", method)]
+    for row, blocks in zip(mine, (None, "blocks2-4"), strict=True):
+        found = [probes(run, place, method, blocks) for run in runs]
         values = [value for _, value in found]
-        chosen = ["/".join(dict.fromkeys(name for name, _ in found))] if layers is None else []
+        chosen = ["/".join(dict.fromkeys(name for name, _ in found))] if blocks is None else []
         assert row["digits"] == said(values, *chosen, lacking=LACKING[method])
         assert row["digits difference"] == f"{100 * statistics.mean(values) - PUBLISHED['transfer'][method]:+.1f}"
-        values = [probes(run, place, "random", layers)[1] for run in runs]
+        values = [probes(run, place, "random", blocks)[1] for run in runs]
         assert row["digits random"] == said(values, lacking=" of 3")
         [raw] = {probes(run, place, "raw")[1] for run in runs}
         assert row["digits raw"] == f"{100 * raw:.1f}"
@@ -56,16 +63,16 @@ def test_means_spreads_and_differences_are_those_of_the_run_folders(study, metho
 
 def test_the_gap_is_of_pairs_of_one_seed(study):
     root, tables = study
-    [row] = records(tables["FF less BP, in points"])
+    [row] = records(tables["ff less bp, in points"])
     pretext = {m: [measured(root, m, s)["pretext"]["test"]["accuracy"] for s in (0, 1)] for m in ("ff", "bp")}
     transfer = {
-        m: [probes(measured(root, m, s), f"digits-{slot}", m)[1] for s in (0, 1)]
-        for m, slot in (("ff", "neutral"), ("bp", "pixels"))
+        m: [probes(measured(root, m, s), f"digits-{reading}", m)[1] for s in (0, 1)]
+        for m, reading in (("ff", "neutral"), ("bp", "pixels"))
     }
     assert row["difficulty"] == said([1 - value for value in pretext["bp"]], lacking=" of 3")
     for name, values, published in (
         ("pretext gap", pretext, 98.9 - 99.2),
-        ("transfer gap (chosen layers)", transfer, 76.3 - 97.5),
+        ("transfer gap (chosen blocks)", transfer, 76.3 - 97.5),
     ):
         differences = [ff - bp for ff, bp in zip(values["ff"], values["bp"], strict=True)]
         assert float(row[name].split()[0]) == round(100 * statistics.mean(differences), 1)
@@ -73,7 +80,7 @@ def test_the_gap_is_of_pairs_of_one_seed(study):
         assert row[f"{name}, published"] == f"{published:+.1f}"
 
 
-def test_ablation_supervised_slots_and_other_data_sets(study):
+def test_ablation_supervised_readings_and_other_data_sets(study):
     root, tables = study
     found = {row["method"]: row for row in records(tables["Ablation: accuracy in %"])}
     assert [*found] == ["bp", "bp-goodness-all", "ff"]
@@ -81,41 +88,41 @@ def test_ablation_supervised_slots_and_other_data_sets(study):
         assert found[method]["pretext published"] == str(pretext)
         assert found[method]["transfer published"] == str(transfer)
     [row] = records(tables["Supervised reference: test accuracy in %"])
-    run = measured(root, "bp", 0, "supervised")
+    run = measured(root, "bp", 0, "plain")
     own = run["pretext"]["test"]["accuracy"]
     assert row["own accuracy"] == said([own])
     assert row["difference of own"] == f"{100 * own - 98.8:+.1f}"
-    assert row["probe (last three)"] == said([probes(run, "digits-pixels", "bp", "layers2-4")[1]])
+    assert row["probe (last three)"] == said([probes(run, "digits-pixels", "bp", "blocks2-4")[1]])
     title = "What the label pixels hold when features are read: test accuracy in %"
-    for row in [r for r in records(tables[title]) if r["task"] == "rotation"]:
-        values = [probes(measured(root, "ff", s), f"digits-{row['slot']}", "ff", "layers2-4")[1] for s in (0, 1)]
+    for row in [r for r in records(tables[title]) if r["view"] == "rotation"]:
+        values = [probes(measured(root, "ff", s), f"digits-{row['reading']}", "ff", "blocks2-4")[1] for s in (0, 1)]
         assert row["probe (last three)"] == said(values, lacking=" of 3")
     [row] = records(tables["Transfer to another data set: test accuracy in %"])
     assert (row["pretrained on"], row["probed on"]) == ("digits", "mnist")
-    values = [probes(measured(root, "bp", 0), "mnist-pixels", "bp", "layers2-4")[1]]
+    values = [probes(measured(root, "bp", 0), "mnist-pixels", "bp", "blocks2-4")[1]]
     assert row["probe (last three)"] == said(values, lacking=" of 3")
 
 
-def test_figures_of_layers_are_those_of_the_run_folders(study):
+def test_figures_of_blocks_are_those_of_the_run_folders(study):
     root, tables = study
-    rows = {(r["pretrained on"], r["of"]): r for r in records(tables["Linear probes by layer, in %"])}
+    rows = {(r["pretrained on"], r["of"]): r for r in records(tables["Linear probes by block, in %"])}
     decoded = {(r["pretrained on"], r["of"]): r for r in records(tables["Explained variance of the pixels, in %"])}
-    solved = {(r["pretrained on"], r["of"]): r for r in records(tables["Pretext accuracy by layer, in %"])}
-    alike = {r["of"]: r for r in records(tables["Similarity to BP, in %"])}
+    solved = {(r["pretrained on"], r["of"]): r for r in records(tables["Pretext accuracy by block, in %"])}
+    alike = {r["of"]: r for r in records(tables["Similarity to bp, in %"])}
     ff = [measured(root, "ff", seed) for seed in (0, 1)]
     pairs = [read_json(root / "pairs" / f"{cell_name('ff', s)}--{cell_name('bp', s)}.json") for s in (0, 1)]
-    for i, layer in enumerate(LAYERS):
-        values = [probes(run, "digits-neutral", "ff", layer)[1] for run in ff]
-        assert rows["digits rotation", "ff"][layer] == said(values, lacking=" of 3")
-        values = [run["pretext"]["test"]["by"][layer] for run in ff]
-        assert solved["digits rotation", "ff, goodness"][layer] == said(values, lacking=" of 3")
-        values = [probes(run, "digits-neutral-pretext", "ff", layer)[1] for run in ff]
-        assert solved["digits rotation", "ff"][layer] == said(values, lacking=" of 3")
+    for i, block in enumerate(BLOCKS):
+        values = [probes(run, "digits-neutral", "ff", block)[1] for run in ff]
+        assert rows["digits rotation", "ff"][block] == said(values, lacking=" of 3")
+        values = [run["pretext"]["test"]["by"][block] for run in ff]
+        assert solved["digits rotation", "ff, readout"][block] == said(values, lacking=" of 3")
+        values = [probes(run, "digits-neutral-pretext", "ff", block)[1] for run in ff]
+        assert solved["digits rotation", "ff"][block] == said(values, lacking=" of 3")
         lines = [run["analysis"]["digits-neutral"]["decoder"] for run in ff]
-        values = [next(r["test"] for r in run if (r["source"], r["layers"]) == ("ff", layer)) for run in lines]
-        assert decoded["digits rotation", "ff"][layer] == said(values, lacking=" of 3")
-        assert alike["ff and bp"][layer] == said([pair["cka"][i][i] for pair in pairs])
-        assert alike["bp and itself untrained"][layer] == said([pair["cka_untrained"][1][i] for pair in pairs])
+        values = [next(r["test"] for r in run if (r["source"], r["blocks"]) == ("ff", block)) for run in lines]
+        assert decoded["digits rotation", "ff"][block] == said(values, lacking=" of 3")
+        assert alike["ff and bp"][block] == said([pair["cka"][i][i] for pair in pairs])
+        assert alike["bp and itself untrained"][block] == said([pair["cka_untrained"][1][i] for pair in pairs])
 
 
 def test_failed_damaged_and_missing_cells_are_said_and_never_filled(study):
@@ -130,7 +137,7 @@ def test_failed_damaged_and_missing_cells_are_said_and_never_filled(study):
     assert problems[cell_name("ff", 0, "jigsaw")]["state"] == "damaged"
     assert "results.json is damaged" in problems[cell_name("ff", 0, "jigsaw")]["reason"]
     assert dict(tables["The study"][1:])["cells"] == "7 done, 1 failed, 1 damaged, 1 missing, of 10"
-    jigsaw = [r for r in records(tables["Pretext accuracy in %"]) if r["task"] == "jigsaw"]
+    jigsaw = [r for r in records(tables["Pretext accuracy in %"]) if r["view"] == "jigsaw"]
     assert [r["digits"] for r in jigsaw] == ["damaged"]
     runs = {row["run"]: row for row in records(tables["Commands, machines and times"])}
     assert [runs[cell_name(*name)]["state"] for name in (("ff", 2), ("bp", 2), ("bp", 0))] == [
@@ -143,12 +150,29 @@ def test_failed_damaged_and_missing_cells_are_said_and_never_filled(study):
     assert "no spread is shown" in (root / "report.html").read_text()
 
 
-def test_what_was_read_on_validation_says_so_and_that_it_was_trained_on(study):
-    root, tables = study
-    value = measured(root, "ff-unsupervised", 0, "hybrid")["pretext"]["validation"]["accuracy"]
-    [row] = [row for row in records(tables["Pretext accuracy in %"]) if row["task"] == "hybrid"]
-    assert row["digits"] == said([value], "validation, trained on")
+def test_what_was_read_on_validation_says_so_and_that_it_was_trained_on(study, tmp_path):
+    root = part(study, tmp_path / "tiny", ("bp", 0))
+    run = root / "cells" / cell_name("bp", 0)
+    change(run / "config.json", lambda record: record["config"].update(holdout=False))
+    change(run / "results.json", lambda results: results["pretext"].pop("test"))
+    [row] = records(reported(root)[0]["Pretext accuracy in %"])
+    assert row["digits"] == said(
+        [measured(root, "bp", 0)["pretext"]["validation"]["accuracy"]], "validation, trained on"
+    )
     assert "Runs with --no-holdout were trained on the validation images too" in (root / "report.md").read_text()
+
+
+def test_a_method_that_tells_nothing_has_no_pretext_accuracy(study):
+    root, tables = study
+    name = cell_name("ff-unsupervised", 0, "plain")
+    assert "pretext" not in read_json(root / "cells" / name / "results.json")
+    assert all("accuracy" not in r["validation"] for r in RunFolder(root / "cells" / name).read_metrics())
+    for title in ("Pretext accuracy in %", "Supervised reference: test accuracy in %", "Ablation: accuracy in %"):
+        assert "ff-unsupervised" not in {cell for row in tables[title] for cell in row}
+    transfer = records(tables["Transfer: test accuracy of linear probes in %"])
+    assert any(row["method"] == "ff-unsupervised" for row in transfer)
+    problems = {row["name"] for row in records(tables["Unfinished, failed, damaged, missing or incomplete"])}
+    assert name not in problems
 
 
 def test_csv_and_json_hold_every_number_of_the_folders(study):
@@ -162,14 +186,14 @@ def test_csv_and_json_hold_every_number_of_the_folders(study):
         if path.parent.name == cell_name("ff", 0, "jigsaw"):
             continue
         results = read_json(path)
-        for split, found in results["pretext"].items():
+        for split, found in results.get("pretext", {}).items():
             wanted.add((path.parent.name, "pretext accuracy", split, "", "", "", found["accuracy"]))
         for measure, parts in (("probe accuracy", "probes"), ("explained variance", "analysis")):
             for found in results.get(parts, {}).values():
                 for row in found["rows" if parts == "probes" else "decoder"]:
-                    place = (found.get("target", "class") if parts == "probes" else "", row["source"], row["layers"])
+                    place = (found.get("target", "class") if parts == "probes" else "", row["source"], row["blocks"])
                     wanted |= {(path.parent.name, measure, s, *place, row[s]) for s in ("validation", "test")}
-    keys = ("run", "measure", "split", "target", "source", "layers", "value")
+    keys = ("run", "measure", "split", "target", "source", "blocks", "value")
     assert wanted <= {tuple(record[key] for key in keys) for record in tidy}
     [seconds] = [r["value"] for r in tidy if r["run"] == cell_name("bp", 0) and r["source"] == "pretraining"]
     assert seconds == sum(r["seconds"] for r in RunFolder(root / "cells" / cell_name("bp", 0)).read_metrics())
@@ -189,7 +213,8 @@ def test_each_run_can_be_made_again_by_its_command(study):
         if row["command"]:
             program, command, *options = shlex.split(row["command"])
             assert (program, command) == ("fftrain", "pretrain")
-            given = {}
+            given, parts = {}, assigned([word for word in options if "." in word and "=" in word], PARTS)
+            options = [word for word in options if not ("." in word and "=" in word)]
             while options:
                 name = options.pop(0).removeprefix("--")
                 given[name.replace("-", "_")] = options.pop(0) if options[:1] and options[0][:2] != "--" else name
@@ -198,9 +223,11 @@ def test_each_run_can_be_made_again_by_its_command(study):
             RunFolder(root / out).check_new()
             if given.pop("no_holdout", None):
                 given["holdout"] = False
-            typed = {k: v if k in ("dataset", "task", "method", "holdout") else json.loads(v) for k, v in given.items()}
-            again, made = PretrainConfig(**typed), RunFolder(root / "cells" / row["run"]).read_config()
-            assert {**vars(again), "threshold": 24.0, "mixed_precision": "no"} == vars(made)
+            recipe = read_recipe(given.pop("recipe"))
+            typed = {k: v if k in ("dataset", "view", "holdout") else json.loads(v) for k, v in given.items()}
+            again = RunConfig(**merged(recipe, typed, parts))
+            made = RunFolder(root / "cells" / row["run"]).read_config()
+            assert {**keyed(again), "mixed_precision": "no"} == keyed(made)
 
 
 def test_figures_are_valid_svg_that_load_nothing(study):
@@ -208,7 +235,9 @@ def test_figures_are_valid_svg_that_load_nothing(study):
     drawn = sorted((root / "figures").glob("*.svg"))
     names = {path.stem for path in drawn}
     assert names >= {"gap", "probes-digits", "decoder-digits", "cka-digits", "tsne-digits-rotation", "curves-digits-1"}
-    assert names >= {"labelled-digits-rotation", "unlabelled-digits-rotation", "hybrids-digits-hybrid"}
+    assert names >= {
+        f"seen-{name}" for name in ("ff-digits-rotation", "bp-digits-rotation", "ff-unsupervised-digits-plain")
+    }
     for path in drawn:
         svg = ElementTree.fromstring(path.read_text())
         assert svg.tag == "{http://www.w3.org/2000/svg}svg"
@@ -227,7 +256,9 @@ def test_a_study_gives_the_same_bytes_twice(study):
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"format": 9, "cells": [{}]}', '{"format": 1, "cells": []}'])
+@pytest.mark.parametrize(
+    "content", ["{", "{}", '{"format": 9, "cells": [{}]}', '{"format": 2, "cells": []}', '{"format": 1, "cells": [{}]}']
+)
 def test_a_damaged_plan_is_named(tmp_path, content):
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(RunError, match=r"study\.json is damaged"):

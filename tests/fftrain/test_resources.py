@@ -10,20 +10,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 
 from ffcore.errors import WriteError
 from ffcore.files import replacing
-from ffmodels.checkpoint import load_backbone, save_weights
-from fftrain import PretrainConfig, pretrain, probe_run, trainer
-from fftrain.config import ProbeConfig
+from ffmodels.run import load_encoder, save_weights
+from fftrain import ProbeConfig, probe_run
+from fftrain.config import DataSettings
 from fftrain.run import RunFolder
-from tests.fftrain.training import SMALL, epochs, weights
+from fftrain.training import Training, pretrain
+from tests.fftrain.training import SMALL, epochs, settings, weights
 from tests.helpers import ROOT, Ended, one_line, python
 
-SMALLISH = ["--dataset", "digits", "--width", 256, "--depth", 2, "--lr", 1e-3, "--threads", 1]
+SMALLISH = ["--dataset", "digits", "backbone.width=256", "backbone.depth=2", "--lr", 1e-3, "--threads", 1]
 FULL = "cannot be written (No space left on device): free some space there"
 
 
@@ -52,7 +55,7 @@ def disk(tmp_path):
 def finished(tmp_path_factory):
     """A run of which each checkpoint takes about 3 MiB."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    pretrain(PretrainConfig(dataset="digits", width=256, depth=2, lr=1e-3, epochs=1, threads=1), run)
+    pretrain(settings(dataset="digits", width=256, depth=2, lr=1e-3, epochs=1, threads=1), run)
     probe_run(run, ProbeConfig(epochs=1, threads=1))
     return run
 
@@ -88,7 +91,7 @@ def test_so_does_one_that_goes_on_and_it_still_can(cli, disk, finished, room):
 @pytest.mark.parametrize(
     "command",
     [
-        ["fftrain", "probe", "--epochs", 1, "--slot", "zeros", "--threads", 1],
+        ["fftrain", "probe", "--epochs", 1, "--reading", "zeros", "--threads", 1],
         ["fftrain", "analyse", "--images", 100, "--points", 100, "--threads", 1],
         ["fftrain", "evaluate", "--split", "test", "--threads", 1],
         ["ffexport", "--format", "all"],
@@ -118,7 +121,7 @@ def test_what_a_writer_says_of_a_full_disk_in_an_error_of_its_own(tmp_path, monk
     def refuse(*arguments, **more):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("ffmodels.checkpoint.save_file", refuse)
+    monkeypatch.setattr("ffmodels.run.save_file", refuse)
     with pytest.raises(WriteError, match=r"a\.safetensors cannot be written \(No space left on device\): free some"):
         save_weights(torch.nn.Linear(1, 1), tmp_path / "a.safetensors")
     said = r"b cannot be written \(unlucky\): name a place that can"
@@ -128,15 +131,15 @@ def test_what_a_writer_says_of_a_full_disk_in_an_error_of_its_own(tmp_path, monk
 
 
 def test_a_run_folder_that_is_taken_away_is_missed_at_once(tmp_path, monkeypatch):
-    run, train_epoch = tmp_path / "run", trainer.train_epoch
+    run, train_epoch = tmp_path / "run", Training.train_epoch
 
     def take_away(*arguments):
         shutil.rmtree(run)
         return train_epoch(*arguments)
 
-    monkeypatch.setattr(trainer, "train_epoch", take_away)
+    monkeypatch.setattr(Training, "train_epoch", take_away)
     with pytest.raises(WriteError, match="run was moved or deleted while it was written into"):
-        pretrain(PretrainConfig(**SMALL), run)
+        pretrain(settings(**SMALL), run)
     with pytest.raises(WriteError, match="moved or deleted"):
         RunFolder(run).add_result(("pretext", "test"), {})
 
@@ -154,7 +157,7 @@ def limited(*command, gib):
 
 def test_a_lack_of_memory_is_one_line_with_what_mends_it(tmp_path):
     """NumPy has an error for it, torch another."""
-    for option in (["--width", 60_000], ["--image-size", 3000]):
+    for option in (["backbone.width=60000"], ["--image-size", 3000]):
         ended = limited("fftrain", "pretrain", *SMALLISH[:2], *option, "--out", tmp_path / "run", gib=6)
         one_line(ended, 1, "there is not enough memory", "--image-size", "--limit", "--feature-memory")
         assert not (tmp_path / "run").exists()
@@ -169,6 +172,39 @@ def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(run_co
     monkeypatch.setattr(Accelerator, "load_state", refuse)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         pretrain(RunFolder(run_copy).read_config(), run_copy, resume=True)
+
+
+MEASURED = """
+import resource, sys
+from fftrain import AnalysisConfig, ProbeConfig, analyse_run, evaluate_run, probe_run
+from fftrain.launcher import make_accelerator
+run, accelerator = sys.argv[1], make_accelerator(1)
+evaluate_run(run, split="test", accelerator=accelerator)
+analyse_run(run, AnalysisConfig(points=5, threads=1))
+probe_run(run, ProbeConfig(epochs=1, batch_size=16, threads=1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+def test_large_images_are_measured_in_chunks(tmp_path):
+    """36 MB more of them: by rows they would take a gigabyte more, as float32 under each label."""
+    peaks = []
+    rng = np.random.default_rng(0)
+    for count in (80, 320):
+        images = rng.integers(256, size=(count + 24, 224, 224, 3), dtype=np.uint8)
+        for i, image in enumerate(images):
+            path = tmp_path / str(count) / ("train" if i < 24 else "test") / "ab"[i % 2] / f"{i}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        run = tmp_path / f"run{count}"
+        small = {"width": 16, "depth": 2, "epochs": 1, "batch_size": 8, "threads": 1}
+        pretrain(settings(dataset=f"imagefolder:{tmp_path}/{count}", **small), run)
+        ended = python("-c", MEASURED, run)
+        assert ended.returncode == 0, ended.stderr
+        peaks.append(int(ended.stdout))
+    assert peaks[1] - peaks[0] < 36 + 100
 
 
 NO_LOCKS = """
@@ -219,11 +255,10 @@ def test_where_a_file_system_has_no_locks_one_line_says_what_goes_on(cli, no_loc
 def test_paths_may_be_text(tmp_path, trained):
     from ffexport import export_run, newest_run
     from fftrain import AnalysisConfig, Study, analyse_run, compare_runs, evaluate_run, plan, write_report
-    from fftrain.config import DataConfig
     from fftrain.data import dump_images
 
     out = str(tmp_path / "run")
-    config = PretrainConfig(**{**SMALL, "epochs": 1}, data_dir=tmp_path)
+    config = settings(**{**SMALL, "epochs": 1}, data_dir=tmp_path)
     pretrain(config, out)
     pretrain(config, out, resume=True)
     probe_run(out, ProbeConfig(epochs=1, threads=1), baselines=str(tmp_path / "baselines"))
@@ -233,9 +268,9 @@ def test_paths_may_be_text(tmp_path, trained):
     assert newest_run(str(tmp_path)) == Path(out)
     manifest = export_run(out, out=str(tmp_path / "export"))
     assert manifest["out"] == str(tmp_path / "export")
-    assert dump_images(DataConfig(dataset="digits"), "test", str(tmp_path / "png")) == 359
+    assert dump_images(DataSettings(dataset="digits"), "test", str(tmp_path / "png")) == 359
     export_run(out, images=str(tmp_path / "png"), out=str(tmp_path / "export"), precision="fp16")
     assert write_report(str(tmp_path))["page"] == str(tmp_path / "report.html")
-    assert load_backbone(out).config.width == 32
-    study = Study(str(tmp_path / "study"), plan({"datasets": ["digits"]}, "x"))
+    assert load_encoder(out).dims == (32, 32, 32)
+    study = Study(str(tmp_path / "study"), plan({"dataset": ["digits"]}, "x"))
     assert study.check_plan() == {}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from ffcore.files import read_json
 from fftrain import write_report
-from fftrain.grid import Shard, Study
-from fftrain.study import run_study
+from fftrain.study import Shard, Study, run_study
 from tests.fftrain.reports import markdown_tables, records
 from tests.fftrain.studies import planned
 
 SEARCH = """
 search = true
-datasets = ["digits"]
-methods = ["ff"]
+dataset = "digits"
+recipe = "ff"
+
+[parts.mlp]
+width = 16
 
 [settings]
-width = 16
 epochs = 2
 limit = 200
 eval_images = 40

@@ -18,7 +18,7 @@ from fftrain.run import RunFolder
 from fftrain.stopping import AGAIN, stopping
 from tests.helpers import ROOT, one_line
 
-TINY = ["--dataset", "digits", "--width", "24", "--depth", "2", "--limit", "800", "--threads", "1"]
+TINY = ["--dataset", "digits", "backbone.width=24", "backbone.depth=2", "--limit", "800", "--threads", "1"]
 
 
 class Lines(Reporter):
@@ -149,7 +149,7 @@ def test_a_stopped_probe_and_study_say_so(cli, monkeypatch, run_copy, tmp_path):
     ended = cli("fftrain", "probe", run_copy, "--threads", 1)
     assert AGAIN in ended.err
     one_line(ended, 130, "interrupted")
-    monkeypatch.setattr("fftrain.grid.Study.run_cell", stop)
+    monkeypatch.setattr("fftrain.study.folder.Study.run_cell", stop)
     out = tmp_path / "study"
     ended = cli("fftrain", "study", "--preset", "smoke", "--out", out, "--threads", 1)
     assert f"stopped: `fftrain study --out {out}` goes on" in ended.err
@@ -180,7 +180,7 @@ def test_probes_and_epochs_say_which_of_how_many_and_how_long_the_rest_takes(cli
     lines = [line for line in ended.err.splitlines() if line.startswith("epoch ")]
     assert [bool(re.search(r" s, about \S+ (s|min|h) left$", line)) for line in lines] == [True, True, False]
     ended = cli("fftrain", "probe", run, "--epochs", 1, "--threads", 1)
-    names = ["raw pixels", *(f"{of} {name}" for of in ("random", "ff") for name in ("layer1", "layer2", "layers1-2"))]
+    names = ["raw pixels", *(f"{of} {name}" for of in ("random", "ff") for name in ("block1", "block2", "blocks1-2"))]
     for number, name in enumerate(names, start=1):
         assert f"probe {number}/7 digits-neutral, {name}: validation" in ended.err
 

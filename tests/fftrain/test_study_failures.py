@@ -12,10 +12,8 @@ import pytest
 
 from ffcore.errors import RunError, WriteError
 from ffcore.files import read_json
-from fftrain import cells as cells_module
-from fftrain.grid import Shard, Study
 from fftrain.run import RunFolder
-from fftrain.study import run_study
+from fftrain.study import Shard, Study, run_study, steps
 from tests.fftrain.studies import SPEC, cells, figures, folder_of_images, planned, times, weights
 from tests.helpers import python
 
@@ -114,7 +112,7 @@ def test_a_comparison_that_fails_is_reported_and_recorded(copy, monkeypatch):
     def fail(*arguments, **more):
         raise RunError("no good")
 
-    monkeypatch.setattr("fftrain.study.compare_runs", fail)
+    monkeypatch.setattr("fftrain.study.work.compare_runs", fail)
     failed = run_study(Study(copy, planned()), command="test", shard=Shard())
     assert [*failed.values()] == ["no good"]
     assert read_json(copy / "failed" / f"pair-{pair.stem}.json")["error"] == "no good"
@@ -129,7 +127,7 @@ def test_a_full_disk_is_no_damage_and_is_tried_again(copy, monkeypatch):
     def fail(*arguments, **more):
         raise WriteError("no space left")
 
-    monkeypatch.setattr(cells_module, "probe_run", fail)
+    monkeypatch.setattr(steps, "probe_run", fail)
     assert set(run_study(found, command="test", shard=Shard()).values()) == {"no space left"}
     assert {found.state(cell).status for cell in found.spec.cells} == {"failed"}
     monkeypatch.undo()

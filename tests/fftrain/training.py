@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
 
-import torch
 from safetensors.torch import load_file
 
-from ffmodels.backbone import BackboneConfig
+from fftrain.config import RunConfig
 from fftrain.data import load_data
-from fftrain.evaluate import make_task
-from fftrain.launcher import make_accelerator
-from fftrain.registry import METHODS
-from fftrain.trainer import epoch_batches
+from fftrain.loader import Loader
+from fftrain.parts import merged
+from fftrain.recipes import read_recipe
 from tests.helpers import python
 
 SMALL = {
@@ -33,11 +28,11 @@ SMALL = {
 
 
 LOSSES = {
-    "ff": ["layer1", "layer2", "layer3"],
-    "ff-unsupervised": ["layer1", "layer2", "layer3"],
-    "bp": ["cross_entropy"],
-    "bp-goodness-last": ["last_layer"],
-    "bp-goodness-all": ["all_layers"],
+    "ff": ["block1", "block2", "block3"],
+    "ff-unsupervised": ["block1", "block2", "block3"],
+    "bp": ["block3"],
+    "bp-goodness-last": ["block3"],
+    "bp-goodness-all": ["block1", "block2", "block3"],
 }
 
 
@@ -49,63 +44,47 @@ def epochs(run):
     return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def settings(recipe="ff", **flat):
+    """A run's settings by a recipe's name, those of its parts given flat: width=32, threshold=4.0, view="jigsaw"."""
+    point = read_recipe(recipe)
+    places = {
+        "backbone": ("backbone", "width", "depth", "between"),
+        "method": ("goodness", "threshold") if "forward-forward" in point["method"] else (),
+        "view": ("view",),
+    }
+    parts = {kind: {n if n != kind else "name": flat[n] for n in names if n in flat} for kind, names in places.items()}
+    named = {name for names in places.values() for name in names} | {"goodness", "threshold"}
+    rest = {name: value for name, value in flat.items() if name not in named}
+    return RunConfig(**merged({"view": "rotation"}, point, {k: v for k, v in parts.items() if v}, rest))
+
+
 @cache
 def data_of(config):
     return load_data(config)
 
 
-def share_of(rank, world):
-    """One process of several, without starting them."""
-    return SimpleNamespace(device=make_accelerator(1).device, process_index=rank, num_processes=world)
-
-
-def made(config):
-    """The objective and the task of a run."""
-    data = data_of(config)
-    task = make_task(config, data.class_names)
-    model = BackboneConfig(shape=data.shape, width=config.width, depth=config.depth)
-    config = replace(config, threshold=1.0)
-    return METHODS.load(config.method)(model.build(0), len(task.class_names), config), task
+def loader(config, rank=0, world=1):
+    """What gives one process of several its batches, without starting them."""
+    train = data_of(config).train
+    return Loader(
+        images=train.images,
+        labels=train.labels,
+        view=config.view,
+        needs=config.method.needs(),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process=rank,
+        processes=world,
+    )
 
 
 def batches(config, epoch, rank=0, world=1):
     """The batches of one process of several."""
-    objective, task = made(config)
-    return list(epoch_batches(objective, task, data_of(config).train, config, epoch, share_of(rank, world)))
+    return list(loader(config, rank, world).epoch(epoch))
 
 
-def everything(config, epoch):
-    """Labels and draws of an epoch, in its order of the images."""
-    found = [batch for batch, _ in batches(config, epoch)]
-    drawn = {name: torch.cat([batch.drawn[name] for batch in found]) for name in found[0].drawn}
-    return {"labels": torch.cat([batch.labels for batch in found]), **drawn}
-
-
-def split_threshold(objective, split):
-    """Sets the threshold so that an untrained backbone calls some of these an image, some a hybrid."""
-    with torch.no_grad():
-        goodness = torch.stack([objective.goodness.of(h) for h in objective.backbone.activations(split.images / 255)])
-    objective.threshold = goodness.mean(0).median().item()
-
-
-def keep_trained_images(monkeypatch):
-    """The images of every epoch that is trained from now on."""
-    from fftrain import trainer
-
-    seen = []
-
-    def watched(*arguments):
-        counts = Counter()
-        seen.append(counts)
-        for batch, rows in epoch_batches(*arguments):
-            counts.update(image.numpy().tobytes() for image in batch.images)
-            yield batch, rows
-
-    monkeypatch.setattr(trainer, "epoch_batches", watched)
-    return seen
-
-
-OPTIONS = ["--dataset", "digits", "--threads", 1, "--width", 300, "--lr", 1e-3, "--batch-size", 16, "--seed", 7]
+TINY = ["--dataset", "digits", "backbone.width=24", "backbone.depth=2", "--limit", 80, "--epochs", 1, "--threads", 1]
+OPTIONS = ["--dataset", "digits", "--threads", 1, "backbone.width=300", "--lr", 1e-3, "--batch-size", 16, "--seed", 7]
 
 
 def launched(*arguments):

@@ -1,0 +1,110 @@
+"""What a data set is: arrays of images and labels, and what is known of them before they are read.
+
+A new one is a file beside this. Letters: N images, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ffcore.errors import DataError
+
+# Letters of a reason that others give, in an error of one line.
+REASON = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """A data set as arrays: images uint8 [N, C, H, W], labels int64 [N].
+
+    Validation and test may be absent. `image_size` is the size to enlarge to where none is asked for; `notes` are what
+    a person has to know of how they were read.
+    """
+
+    train_images: npt.NDArray[np.uint8]
+    train_labels: npt.NDArray[np.int64]
+    validation_images: npt.NDArray[np.uint8] | None = None
+    validation_labels: npt.NDArray[np.int64] | None = None
+    test_images: npt.NDArray[np.uint8] | None = None
+    test_labels: npt.NDArray[np.int64] | None = None
+    class_names: tuple[str, ...]
+    image_size: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Dataset:
+    """A data set.
+
+    `shape`, `classes` and `images`, those of the training and the test split, are what a study is planned by without
+    reading them; a data set that does not say them is read.
+    """
+
+    part_name: ClassVar[str]
+    """The name that it was loaded by."""
+
+    shape: ClassVar[tuple[int, int, int] | None] = None
+    classes: ClassVar[int] = 0
+    images: ClassVar[tuple[int, int]] = (0, 0)
+
+    @classmethod
+    def load(cls, folder: Path) -> Arrays:
+        """Returns its arrays.
+
+        Args:
+            folder: where data sets are kept; what is missing is downloaded there.
+
+        Raises:
+            DataError: where they are damaged, or cannot be had.
+        """
+        raise NotImplementedError
+
+
+def idx(name: str, kind: str, files: dict[str, str], folder: Path, class_names: tuple[str, ...]) -> Arrays:
+    """Returns a data set in MNIST's format, through torchvision, its files those whose SHA-256 are given."""
+    import torchvision.datasets
+
+    raw = folder / kind / "raw"
+    _check_digests(name, raw, files)  # before torchvision reads what is there already
+    train, test = both(
+        name, folder, lambda train: getattr(torchvision.datasets, kind)(folder, train=train, download=True)
+    )
+    _check_digests(name, raw, files)
+    return Arrays(
+        train_images=train.data.numpy()[:, None],
+        train_labels=train.targets.numpy(),
+        test_images=test.data.numpy()[:, None],
+        test_labels=test.targets.numpy(),
+        class_names=class_names,
+    )
+
+
+def _check_digests(name: str, raw: Path, files: dict[str, str]) -> None:
+    """Raises DataError where a file that is there is not the published one."""
+    for file, digest in files.items():
+        path = raw / file
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise DataError(
+                f"{path} is not the published {name} (SHA-256 differs): delete it and it is downloaded again"
+            )
+
+
+def both(name: str, folder: Path, make: Any) -> tuple[Any, Any]:
+    """Makes the training and the test set, downloading what is missing; DataError where that fails."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return make(True), make(False)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = textwrap.shorten(str(error), REASON, placeholder=" ...", break_on_hyphens=False)
+        raise DataError(
+            f"{name} is not in {folder} and could not be downloaded ({reason}): name the folder that holds it with "
+            "--data-dir or FFSTUDY_DATA, or use --dataset digits, which is embedded"
+        ) from error

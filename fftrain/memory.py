@@ -1,0 +1,22 @@
+"""Memory that is looked at before it is taken: a system that has none left ends a process without a word."""
+
+from __future__ import annotations
+
+import psutil
+
+
+def free_memory() -> int:
+    """Returns how many bytes can be had without swapping."""
+    free: int = psutil.virtual_memory().available
+    return free
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raises MemoryError where so many bytes are not free.
+
+    Args:
+        needed: bytes.
+        what: they are taken by.
+    """
+    if needed > (free := free_memory()):
+        raise MemoryError(f"{what} take {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free")

@@ -1,0 +1,80 @@
+"""The views, evaluations and data sets there are, a file each; and how a run's parts are made of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ffcore.errors import SettingError
+from ffcore.plugins import Plugins
+from ffcore.settings import Part, underscored
+from ffmodels.parts import BACKBONES, METHODS
+from fftrain.recipes import default, recipes
+
+VIEWS = Plugins("fftrain.views", "view", "View")
+DATASETS = Plugins("fftrain.datasets", "dataset", "Dataset")
+# What names a folder of images as a data set.
+FOLDER = "imagefolder:"
+# A run's parts.
+PARTS = {"view": VIEWS, "backbone": BACKBONES, "method": METHODS}
+
+
+def make_part(kind: str, given: Any) -> Part:
+    """Returns a run's part.
+
+    Args:
+        kind: a key of PARTS.
+        given: a name, or settings with or without a `name`.
+
+    Raises:
+        SettingError: for an unknown name or a setting that is not legal.
+        RunError: for code outside the package that no person named.
+    """
+    values = named(given)
+    name = values.pop("name", default()[kind])
+    if kind == "method" and name in recipes() and name not in METHODS:
+        raise SettingError(f"--method {name} is a recipe: write --recipe {name}")
+    values.pop("sha256", None)
+    part: Part = PARTS[kind].load(name).made(values, f"{kind}.")
+    return part
+
+
+def named(given: Any) -> dict[str, Any]:
+    """Returns what was given for a part as its settings, the name among them."""
+    if isinstance(given, str):
+        return {"name": given}
+    if not isinstance(given, Mapping):
+        raise SettingError(f"{given!r} is no part of a run: give a name, or a table with a name")
+    return underscored(given)
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings of a run, those of later layers first; another part's settings go with its name."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if key in PARTS:
+                before, now = named(found.get(key, {})), named(value)
+                same = now.get("name", before.get("name")) == before.get("name")
+                found[key] = {**(before if same else {}), **now}
+            else:
+                found[key] = value
+    return found
+
+
+def check_dataset(name: str) -> None:
+    """Raises SettingError unless `name` is a data set's, or `imagefolder:PATH`."""
+    if not name.startswith(FOLDER):
+        try:
+            DATASETS.name(name)
+        except SettingError as error:
+            raise SettingError(f"{error}, or {FOLDER}PATH") from error
+    elif name == FOLDER:
+        raise SettingError(f"--dataset is {name!r}: write the folder behind the colon")
+
+
+def public_name(dataset: str) -> str:
+    """Returns a data set's name as others are told it: of a folder its last part, not where this machine has it."""
+    path = dataset.removeprefix(FOLDER)
+    return dataset if path == dataset else FOLDER + Path(path).name

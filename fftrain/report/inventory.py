@@ -1,0 +1,200 @@
+"""What was run: the headline, every run, its settings, times and files, and the commands that do it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json
+from ffcore.settings import Settings
+from fftrain.config import AnalysisConfig, ProbeConfig, RunConfig
+from fftrain.parts import PARTS
+from fftrain.recipes import default, label, read_recipe, recipes
+from fftrain.report.frame import STATES, Cell, Collection, flat, select
+from fftrain.report.means import NOT_MEASURED
+from fftrain.report.records import FoundRun
+from fftrain.report.tables import Table
+
+PROBLEMS = "Unfinished, failed, damaged, missing or incomplete"
+# The folder, new, in which the commands of the report make runs again.
+AGAIN = "again"
+
+
+def headline_table(found: Collection) -> Table:
+    """Returns how much of a study is there, and what it was made with."""
+    states = Counter(cell.state for cell in found.cells)
+    records = [run.record for run in found.runs]
+    assert found.study is not None
+    facts = {
+        "cells": ", ".join(f"{states[state]} {state}" for state in STATES) + f", of {len(found.cells)}",
+        "wall time": duration(sum(seconds(found, cell).get("all", 0.0) for cell in found.cells)),
+        "hardware": "; ".join(dict.fromkeys(_words(record["hardware"]) for record in records)),
+        "versions": "; ".join(dict.fromkeys(_words(record["versions"]) for record in records)),
+        "command": found.study["command"],
+        "commit": found.study["git_commit"] or "unknown",
+    }
+    return Table(title="The study", columns=("what", "value"), rows=[[key, str(value)] for key, value in facts.items()])
+
+
+def problems_table(found: Collection) -> Table:
+    """Returns what is not there, or not whole, and why."""
+    rows = [[name, state, reason.replace(f"{found.root}/", "")] for name, state, reason in found.problems]
+    return Table(title=PROBLEMS, columns=("name", "state", "reason"), rows=rows)
+
+
+def seconds(found: Collection, cell: Cell) -> dict[str, float]:
+    """Returns wall time by part: `pretraining` (epochs alone), `probe`, `analysis`, and `all` of the run."""
+    rows = select(found.frame, measure="seconds", run=cell.name)
+    by: dict[str, float] = rows.groupby("source")["value"].sum().to_dict()
+    steps = {source: value for source, value in by.items() if source.endswith(" step")}
+    if steps:  # that of pretraining may be its last attempt's alone
+        steps["pretrain step"] = max(steps.get("pretrain step", 0.0), by.get("pretraining", 0.0))
+    return {**by, "all": sum((steps or by).values())} if by else {}
+
+
+def settings_table(run: FoundRun) -> Table:
+    """Returns the settings of a run, what it was trained on and with."""
+    config = {k: v for k, v in flat(run.config).items() if k != "data_dir" and v is not None}
+    extra = {
+        "images": ", ".join(f"{k} {v:,}" for k, v in run.record["data"]["images"].items()),
+        "versions": _words(run.record["versions"]),
+        "hardware": _words(run.record["hardware"]),
+        "commit": run.record["git_commit"] or "unknown",
+    }
+    rows = [[key, str(value)] for key, value in {**config, **extra}.items()]
+    return Table(title=f"Settings of {run.name}", columns=("setting", "value"), rows=rows, folded=True)
+
+
+def exports_table(runs: Sequence[FoundRun]) -> Table:
+    """Returns the exported files of every run, as their manifests describe them."""
+    rows = []
+    for run in runs:
+        manifest = run.run.path / "export" / "manifest.json"
+        for name, found in read_json(manifest)["files"].items() if manifest.is_file() else ():
+            row = {"run": run.name, "file": name, "bytes": f"{found['bytes']:,}"}
+            row["largest difference"] = f"{found['largest_difference']:.1e}"
+            same = found.get("same_class")
+            row["same class on real images"] = "no probe" if same is None else f"{same:.0%}"
+            rows.append({**row, "SHA-256": found["sha256"][:16]})
+    return Table.of("Exported formats beside the trained model", rows)
+
+
+def runs_table(found: Collection) -> Table:
+    """Returns every run: how to make it again, where and how long it ran."""
+    parts = {"pretraining": "pretraining", "probes": "probe", "analysis": "analysis", "all": "all"}
+    rows = []
+    for cell in found.cells:
+        took, record = seconds(found, cell), cell.run.record if cell.run else {}
+        row = {"run": cell.name, "state": cell.state, "command": "", "seed": str(cell.seed)}
+        if cell.run is not None:
+            row["command"] = command(cell.run.config, f"{AGAIN}/{cell.name}")  # its own folder is in use
+        row["hardware"] = _words(record.get("hardware", {}))
+        row |= {name: duration(took.get(part)) if cell.run else "" for name, part in parts.items()}
+        rows.append({**row, "commit": (record["git_commit"] or "unknown")[:12] if cell.run else ""})
+    return Table.of("Commands, machines and times", rows)
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in values.items())
+
+
+def duration(seconds: float | None) -> str:
+    """Returns seconds as people read them."""
+    if seconds is None:
+        return NOT_MEASURED
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def commands_table(found: Collection) -> Table:
+    """Returns the command of everything that was measured on a run, by which to measure it again."""
+    rows = []
+    runs = {cell.name: cell.run for cell in found.cells if cell.run}
+    places = {name: run.run.path.relative_to(found.root).as_posix() for name, run in runs.items()}
+    for name, run in runs.items():
+        out, results = places[name], run.results
+        rows += [
+            [name, f"pretext accuracy on {split}", shlex.join(["fftrain", "evaluate", out, "--split", split])]
+            for split in results.get("pretext", {})
+        ]
+        for result in results.get("probes", {}).values():
+            place = {"dataset": result["dataset"], "reading": result["reading"], "target": result["target"]}
+            what = f"probes of {place['dataset']}, reading {place['reading']}, {place['target']}"
+            rows.append([name, what, _probe(out, {**place, **result.get("config", {})}, run.config)])
+        for result in results.get("analysis", {}).values():
+            rows.append([name, "analysis", _analysis(out, {"reading": result["reading"], **result.get("config", {})})])
+    for one, other in found.pairs:
+        if one in runs and other in runs:
+            known = [result.get("config", {}) for result in runs[one].results.get("analysis", {}).values()]
+            words = _analysis(places[one], known[0] if known else {}, places[other])
+            rows.append([f"{one}--{other}", "linear CKA", words])
+    return Table(title="Commands of every measurement", columns=("of", "what", "command"), rows=rows, folded=True)
+
+
+def command(config: Mapping[str, Any], out: str) -> str:
+    """Returns the command that trains a run again: what differs from the defaults, and always what names it."""
+    name = label(config["method"]["name"], config["cut"], config["at"])
+    recipe = read_recipe(name) if name in recipes() else {}
+    words = ["--recipe", name] if recipe else ["--method", config["method"]["name"]]
+    words += ["--view", config["view"]["name"]]
+    if config["backbone"]["name"] != default()["backbone"]:
+        words += ["--backbone", config["backbone"]["name"]]
+    known = {"cut": "block", "at": "all", "mixed_precision": "no", **recipe}
+    if config["cut"] == "block":
+        known["at"] = config["at"]  # units of one block
+    words += _options(RunConfig, config, known, ("dataset", "seed"))
+    for part in PARTS:
+        words += [f"{part}.{key}={_toml(value)}" for key, value in _set(part, config[part]).items()]
+    return shlex.join(["fftrain", "pretrain", *words, "--out", out])
+
+
+def _set(kind: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a part that are not its defaults; all of code that may not be run here."""
+    given = {key: value for key, value in part.items() if key not in ("name", "sha256") and value is not None}
+    try:
+        fields = PARTS[kind].load(part["name"]).model_fields
+    except (RunError, SettingError):
+        return given
+    return {key: value for key, value in given.items() if key not in fields or fields[key].default != value}
+
+
+def _toml(value: Any) -> str:
+    """Returns a value as `PART.KEY=VALUE` has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _probe(run: str, config: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """Returns the command that probes a run again; `trained` are the settings of its pretraining."""
+    same = config["dataset"] == trained["dataset"]  # the images are read as they were then
+    known = {key: trained.get(key) for key in ("image_size", "grayscale")} if same else {}
+    named = ("dataset", "reading", "target", "epochs")
+    return shlex.join(["fftrain", "probe", run, *_options(ProbeConfig, config, known, named)])
+
+
+def _analysis(run: str, config: Mapping[str, Any], against: str | None = None) -> str:
+    """Returns the command that analyses a run again, and compares it with another."""
+    options = _options(AnalysisConfig, config, {}, ("reading", "images"))
+    return shlex.join(["fftrain", "analyse", run, *options, *(["--against", against] if against else [])])
+
+
+def _options(
+    kind: type[Settings], config: Mapping[str, Any], known: Mapping[str, Any], named: Sequence[str]
+) -> list[str]:
+    """Returns settings as options: those that differ from the defaults (or what is `known`), and always the `named`.
+
+    Where the data lie is left to whoever runs the command.
+    """
+    defaults = {name: field.default for name, field in kind.model_fields.items()} | dict(known)
+    parts: list[str] = []
+    for key, value in config.items():
+        name = "--" + key.replace("_", "-")
+        skipped = value is None or key in (*PARTS, "data_dir") or key not in defaults
+        if skipped or (value == defaults[key] and key not in named):
+            continue
+        parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, str(value)]
+    return parts

@@ -1,0 +1,278 @@
+"""How a study is planned: a TOML file -> cells, each a run with its probes, all checked before any starts.
+
+dataset = ["mnist", "imagefolder:photos"]    # lists are multiplied; a single value may stand without brackets
+view = ["rotation", "jigsaw"]
+recipe = ["ff", "bp"]                        # or: method = [...], cut = ["block", "never"], at = ["all", "last"]
+backbone = ["mlp"]
+seed = [0, 1, 2]
+reading = ["neutral", "zeros", "pixels"]     # readings probed, of methods that have them
+target = ["class", "pretext"]                # what the probes tell; pretext: of views that make labels
+transfer = ["fashion-mnist"]                 # probed too, where images have the same shape
+[settings]                                   # of every cell: options of fftrain pretrain; a list tries each value
+[recipes.bp]                                 # of the cells that are called so; goes before [settings]
+[parts.mlp]                                  # settings of a part wherever it is used; a list tries each value
+[probe]                                      # options of fftrain probe
+[analysis]                                   # options of fftrain analyse; analysis = false leaves it out
+search = true                                # train and read the validation split alone: no test, probe, analysis
+reference = "bp"                             # what cells are called that the others are compared with
+[published]                                  # data set -> the column of published figures it stands beside
+[[grid]]                                     # several grids in one study: each may override all but the last two
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json
+from ffcore.plugins import is_outside, trust
+from ffcore.settings import read_toml, underscored
+from fftrain.config import DataSettings, placed
+from fftrain.data import Facts, look_at
+from fftrain.launcher import precision
+from fftrain.parts import DATASETS, FOLDER, PARTS
+from fftrain.recipes import recipes
+from fftrain.study import PRESETS, STUDY_FILE, read_preset
+from fftrain.study.grid import AXES, POINT, TABLES, Grid
+from fftrain.study.spec import Cell, Spec, only_data, step_name
+
+# Of the whole study, not of a grid.
+WHOLE = ("grid", "published", "reference")
+# Keys of version 0.1, and what is written instead.
+WAS = {
+    "datasets": "dataset",
+    "tasks": "view",
+    "methods": "recipe",
+    "seeds": "seed",
+    "slots": "reading",
+    "targets": "target",
+}
+
+
+def choose(preset: str | None, path: Path | None, out: Path | None, overrides: Mapping[str, Any]) -> Spec:
+    """Returns the study of a preset, of a TOML file, or of the folder that holds one already.
+
+    Code outside the package that a TOML file names may be run: a person gave it.
+
+    Raises:
+        SettingError: where not exactly one is named, or what is named is no study.
+    """
+    if preset is not None and path is not None:
+        raise SettingError(f"--preset {preset} and --spec {path} name two studies: leave one of them out")
+    if preset is not None:
+        return plan(_as_launched(read_preset(preset)), preset, overrides)
+    if path is not None:
+        content = _as_launched(read_toml(path, "--spec"))
+        for name in _outside(content):
+            trust(name)
+        return plan(content, path.stem, overrides, str(path))
+    if out is None:
+        raise SettingError(
+            f"no study is named: give --preset {'|'.join(PRESETS)}, --spec FILE.toml, or --out of one begun"
+        )
+    if not (out / STUDY_FILE).is_file():
+        raise SettingError(f"--out {out} holds no study: begin one with --preset or --spec")
+    begun = read_json(out / STUDY_FILE)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return plan(begun["spec"], begun["name"], {**begun["overrides"], **given})
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{out / STUDY_FILE} is damaged ({error!r}): name the study with --preset or --spec") from error
+
+
+def _as_launched(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a spec whose cells have the launcher's precision where it says none: so it goes on by any launcher."""
+    settings = content.get("settings", {})
+    if precision() == "no" or not isinstance(settings, Mapping):
+        return content
+    return {**content, "settings": {"mixed_precision": precision(), **settings}}
+
+
+def _outside(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the code outside the package that a spec names."""
+    grids = content.get("grid")
+    for table in (content, *(grids if isinstance(grids, list) else ())):
+        for axis in ("dataset", "transfer", *PARTS):
+            values = table.get(axis, ()) if isinstance(table, Mapping) else ()
+            for name in values if isinstance(values, list) else (values,):
+                if isinstance(name, str) and is_outside(name) and not name.startswith(FOLDER):
+                    yield name
+
+
+def plan(
+    content: Mapping[str, Any], name: str, overrides: Mapping[str, Any] | None = None, source: str | None = None
+) -> Spec:
+    """Returns the study that a spec stands for; cells that would be the same run are one.
+
+    Args:
+        content: the spec.
+        name: the study's name.
+        overrides: settings of the command that go before the spec's, of any of a cell's configurations.
+        source: what messages call it; None means its name.
+
+    Raises:
+        SettingError: for an unknown key, an empty list, a value that is not legal or settings that do not go together;
+            it names key and value.
+        DataError, ImageError: where an image folder cannot be read.
+    """
+    what = source or name
+    if not isinstance(content, Mapping):
+        raise SettingError(f"{what} holds no table of settings")
+    content = _placed(underscored(content))
+    known = {*AXES, *TABLES, *WHOLE, "search"}
+    _check_keys(content, known, what)
+    shared = {key: value for key, value in content.items() if key not in WHOLE}
+    grids = content.get("grid", [{}])
+    if not isinstance(grids, list) or not grids or not all(isinstance(grid, Mapping) for grid in grids):
+        raise SettingError(f"{what}: grid is {grids!r}: write each grid as a [[grid]] table")
+    own = {key: value for key, value in (overrides or {}).items() if value is not None}
+    look = cache(look_at)
+    cells: dict[str, Cell] = {}
+    made = []
+    for number, grid in enumerate(map(underscored, grids), start=1):
+        where = what if "grid" not in content else f"{what}, grid {number}"
+        _check_keys(grid, known - {*WHOLE}, where)
+        made.append(Grid(_laid_over(shared, grid, where), where, own, look))
+        for cell in made[-1].cells():
+            cells[cell.digest] = _united(cells[cell.digest], cell, where) if cell.digest in cells else cell
+    found = _with_probes_that_fit(cells.values(), look, what)
+    reference = content.get("reference", _defaults()["reference"])
+    _check_names(content, made, found, what)
+    return Spec(name=name, content=dict(content), overrides=own, reference=reference, cells=found)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return read_toml(Path(__file__).with_name("defaults.toml"))
+
+
+def _placed(value: Any) -> Any:
+    """Returns a spec whose folders and files are named from the root, so that a study goes on from anywhere."""
+    if isinstance(value, Mapping):
+        return {_placed(key): _placed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_placed(inner) for inner in value]
+    if isinstance(value, str) and value.endswith(".py"):
+        return str(Path(value).expanduser().absolute())
+    return placed(value) if isinstance(value, str) and value.startswith(FOLDER) else value
+
+
+def _check_keys(table: Mapping[str, Any], known: set[str], source: str) -> None:
+    for key, value in table.items():
+        if key in WAS:
+            raise SettingError(f"{source}: {key} is gone: write {WAS[key]}")
+        if key == "method" and isinstance(value, Mapping):
+            name = next(iter(value), "NAME")
+            raise SettingError(f"{source}: [method.{name}] is gone: write [recipes.{name}]")
+        if key not in known:
+            raise SettingError(
+                f"{source}: {key!r} (set to {value!r}) is no key of a study: choose among {', '.join(sorted(known))}"
+            )
+
+
+def _laid_over(shared: Mapping[str, Any], grid: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Returns a grid with what stands above all of them, and where neither names a method, the default."""
+    for level in (shared, grid):
+        if "recipe" in level and (both := [key for key in POINT if key in level]):
+            raise SettingError(f"{source}: recipe says {both[0]} too: leave one of them out")
+    drop = {"recipe"} if grid.keys() & POINT else {*POINT} if "recipe" in grid else set()
+    found = {key: value for key, value in shared.items() if key not in drop} | dict(grid)
+    if "method" not in found and (alone := [key for key in POINT if key in found]):
+        raise SettingError(f"{source}: {alone[0]} is named without a method: name method too")
+    if "method" not in found:
+        found.setdefault("recipe", _defaults()["recipe"])
+    for table in TABLES:
+        if table != "analysis" or isinstance(found.get(table), Mapping):  # it may be false
+            above = shared.get(table) or {}
+            found[table] = _merge(above, grid.get(table, {}), f"{source}: {table}")
+    return found
+
+
+def _merge(one: Any, other: Any, what: str) -> dict[str, Any]:
+    """Returns two tables as one, the second one's values first; tables in them alike."""
+    found: dict[str, Any] = {}
+    for table in (one, other):
+        if not isinstance(table, Mapping):
+            raise SettingError(f"{what} is {table!r}: it must be a table of settings")
+        for key, value in table.items():
+            name = key if "." in key else key.replace("-", "_")
+            under = found.get(name)
+            if isinstance(value, Mapping):
+                value = _merge(under if isinstance(under, Mapping) else {}, value, f"{what}.{key}")
+            found[name] = value
+    return found
+
+
+def _united(one: Cell, other: Cell, source: str) -> Cell:
+    """Returns a cell that two grids hold, with the probes of both.
+
+    Raises:
+        SettingError: where they measure the same thing with other settings.
+    """
+    probes = {step_name(probe): probe for probe in one.probes}
+    for probe in other.probes:
+        if probes.setdefault(step_name(probe), probe) != probe:
+            raise SettingError(f"{source}: {step_name(probe)!r} of {one.name} is in another grid with other settings")
+    if None not in (one.analysis, other.analysis) and one.analysis != other.analysis:
+        raise SettingError(f"{source}: the analysis of {one.name} is in another grid with other settings")
+    search, analysis = one.search and other.search, one.analysis or other.analysis
+    return replace(one, probes=tuple(probes.values()), search=search, analysis=analysis)
+
+
+def _with_probes_that_fit(
+    cells: Iterable[Cell], look: Callable[[DataSettings], Facts], source: str
+) -> tuple[Cell, ...]:
+    """Returns the cells without probes on images of another shape than theirs, or of classes that are not there.
+
+    Raises:
+        SettingError: where a data set for transfer has a shape that no cell's has, or a cell's classes are to be
+            probed, and no data set has some.
+    """
+    found: list[Cell] = []
+    wanted, used = set(), set()
+    for cell in cells:
+        alike = [probe for probe in cell.probes if look(only_data(probe)).shape == cell.facts.shape]
+        probes = tuple(p for p in alike if p.target != "class" or look(only_data(p)).classes)
+        if cell.probes and not probes:
+            raise SettingError(
+                f"{source}: {cell.config.dataset!r} has no classes to probe: name a data set with classes in transfer"
+            )
+        wanted |= {str(probe.dataset) for probe in cell.probes}
+        used |= {str(probe.dataset) for probe in alike}
+        found.append(replace(cell, probes=probes))
+    for name in sorted(wanted - used):
+        raise SettingError(
+            f"{source}: transfer has {name!r}, whose images have the shape of no other data set: leave it out, or "
+            "set image_size and grayscale"
+        )
+    return tuple(found)
+
+
+def _check_names(content: Mapping[str, Any], grids: Iterable[Grid], cells: Iterable[Cell], source: str) -> None:
+    """Raises SettingError where something is named that no cell has."""
+    cells = list(cells)
+    labels = {cell.config.label for cell in cells}
+    parts = {getattr(cell.config, kind).part_name for cell in cells for kind in PARTS}
+    readings = list(dict.fromkeys(reading for cell in cells for reading in cell.sketch.readings))
+    for grid in grids:
+        for name in grid.recipes:
+            if name not in labels and name not in recipes():
+                known = ", ".join(dict.fromkeys((*recipes(), *sorted(labels))))
+                raise SettingError(f"{source}: recipes.{name} is what no cell is called: choose among {known}")
+        for name in grid.parts:
+            if is_outside(name) and name not in parts:
+                raise SettingError(f"{source}: parts.{name} is used by no cell: leave it out, or name it in a list")
+        for reading in grid.lists["reading"]:
+            if reading not in readings:
+                raise SettingError(f"{source}: reading has {reading!r}: choose among {', '.join(readings)}")
+    if "reference" in content and content["reference"] not in labels:
+        named = ", ".join(sorted(labels))
+        raise SettingError(f"{source}: reference is {content['reference']!r}, and cells are called {named}")
+    published = content.get("published", {})
+    datasets = {cell.config.dataset for cell in cells}
+    if not isinstance(published, Mapping) or not all(k in datasets and v in DATASETS for k, v in published.items()):
+        raise SettingError(f"{source}: published is {published!r}: it must map its data sets to {', '.join(DATASETS)}")

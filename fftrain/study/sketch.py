@@ -1,0 +1,143 @@
+"""What settings come to on images of a shape: units, widths, readings, products. No image is read, no weight drawn.
+
+Networks are made and stepped through on the meta device, which has shapes and no numbers; what cannot be there is taken
+to the CPU. Letters: D features of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ffcore.errors import FFStudyError
+from ffmodels.backbones.base import Shape
+from ffmodels.encoder import Encoder
+from ffmodels.units import heads_of, make_units
+from fftrain.config import RunConfig
+from fftrain.data import Facts
+from fftrain.loader import Loader, scaled
+from fftrain.loop import step
+from fftrain.training import check_together
+
+T = TypeVar("T")
+# View, method, backbone, cut and at: what a sketch is of, beside shape and classes.
+Point = tuple[Any, Any, Any, str, Any]
+IMAGES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sketch:
+    """What is known of a run before its images are.
+
+    Args:
+        units: the blocks of each unit, and those of them that carry a loss.
+        dims: D of each block.
+        readings: how the pixels may be filled where features are read; the first is the default.
+        tells: whether the method tells the labels that it was trained on.
+        weights: numbers that are trained.
+    """
+
+    units: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    dims: tuple[int, ...]
+    readings: tuple[str, ...]
+    tells: bool
+    weights: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """Floating-point operations in matrix products and convolutions, of one image.
+
+    Args:
+        step: of a step of training.
+        told: of telling its label.
+        features: of its features.
+    """
+
+    step: float
+    told: float
+    features: float
+
+
+def sketch(config: RunConfig, facts: Facts) -> Sketch:
+    """Returns what settings come to on a data set.
+
+    Raises:
+        SettingError: where they do not go together.
+    """
+    return _without_numbers(lambda: _sketch(*_point(config), facts.shape, _classes(config, facts)))
+
+
+def products(config: RunConfig, facts: Facts) -> Products:
+    """Returns what is counted of one image. Raises as `sketch` does."""
+    return _without_numbers(lambda: _products(*_point(config), facts.shape, _classes(config, facts)))
+
+
+def _point(config: RunConfig) -> Point:
+    return config.view, config.method, config.backbone, config.cut, config.at
+
+
+def _classes(config: RunConfig, facts: Facts) -> int:
+    return len(check_together(config, facts.shape, ("",) * facts.classes))
+
+
+def _without_numbers(work: Callable[[], T]) -> T:
+    try:
+        with torch.device("meta"):
+            return work()
+    except FFStudyError:
+        raise
+    except Exception:  # code outside the package may ask for numbers
+        return work()
+
+
+def _made(view: Any, method: Any, backbone: Any, cut: str, at: Any, shape: Shape, classes: int) -> tuple[Any, ...]:
+    network = backbone.build(shape, 0)
+    units = make_units(method, network, classes, cut=cut, at=at)
+    condition = method.condition(classes, shape)
+    return network, units, condition, method.readout(network, condition, heads_of(units), classes)
+
+
+@lru_cache(maxsize=256)
+def _sketch(*point: Any) -> Sketch:
+    network, units, condition, readout = _made(*point)
+    return Sketch(
+        units=tuple((tuple(range(u.first, u.first + len(u.blocks))), tuple(heads_of([u]))) for u in units),
+        dims=tuple(block.dim for block in network.info),
+        readings=tuple(condition.readings),
+        tells=readout is not None,
+        weights=sum(p.numel() for unit in units for p in unit.parameters() if p.requires_grad),
+    )
+
+
+@lru_cache(maxsize=256)
+def _products(*point: Any) -> Products:
+    view, method, _, _, _, shape, classes = point
+    network, units, condition, readout = _made(*point)
+    images, labels = torch.zeros(IMAGES, *shape, dtype=torch.uint8), torch.zeros(IMAGES, dtype=torch.int64)
+    loader = Loader(images=images, labels=labels, view=view, needs=method.needs(), batch_size=IMAGES, seed=0)
+    [(batch, _)] = loader.epoch(1)
+    parameters = [[p for p in unit.parameters() if p.requires_grad] for unit in units]
+    optimizers = [torch.optim.SGD(own, lr=0.0) if own else None for own in parameters]
+    with FlopCounterMode(display=False) as stepped:
+        step(method, classes, units, optimizers, batch, backward=torch.Tensor.backward, watch=lambda *told: None)
+    for unit in units:
+        unit.eval()
+    variants, told = [*view.variants(images, labels)], 0.0
+    with torch.no_grad():
+        if readout is not None:
+            with FlopCounterMode(display=False) as scored:
+                readout.readers(scaled(variants[0][0]))
+            told = len(variants) * scored.get_total_flops()
+        with FlopCounterMode(display=False) as read:
+            Encoder(condition, network)(scaled(images))
+    return Products(
+        step=stepped.get_total_flops() / IMAGES,
+        told=told / IMAGES,
+        features=read.get_total_flops() / IMAGES,
+    )

@@ -1,0 +1,172 @@
+"""What a study is: cells, each a run with what is measured on it, and what study.json records of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fftrain.config import AnalysisConfig, DataSettings, ProbeConfig, RunConfig, keyed
+from fftrain.data import Facts
+from fftrain.parts import FOLDER, PARTS
+from fftrain.study.sketch import Sketch, sketch
+
+# In what compared cells are alike, beside their data.
+ALIKE = ("holdout", "view", "seed", "backbone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a study: what is trained, and what is measured on it.
+
+    Args:
+        config: the settings.
+        facts: what is known of its data set.
+        sketch: what the settings come to on it.
+        probes: of its features.
+        analysis: of its features; None leaves it out.
+        search: whether nothing but validation is read.
+    """
+
+    config: RunConfig
+    facts: Facts
+    sketch: Sketch
+    probes: tuple[ProbeConfig, ...] = ()
+    analysis: AnalysisConfig | None = None
+    search: bool = False
+
+    @cached_property
+    def digest(self) -> str:
+        """Another where the result may be: of every setting that it depends on, cuts by the units that they come to."""
+        values = {**keyed(self.config), "units": self.sketch.units}
+        del values["cut"], values["at"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """The name of its folder: what it is, and the beginning of its digest."""
+        config = self.config
+        words = map(_short, (config.dataset, config.view.called, config.label))
+        return f"{'-'.join(words)}-s{config.seed}-{self.digest[:8]}"
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test split is read for what the method tells."""
+        return self.sketch.tells and not self.search
+
+    def agrees(self, config: RunConfig) -> bool:
+        """Whether settings are this cell's. Raises SettingError where they do not go together on its data."""
+        other = Cell(config=config, facts=self.facts, sketch=sketch(config, self.facts))
+        return other.digest == self.digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A study.
+
+    Args:
+        name: its name.
+        content: what was written.
+        overrides: the settings of the command that go before it.
+        reference: what cells are called that others are compared with.
+        cells: what it stands for.
+    """
+
+    name: str
+    content: dict[str, Any]
+    overrides: dict[str, Any]
+    reference: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def pairs(self) -> list[tuple[Cell, Cell]]:
+        """The cells whose features are compared, each with the reference on the same data, view, seed and network."""
+
+        def place(cell: Cell) -> tuple[Any, ...]:
+            return only_data(cell.config), *(getattr(cell.config, key) for key in ALIKE)
+
+        partners: dict[tuple[Any, ...], Cell] = {}
+        analysed = [cell for cell in self.cells if cell.analysis is not None]
+        for cell in analysed:
+            if cell.config.label == self.reference:
+                partners.setdefault(place(cell), cell)
+        return [
+            (cell, partners[place(cell)])
+            for cell in analysed
+            if cell.config.label != self.reference and place(cell) in partners
+        ]
+
+    def varied(self, cell: Cell) -> dict[str, Any]:
+        """Returns the settings in which the cells of one data set, view and method differ, beside the seed.
+
+        Those of a part are named PART.KEY, and differ where cells do that have the same part.
+        """
+
+        def kind(cell: Cell) -> tuple[str, str, str]:
+            return cell.config.dataset, cell.config.view.part_name, cell.config.label
+
+        own = _flat(cell.config)
+        alike = [_flat(other.config) for other in self.cells if kind(other) == kind(cell)]
+
+        def differs(key: str, value: Any) -> bool:
+            part = key.partition(".")[0]
+            return any(other[key] != value for other in alike if part == key or other[part] == own[part])
+
+        return {key: value for key, value in own.items() if key != "seed" and differs(key, value)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what study.json records of the plan."""
+        cells = [
+            {
+                "name": cell.name,
+                "dataset": cell.config.dataset,
+                "view": cell.config.view.called,
+                "method": cell.config.label,
+                "seed": cell.config.seed,
+                "settings": keyed(cell.config),
+                "varied": self.varied(cell),
+                "search": cell.search,
+                "probes": [
+                    {"dataset": p.dataset, "reading": p.reading, "target": p.target, "settings": keyed(p)}
+                    for p in cell.probes
+                ],
+                "analysis": None if cell.analysis is None else keyed(cell.analysis),
+            }
+            for cell in self.cells
+        ]
+        pairs = [[one.name, other.name] for one, other in self.pairs]
+        about = {"name": self.name, "spec": self.content, "overrides": self.overrides}
+        return {**about, "cells": cells, "pairs": pairs}
+
+
+def only_data(config: DataSettings) -> DataSettings:
+    """Returns what a data set is known by, of settings that hold more."""
+    return DataSettings(**{name: getattr(config, name) for name in DataSettings.model_fields})
+
+
+def step_name(probe: ProbeConfig) -> str:
+    """Returns what a probe is called among the steps of a cell."""
+    return f"probe {probe.dataset} {probe.reading} {probe.target}"
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """Returns the settings that a result depends on, those of parts as PART.KEY, a part's name as PART."""
+    found: dict[str, Any] = {}
+    for key, value in keyed(config).items():
+        if key in PARTS:
+            inner: Mapping[str, Any] = value
+            found[key] = inner["name"]
+            found |= {f"{key}.{name}": own for name, own in inner.items() if name != "name"}
+        else:
+            found[key] = value
+    return found
+
+
+def _short(name: str) -> str:
+    """Returns a name as part of a folder's: of a file or a folder of images its last part."""
+    found = Path(name.removeprefix(FOLDER)).name
+    return "".join(c if c.isalnum() or c in "-_.=" else "-" if c == " " else "_" for c in found)[:40]

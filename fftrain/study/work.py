@@ -1,0 +1,136 @@
+"""The study: every cell of a grid, trained, measured and compared; stopped anywhere, it goes on where it was."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from accelerate.utils import broadcast_object_list
+
+from ffcore.errors import InUse
+from ffcore.files import write_json
+from fftrain.analyse import compare_runs
+from fftrain.config import DataSettings
+from fftrain.data import ImageData
+from fftrain.launcher import make_accelerator
+from fftrain.progress import Reporter, duration
+from fftrain.study.folder import DAMAGED, DONE, Shard, Study
+from fftrain.study.spec import Cell
+from fftrain.study.steps import Work
+
+LOCKED = "is in work by another process: left to it"
+
+
+def run_study(
+    study: Study,
+    *,
+    command: str,
+    shard: Shard,
+    processes: int | None = None,
+    redo_damaged: bool = False,
+    replace_plan: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, str]:
+    """Does what is left of a study, or of a shard of it.
+
+    Args:
+        study: the study.
+        command: what it is recorded to be made by.
+        shard: which part of the cells is this process's.
+        processes: how many must work together; None takes what the launcher started.
+        redo_damaged: move damaged cells to discarded/ and do them over.
+        replace_plan: let this plan leave out cells of the one that the folder holds.
+        reporter: what a person sees.
+
+    Returns:
+        Why cells and comparisons failed or are damaged, by name.
+
+    Raises:
+        RunError: where the study's folder is in use by something else, or cannot be written.
+        SettingError: where this machine lacks a precision or a tracker, or cells of the folder's plan would be dropped.
+        TrainingError: where the processes do not fit together.
+    """
+    reporter = reporter or Reporter()
+    # What this machine cannot do is said before anything starts.
+    for precision, track in dict.fromkeys((c.config.mixed_precision, c.config.track) for c in study.spec.cells):
+        make_accelerator(None, precision, track, processes)
+    accelerator = make_accelerator(None, processes=processes)
+    if accelerator.is_main_process:
+        study.create(command, replace_plan=replace_plan)
+    accelerator.wait_for_everyone()
+    cells, failed = shard.of_cells(study.spec.cells), {}
+    data: dict[DataSettings, ImageData] = {}
+    for number, cell in enumerate(cells, start=1):
+        config = cell.config  # an accelerator keeps what it prepared: each cell has its own
+        accelerator = make_accelerator(config.threads, config.mixed_precision, config.track, processes)
+        work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=data)
+        with ExitStack() as held:
+            left, note = _taken(study, cell, held, redo_damaged) if accelerator.is_main_process else ((), "")
+            [left, note] = broadcast_object_list([left, note])
+            held.callback(accelerator.free_memory)
+            if note:
+                reporter.note(f"cell {number}/{len(cells)} {cell.name} {note}")
+            if note and note != LOCKED:
+                failed[cell.name] = note
+            if left:
+                reporter.note(f"cell {number}/{len(cells)} {cell.name}: {', '.join(left)}")
+                reason = study.run_cell(cell, left, work)
+                if reason:
+                    failed[cell.name] = reason
+                said = f"failed: {reason}" if reason else "done"
+                if accelerator.is_main_process:
+                    forecast = study.forecast()
+                    rest = duration(sum(forecast[other.name] for other in cells[number:]))
+                    reporter.note(f"cell {number}/{len(cells)} {cell.name} {said}; left: about {rest}")
+    accelerator = make_accelerator(None, processes=processes)
+    work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=data)
+    return {**failed, **_compare(study, work)}
+
+
+def _taken(study: Study, cell: Cell, held: ExitStack, redo_damaged: bool) -> tuple[tuple[str, ...], str]:
+    """Takes a cell's lock; returns what is left to do under it, and what to say where nothing is done."""
+    try:
+        held.enter_context(study.lock(cell.name))
+        state = study.state(cell)
+        if state.status == DAMAGED and redo_damaged:
+            study.discard(cell)
+            state = study.state(cell)
+    except InUse:
+        return (), LOCKED
+    if state.status == DAMAGED:
+        return (), f"is damaged: {state.reason} (--redo-damaged does it over)"
+    if state.status == DONE:
+        study.settle(cell)
+    return state.left, ""
+
+
+def _compare(study: Study, work: Work) -> dict[str, str]:
+    """Compares the pairs of cells that are done and were not compared yet; returns why some could not be."""
+    failed = {}
+    main = work.accelerator.is_main_process
+    for pair in study.spec.pairs:
+        name = f"pair-{pair[0].name}--{pair[1].name}"
+        wanted = main and all(study.state(cell).status == DONE for cell in pair) and not study.compared(pair)
+        with ExitStack() as held:
+            try:
+                if wanted:
+                    held.enter_context(study.lock(name))
+                    wanted = not study.compared(pair)  # another process may have, until now
+            except InUse:  # another process compares them
+                wanted = False
+            [wanted] = broadcast_object_list([wanted])
+            if not wanted:
+                continue
+            reason = ""
+            try:
+                data = work.load(pair[0].config)
+                if main:
+                    folders = [study.folder(cell) for cell in pair]
+                    write_json(study.pair_file(pair), compare_runs(*folders, data=data, reporter=work.reporter))
+                    study.failed_file(name).unlink(missing_ok=True)
+            except Exception as error:
+                reason = study.record_failure(name, "compare", error) if main else str(error)
+        [reason] = broadcast_object_list([reason])
+        if reason:
+            failed[name] = reason
+            work.reporter.note(f"{name} failed: {reason}")
+    return failed

@@ -1,0 +1,394 @@
+"""RunConfig -> run folder: build, resume, train, save, watch. The steps themselves are `fftrain.loop`'s.
+
+Letters: B batch, N images of a data set.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ffcore.errors import RunError, SettingError, TrainingError
+from ffcore.files import AnyPath
+from ffmodels.backbones.base import Backbone, Shape
+from ffmodels.batch import Batch
+from ffmodels.draws import key
+from ffmodels.methods.base import Method
+from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, HEADS_FILE, Run, as_module, save_weights
+from ffmodels.units import Unit, heads_of, make_units
+from fftrain.checkpoints import restore, save
+from fftrain.config import RunConfig
+from fftrain.data import ImageData, Split, sample
+from fftrain.evaluate import accuracy, evaluate_run, load_together, over_processes, rows_of
+from fftrain.launcher import make_accelerator
+from fftrain.loader import Loader
+from fftrain.loop import measure, train
+from fftrain.own import found_at, recognised
+from fftrain.parts import VIEWS, public_name
+from fftrain.precision import slower_in_bf16
+from fftrain.progress import Reporter, time_left
+from fftrain.run import RunFolder, describe, describe_hardware
+from fftrain.views.base import View
+
+
+def pretrain(
+    config: RunConfig,
+    out: AnyPath,
+    *,
+    resume: bool = False,
+    accelerator: Accelerator | None = None,
+    data: ImageData | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Trains a backbone and leaves a run folder.
+
+    Args:
+        config: what to train.
+        out: the run folder: new, or with `resume` one that holds a run.
+        resume: go on from the newest checkpoint; the end is bit-identical to a run that was never stopped.
+        accelerator: devices and processes; None makes one from the config.
+        data: the data set, where it is loaded already; it is recorded under its own name. One to resume may have moved:
+            it is told by its digest.
+        reporter: what a person sees; None means nothing.
+
+    Returns:
+        {"pretext": {"validation": {"accuracy", "by", "images"}}}, accuracies 0 to 1; empty where the method has nothing
+        to tell.
+
+    Raises:
+        SettingError: for settings that do not fit the data or the run to resume.
+        DataError, ImageError: where the data cannot be read.
+        RunError, WriteError: where `out` holds something else, or cannot be written.
+        TrainingError: where the loss is not finite; the last good checkpoint is kept.
+        InUse: where another process works in `out`.
+    """
+    out = Path(out)
+    begun = RunFolder(out).read_config().mixed_precision if resume and (out / CONFIG_FILE).exists() else None
+    precision = config.mixed_precision or begun
+    accelerator = accelerator or make_accelerator(config.threads, precision, config.track)
+    config = config.changed(mixed_precision=precision or accelerator.mixed_precision)
+    if config.mixed_precision != accelerator.mixed_precision:
+        raise SettingError(
+            f"--mixed-precision is {config.mixed_precision}, but the accelerator that was given has "
+            f"{accelerator.mixed_precision}: make it with the same"
+        )
+    with RunFolder(out).claimed(accelerator):
+        training = Training(config, out, resume, accelerator, data, reporter or Reporter())
+        training.run()
+        return training.finish()
+
+
+class Training:
+    """What one training works with, made from its settings."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        resume: bool,
+        accelerator: Accelerator,
+        data: ImageData | None,
+        reporter: Reporter,
+    ) -> None:
+        self.folder = folder = RunFolder(out)
+        self.accelerator, self.reporter = accelerator, reporter
+        resume = resume and (out / CONFIG_FILE).exists()
+        if not resume:
+            folder.check_new()
+        elif folder.epochs_done > config.epochs:
+            raise SettingError(
+                f"--epochs is {config.epochs}, but {out} has {folder.epochs_done} behind it: ask for more"
+            )
+        if data is None:
+            place = found_at(out, config) if resume else config
+            data = load_together(place, accelerator, None if resume else reporter)
+        if resume:
+            data = recognised(out, data)
+            config = folder.read_config().continued(config.changed(dataset=folder.read_config().dataset))
+            if Run.load(out).data != describe(data):
+                raise RunError(
+                    f"{data.name} is not what {out} was trained on (images, classes or splits): train a new run"
+                )
+        else:
+            config = config.changed(dataset=data.name)
+        self.config, self.data = config, data
+        view, method = config.view, config.method
+        assert isinstance(view, View)
+        assert isinstance(method, Method)
+        self.view, self.method = view, method
+        class_names = check_together(config, data.shape, data.class_names)
+        self.classes = len(class_names)
+        self.condition = method.condition(self.classes, data.shape)
+        self.backbone: Backbone = config.backbone.build(data.shape, config.seed)  # type: ignore[attr-defined]
+        self.units: list[Unit] = make_units(
+            method, self.backbone, self.classes, cut=config.cut, at=config.at, seed=config.seed
+        )
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process and not resume:
+            hardware = describe_hardware(accelerator.num_processes, accelerator.device)
+            folder.create(config, data, class_names, hardware)
+        self.wrapped, self.optimizers = prepare(self.units, config, accelerator)
+        self.start = restore(folder, config, accelerator, reporter) if resume else 0
+        whole = data.train if config.holdout else data.train_and_validation
+        self.loader = self._loader(whole)
+        self.curves = {
+            name: self._loader(sample(split, config.eval_images))
+            for name, split in (("train", data.train), ("validation", data.validation))
+        }
+        self.readout = method.readout(self.backbone, self.condition, heads_of(self.units), self.classes)
+        self._say()
+
+    def run(self) -> None:
+        """Trains the epochs that are left, measures and saves after each."""
+        config, accelerator, folder = self.config, self.accelerator, self.folder
+        if config.track is not None:
+            accelerator.project_configuration.logging_dir = str(folder.path)
+            accelerator.init_trackers(config.track, config=_flat(config.to_dict()))
+        started = time.perf_counter()
+        for epoch in range(self.start + 1, config.epochs + 1):
+            began = time.perf_counter()
+            try:
+                losses = self.train_epoch(epoch)
+            except FloatingPointError as error:
+                raise TrainingError(f"the loss of {error} is not finite in epoch {epoch}: {_kept(folder)}") from error
+            seconds = time.perf_counter() - began
+            record: dict[str, Any] = {
+                "epoch": epoch,
+                "loss": losses,
+                "seconds": seconds,
+                "images_per_second": self.loader.used / seconds,
+                **{name: self._curve(loader) for name, loader in self.curves.items()},
+            }
+            if not all(map(math.isfinite, [*losses.values(), *record["validation"]["loss"].values()])):
+                raise TrainingError(f"a loss is not finite after epoch {epoch}: {_kept(folder)}")
+            if accelerator.is_main_process:
+                folder.log(record)
+            accelerator.log(_flat(record), step=epoch)
+            save(folder, epoch, accelerator)
+            left = time_left(time.perf_counter() - started, epoch - self.start, config.epochs - epoch)
+            self.reporter.note(
+                f"epoch {epoch}/{config.epochs}  loss {sum(losses.values()):.4f}  "
+                + _reached(record)
+                + f"{seconds:.1f} s"
+                + (f", {left}" if epoch < config.epochs else "")
+            )
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the weights, and measures what the method tells of the validation split."""
+        folder, accelerator = self.folder, self.accelerator
+        if accelerator.is_main_process:
+            if self.start < self.config.epochs:
+                folder.forget_measurements()  # of the weights before
+            heads = as_module(heads_of(self.units))
+            if heads.state_dict():
+                save_weights(heads, folder.path / HEADS_FILE)
+            save_weights(self.backbone, folder.path / BACKBONE_FILE)  # last: a run that has it has been trained
+        accelerator.wait_for_everyone()
+        if self.readout is None:
+            return {}
+        found = evaluate_run(
+            folder.path, split="validation", accelerator=accelerator, data=self.data, reporter=self.reporter
+        )
+        return {"pretext": {"validation": found}}
+
+    def _loader(self, split: Split) -> Loader:
+        device = self.accelerator.device
+        return Loader(
+            images=split.images.to(device),
+            labels=split.labels.to(device),
+            view=self.view,
+            needs=self.method.needs(),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Trains on every image once, and returns the mean of each loss.
+
+        Raises:
+            FloatingPointError: with the losses' names, where one is not finite: on a CPU before the step, on a GPU when
+                the epoch ends, the steps having been left out.
+        """
+        config, accelerator, steps = self.config, self.accelerator, self.loader.steps
+        watch = Watch(accelerator, [f"block{index + 1}" for index in heads_of(self.units)], config.clip)
+        ahead = steps * (config.epochs - epoch)
+
+        def begin(number: int) -> None:
+            torch.manual_seed(key(config.seed, epoch, number, accelerator.process_index))
+            for optimizer in filter(None, self.optimizers):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * rate(config, epoch - 1 + number / steps)
+
+        train(
+            self.method,
+            self.classes,
+            self.wrapped,
+            self.optimizers,
+            self.reporter.track(self.loader.epoch(epoch), steps, f"epoch {epoch}/{config.epochs}", ahead),
+            begin=begin,
+            backward=accelerator.backward,
+            watch=watch,
+        )
+        return watch.means(self.loader.used)
+
+    def _curve(self, loader: Loader) -> dict[str, Any]:
+        """Returns loss and, where the method tells something, accuracy of a split; nothing of the network changes."""
+        measured = measure(self.method, self.classes, self.units, loader.once(rows_of(self.data.shape)))
+        names = [f"block{index + 1}" for index in heads_of(self.units)]
+        zero = torch.zeros((), device=self.accelerator.device)
+        found = over_processes([float(measured.get(name, zero)) for name in names], self.accelerator)
+        curve: dict[str, Any] = {"loss": dict(zip(names, found, strict=True))}
+        if self.readout is not None:
+            was = self.backbone.training
+            self.readout.eval()
+            by = accuracy(self.readout, self.view, self.classes, loader.images, loader.labels, self.accelerator)
+            self.backbone.train(was)
+            curve["accuracy"] = [*by.values()][-1]
+        return curve
+
+    def _say(self) -> None:
+        """Says what is trained, on what."""
+        config, accelerator, reporter = self.config, self.accelerator, self.reporter
+        parameters = sum(p.numel() for unit in self.units for p in unit.parameters())
+        reporter.note(
+            f"{config.label} on {public_name(self.data.name)} {config.view.called}: {self.loader.used:,} images, "
+            f"{parameters:,} parameters, {accelerator.num_processes} x {accelerator.device.type}, "
+            f"{torch.get_num_threads()} threads -> {self.folder.path}"
+        )
+        if left := len(self.loader.labels) - self.loader.used:
+            reporter.note(
+                f"{left} images of the last batch are left out of each epoch: {config.label} needs full batches"
+            )
+        if config.mixed_precision == "bf16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
+            widest = max(block.dim for block in self.backbone.info)
+            remark = slower_in_bf16(-(-config.batch_size // accelerator.num_processes), widest)
+            if remark is not None:
+                reporter.note(remark)
+
+
+class Watch:
+    """Adds up an epoch's losses, keeps what is not finite from the weights, and cuts gradients that are too long.
+
+    On a CPU a unit's losses are looked at before its optimizer steps. To look makes a GPU wait: there a flag on the
+    device lets the optimizer leave the step out, and the sums tell when the epoch ends. All processes decide alike.
+
+    Args:
+        accelerator: devices and processes.
+        names: of all losses, in their order.
+        clip: the largest norm of a unit's gradient; None: any.
+    """
+
+    def __init__(self, accelerator: Accelerator, names: Sequence[str], clip: float | None = None) -> None:
+        self.accelerator = accelerator
+        self.names = [*names]
+        self.clip = clip
+        # In one place: small tensors that outlive a step lie in the holes that large ones leave, and break them up.
+        self.sums = torch.zeros(len(self.names), device=accelerator.device)
+
+    def __call__(self, losses: Mapping[str, Tensor], batch: Batch, optimizer: Any) -> None:
+        """Takes a unit's losses before its optimizer steps. Raises FloatingPointError with their names on a CPU."""
+        accelerator, rows = self.accelerator, 0 if batch.empty else len(batch.labels)
+        found = torch.stack([*losses.values()])
+        at = self.names.index(next(iter(losses)))
+        self.sums[at : at + len(losses)] += found * rows
+        total = found.sum()
+        if accelerator.num_processes > 1:
+            total = accelerator.reduce(total, "sum")
+        if accelerator.device.type == "cpu":
+            if not torch.isfinite(total):
+                raise FloatingPointError(" and ".join(losses))
+        elif optimizer is not None and accelerator.scaler is None:  # which has a flag of its own
+            optimizer.optimizer.found_inf = (~torch.isfinite(total)).float()
+        if self.clip is not None and optimizer is not None:
+            accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
+
+    def means(self, images: int) -> dict[str, float]:
+        """Returns the mean of each loss over so many images. Raises FloatingPointError where one is not finite."""
+        totals: list[float] = self.accelerator.reduce(self.sums, "sum").tolist()
+        bad = [name for name, total in zip(self.names, totals, strict=True) if not math.isfinite(total)]
+        if bad:
+            raise FloatingPointError(" and ".join(bad))
+        return {name: total / images for name, total in zip(self.names, totals, strict=True)}
+
+
+def check_together(config: RunConfig, shape: Shape, of_data: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns what the labels tell apart, of view and method that go together on images of a shape and their classes.
+
+    Raises:
+        SettingError: where they do not.
+    """
+    view, method = config.view, config.method
+    assert isinstance(view, View)
+    assert isinstance(method, Method)
+    view.check(shape)
+    needs, class_names = method.needs(), view.class_names(of_data)
+    if needs.views != view.views:
+        fitting = ", ".join(name for name in VIEWS if VIEWS.load(name).views == needs.views)
+        raise SettingError(
+            f"--view {view.part_name} gives {view.views} of an image where --method {method.part_name} takes "
+            f"{needs.views}: choose one of {fitting}"
+        )
+    if needs.labels and not class_names:
+        raise SettingError(
+            f"--method {method.part_name} reads labels, and {config.dataset} has no classes: choose a --view that "
+            "makes labels, a method without, or images in class folders"
+        )
+    return class_names
+
+
+def prepare(units: Sequence[Unit], config: RunConfig, accelerator: Accelerator) -> tuple[list[nn.Module], list[Any]]:
+    """Returns the units, each wrapped by itself where it has something to train, and an optimizer for each."""
+    wrapped: list[nn.Module] = []
+    optimizers: list[Any] = []
+    for unit in units:
+        if not any(p.requires_grad for p in unit.parameters()):
+            wrapped.append(unit.to(accelerator.device))
+            optimizers.append(None)
+            continue
+        wrapped.append(accelerator.prepare(unit))
+        adam = torch.optim.AdamW(wrapped[-1].parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        optimizers.append(accelerator.prepare(adam))
+    return wrapped, optimizers
+
+
+def rate(config: RunConfig, epochs: float) -> float:
+    """Returns the share of the learning rate after so many epochs."""
+    if config.schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * epochs / config.epochs)) / 2
+
+
+def _reached(record: dict[str, Any]) -> str:
+    """Says what an epoch reached."""
+    if "accuracy" in record["train"]:
+        return f"accuracy train {record['train']['accuracy']:.3f} validation {record['validation']['accuracy']:.3f}  "
+    return f"validation {sum(record['validation']['loss'].values()):.4f}  "
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a record's values under names like train/loss/block1, as trackers take them."""
+    found: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found.update(_flat(value, f"{prefix}{name}/"))
+        elif value is not None:
+            found[prefix + name] = value
+    return found
+
+
+def _kept(folder: RunFolder) -> str:
+    """Returns what a run that diverged leaves, and what may help."""
+    if folder.epochs_done:
+        return f"the last good checkpoint, of epoch {folder.epochs_done}, is kept; try a smaller --lr in a new --out"
+    return f"nothing was learned yet: delete {folder.path} and try a smaller --lr, or --mixed-precision no"

@@ -1,0 +1,1 @@
+"""Views: what a method sees of an image, a file each. `base.py` says what one has."""

@@ -1,0 +1,1 @@
+"""Networks: a file each. `base.py` says what one has."""

@@ -1,0 +1,190 @@
+"""What a backbone has: a stem, and blocks of which each may be trained by itself.
+
+A new one is a file beside this: settings that build the stem and the blocks. All that others know of it they read off
+its activations: widths, shapes, how many blocks there are.
+
+Letters: B batch, C channels, H W pixels, D features of a block, h an activation of any shape [B, ...].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.errors import SettingError
+from ffcore.settings import Part, setting
+
+# A floor, not a summand: the ONNX optimiser drops tiny summands, and a row of zeros then gives NaN.
+# Its square is still a number in half precision.
+EPS = 1e-3
+
+Between = Literal["rms", "layer", "none"]
+Shape = tuple[int, int, int]
+
+
+def rms(h: Tensor) -> Tensor:
+    """Divides each image's activation by max(RMS, EPS): only its direction passes on (Hinton 2022, section 2.1)."""
+    h = as_it_is(h)
+    scale_B = h.flatten(1).square().mean(-1).clamp(min=EPS**2).rsqrt()
+    return h * scale_B.view(-1, *[1] * (h.ndim - 1))
+
+
+def layer(h: Tensor) -> Tensor:
+    """LayerNorm without parameters: each image's activation is centred, then divided by its deviation."""
+    h = as_it_is(h)
+    return rms(h - h.flatten(1).mean(-1).view(-1, *[1] * (h.ndim - 1)))
+
+
+def as_it_is(h: Tensor) -> Tensor:
+    """Returns the activation, at least float32: a plain network."""
+    return h.to(torch.promote_types(h.dtype, torch.float32))
+
+
+NORMALISE: dict[str, Callable[[Tensor], Tensor]] = {"rms": rms, "layer": layer, "none": as_it_is}
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """What is known of a block.
+
+    Args:
+        index: from 0.
+        last: whether it is the last of its unit.
+        stage: the stage that it belongs to; where a backbone has none, its index.
+        shape: of its activation, without the batch.
+        dim: D, of its features.
+        normalise: its activation [B, *shape] -> the same as the next block reads it, at least float32.
+        features: its activation -> its features float32 [B, D], normalised so, then pooled.
+    """
+
+    index: int
+    last: bool
+    stage: int
+    shape: tuple[int, ...]
+    dim: int
+    normalise: Callable[[Tensor], Tensor]
+    features: Callable[[Tensor], Tensor]
+
+
+class Backbone(nn.Module):
+    """A network in blocks, each of which normalises its input.
+
+    Args:
+        stem: images float [B, C, H, W] in [0, 1] -> h.
+        blocks: h -> h, one tensor of any shape.
+        shape: channels, height and width of the images.
+        between: how each block's input is normalised: rms, layer or none.
+        stages: of each block, the stage that it belongs to; None: each is its own.
+
+    Raises:
+        SettingError: where it does not fit: a block gives no float tensor of its batch, rows of an image depend on
+            others in evaluation, or features are no [B, D].
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        blocks: Sequence[nn.Module],
+        *,
+        shape: Shape,
+        between: Between,
+        stages: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.blocks = nn.ModuleList(blocks)
+        self.shape = shape
+        self.between = between
+        self.normalise = NORMALISE[between]
+        self.info = self._look(range(len(blocks)) if stages is None else stages)
+
+    def pool(self, h: Tensor) -> Tensor:
+        """Returns an activation's features, [B, D]: the mean over space of [B, D, ...]."""
+        return h if h.ndim == 2 else h.flatten(2).mean(-1)
+
+    def grid(self, h: Tensor) -> Tensor:
+        """Returns an activation as a map, [B, D, h, w], for dense tasks.
+
+        Raises:
+            SettingError: where it has none.
+        """
+        if h.ndim != 4:
+            raise SettingError(
+                f"activations of shape {[*h.shape[1:]]} are no map: dense tasks need a convolutional one"
+            )
+        return h
+
+    def block(self, index: int, h: Tensor) -> Tensor:
+        """Returns the activation of one block, given that of the one below it, or the stem's."""
+        found: Tensor = self.blocks[index](self.normalise(h))
+        return found
+
+    def features(self, h: Tensor) -> Tensor:
+        """Returns an activation as it is read: normalised, then pooled, at least float32 [B, D]."""
+        return self.pool(self.normalise(h))
+
+    def forward(self, images_BCHW: Tensor) -> list[Tensor]:
+        """Returns every block's activation h, the first block's first."""
+        h, activations = self.stem(images_BCHW), []
+        for index in range(len(self.blocks)):
+            h = self.block(index, h)
+            activations.append(h)
+        return activations
+
+    @torch.no_grad()
+    def _look(self, stages: Sequence[int]) -> tuple[BlockInfo, ...]:
+        """Returns what the activations of two images tell of each block."""
+        if not len(self.blocks) or len(stages) != len(self.blocks):
+            raise SettingError(f"a backbone of {len(self.blocks)} blocks in {len(stages)} stages: give each block one")
+        was = self.training
+        self.eval()
+        h, info = self.stem(torch.zeros(2, *self.shape)), []
+        for index, stage in enumerate(stages):
+            h = self.block(index, h)
+            fits = isinstance(h, Tensor) and h.ndim > 1 and len(h) == 2 and h.is_floating_point()
+            features = self.features(h) if fits else None
+            if features is None or features.ndim != 2 or len(features) != 2:
+                gave = [*h.shape] if isinstance(h, Tensor) else type(h).__name__
+                raise SettingError(
+                    f"block {index + 1} gives {gave} for 2 images: it must give one float tensor [2, ...], and pool "
+                    "must make [2, D] of it"
+                )
+            info.append(
+                BlockInfo(
+                    index=index,
+                    last=index == len(stages) - 1,
+                    stage=stage,
+                    shape=tuple(h.shape[1:]),
+                    dim=features.shape[1],
+                    normalise=self.normalise,
+                    features=self.features,
+                )
+            )
+        self.train(was)
+        return tuple(info)
+
+
+class BackboneSettings(Part):
+    """The settings of a backbone; what they build is the same for the same seed, whatever was drawn before."""
+
+    between: Between = setting("rms", description="How a block normalises its input.")
+
+    def make(self, shape: Shape) -> Backbone:
+        """Returns the network for images of a shape. Raises SettingError where they do not fit."""
+        raise NotImplementedError
+
+    def build(self, shape: Shape, seed: int) -> Backbone:
+        """Returns the untrained network: its weights are a function of the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.make(shape)
+
+
+def size(shape: Sequence[int]) -> int:
+    """Returns how many numbers a shape holds."""
+    return math.prod(shape)

@@ -1,0 +1,52 @@
+"""A plain convolutional network: convolution, normalisation, activation and pooling in each block.
+
+With activation=triangle, channels 96, 384, 1536, kernels 5, 3, 3 and a window of 4 it is the network of SoftHebb
+(Journe et al. 2023, arXiv 2209.11883) and of self-contrastive Forward-Forward (Chen et al. 2025, arXiv 2409.11593).
+Letters: C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from ffcore.settings import setting
+from ffmodels.backbones.base import Backbone, Shape
+from ffmodels.layers import LayerSettings
+
+Size = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class ConvNet(LayerSettings):
+    """Convolve, normalise, rectify and pool in each block."""
+
+    channels: tuple[Size, ...] = setting((64, 128, 256), min_length=1, description="Channels of each block.")
+    kernel: tuple[Literal[1, 3, 5, 7, 9, 11], ...] = setting(
+        (3,), min_length=1, description="Pixels of each block's kernel; the last stands for those that follow."
+    )
+    pooling: tuple[Literal["max", "average", "none"], ...] = setting(
+        ("max",), min_length=1, description="How each block halves its map; the last stands for those that follow."
+    )
+    window: Literal[2, 3, 4] = setting(2, description="Pixels of a pooling window, whose stride is 2.")
+
+    def make(self, shape: Shape) -> Backbone:
+        """Returns a block for each number of channels. Maps are padded: images may have any size."""
+        blocks = []
+        for index, (inputs, outputs) in enumerate(pairwise([shape[0], *self.channels])):
+            kernel = self.kernel[min(index, len(self.kernel) - 1)]
+            pooling = self.pooling[min(index, len(self.pooling) - 1)]
+            convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=self.biased)
+            blocks.append(nn.Sequential(convolution, *self.activated(outputs), *self._pool(pooling), *self.dropped()))
+        return Backbone(nn.Identity(), blocks, shape=shape, between=self.between)
+
+    def _pool(self, pooling: str) -> list[nn.Module]:
+        """Returns what halves a map, rounded up."""
+        padding = (self.window - 1) // 2
+        if pooling == "max":
+            return [nn.MaxPool2d(self.window, 2, padding, ceil_mode=True)]
+        if pooling == "average":
+            return [nn.AvgPool2d(self.window, 2, padding, ceil_mode=True, count_include_pad=False)]
+        return []

@@ -1,0 +1,68 @@
+"""What the pixels carry beside the image: a label in a slot, or nothing.
+
+A condition is made before the backbone and has nothing to train. A label of K classes takes the first K pixels of the
+first channel, in row-major order (Hinton 2022, section 3.3). Letters: B batch, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ffcore.errors import SettingError
+
+
+class Condition(nn.Module):
+    """Nothing in the pixels: the image as it is."""
+
+    readings: ClassVar[Sequence[str]] = ("pixels",)
+    """How the pixels may be filled where features are read and no label is known; the first is the default."""
+
+    def forward(self, images_BCHW: Tensor, reading: str) -> Tensor:
+        """Returns what the backbone reads.
+
+        Raises:
+            SettingError: for a reading that is not in `readings`.
+        """
+        if reading not in self.readings:
+            raise SettingError(f"reading {reading!r} is unknown here: choose one of {', '.join(self.readings)}")
+        return images_BCHW
+
+
+class LabelSlot(Condition):
+    """A label's one-hot code in the first K pixels; where none is known, 1/K (neutral), 0 (zeros) or the pixels."""
+
+    readings: ClassVar[Sequence[str]] = ("neutral", "zeros", "pixels")
+
+    def __init__(self, classes: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        _, height, width = shape
+        if classes > height * width:
+            raise SettingError(
+                f"a label of {classes} classes does not fit into the {height}x{width} pixels of the first channel: "
+                "use larger images (--image-size) or a view with fewer classes"
+            )
+        self.classes = classes
+
+    def forward(self, images_BCHW: Tensor, reading: str) -> Tensor:
+        """Returns the images with the slot filled as the reading says."""
+        images_BCHW = super().forward(images_BCHW, reading)
+        if reading == "pixels":
+            return images_BCHW
+        value = 1 / self.classes if reading == "neutral" else 0.0
+        return _filled(images_BCHW, images_BCHW.new_full((1, self.classes), value))
+
+
+def with_label(images_BCHW: Tensor, labels_B: Tensor, classes: int) -> Tensor:
+    """Returns the images with their label, int64 [B], one-hot in the slot and every other pixel untouched."""
+    return _filled(images_BCHW, functional.one_hot(labels_B, classes))
+
+
+def _filled(images_BCHW: Tensor, values_BK: Tensor) -> Tensor:
+    values_BK = values_BK.to(images_BCHW.dtype).expand(images_BCHW.shape[0], -1)
+    pixels_BP = images_BCHW.flatten(1)
+    return torch.cat([values_BK, pixels_BP[:, values_BK.shape[1] :]], dim=1).view_as(images_BCHW)

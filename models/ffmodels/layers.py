@@ -1,0 +1,51 @@
+"""What stands behind the product of a layer: batch statistics, an activation, dropout. Several networks share it.
+
+Letters: B batch, C channels or units.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ffcore.settings import setting
+from ffmodels.backbones.base import BackboneSettings
+from ffmodels.norm import BatchNorm
+
+
+class Triangle(nn.Module):
+    """relu(z - mean of z over channels): a unit speaks where it is above the others (Coates et al. 2011)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Returns the activation of z [B, C, ...]."""
+        return functional.relu(z - z.mean(1, keepdim=True))
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky": nn.LeakyReLU, "triangle": Triangle}
+
+
+class LayerSettings(BackboneSettings):
+    """Settings of a network whose blocks are one layer each."""
+
+    norm: Literal["none", "batch"] = setting("none", description="What normalises a product before its activation.")
+    activation: Literal["relu", "leaky", "triangle"] = setting(
+        "relu",
+        description="Activation; leaky lets 1 % of what is negative pass, triangle is relu(z - mean over units).",
+    )
+    dropout: float = setting(0.0, ge=0, lt=1, description="Share of a block's activation that is dropped in training.")
+
+    @property
+    def biased(self) -> bool:
+        """Whether a product has a bias: one before batch statistics is taken away again, and trained by rounding."""
+        return self.norm == "none"
+
+    def activated(self, channels: int) -> list[nn.Module]:
+        """Returns what stands behind a product of so many channels."""
+        norm = [BatchNorm(channels)] if self.norm == "batch" else []
+        return [*norm, ACTIVATIONS[self.activation]()]
+
+    def dropped(self) -> list[nn.Module]:
+        """Returns what stands at the end of a block."""
+        return [nn.Dropout(self.dropout)] if self.dropout else []

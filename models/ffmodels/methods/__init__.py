@@ -1,0 +1,1 @@
+"""Methods: a file each, loss and head. `base.py` says what one has."""

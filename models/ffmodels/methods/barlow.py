@@ -1,0 +1,81 @@
+"""Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230) at each block, as Siddiqui et al. 2023 (arXiv 2302.01647) do.
+
+Two views of an image go through the network; behind a projector, p1 and p2 are standardised over the batch, and
+
+    c = p1^T p2 / B,    L = sum_i (1 - c_ii)^2 + redundancy * sum_(i != j) c_ij^2.
+
+On a map the projector begins with a 1x1 convolution, normalised and rectified, of which it reads the mean over space.
+The batch is that of all processes. Letters: B images of all processes, P width of the projector.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.settings import setting
+from ffmodels.backbones.base import BlockInfo, as_it_is
+from ffmodels.batch import Batch
+from ffmodels.methods.base import Method, Needs
+from ffmodels.norm import BatchNorm
+
+
+class Barlow(Method):
+    """Barlow Twins: two views agree in each feature, and features do not repeat each other; no labels."""
+
+    projector: int = setting(512, ge=2, description="Width of the projector.")
+    redundancy: float = setting(0.0051, ge=0, description="Weight of what two features have in common (lambda).")
+
+    def needs(self) -> Needs:
+        """Returns that it takes two views, in full batches."""
+        return Needs(views=2, drop_last=True)
+
+    def head(self, block: BlockInfo, classes: int) -> nn.Module:
+        """Returns a projector and the loss."""
+        return _Head(block, self.projector, self.redundancy)
+
+
+class _Head(nn.Module):
+    def __init__(self, block: BlockInfo, width: int, redundancy: float) -> None:
+        super().__init__()
+        self.redundancy = redundancy
+        self.normalise = block.normalise
+        inputs, first = block.dim, nn.Sequential()
+        if len(block.shape) > 1:
+            first = nn.Sequential(
+                nn.Conv2d(block.shape[0], width, 1, bias=False),
+                BatchNorm(width),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+            )
+            inputs = width
+        self.projector = nn.Sequential(
+            *first,
+            nn.Linear(inputs, width, bias=False),
+            BatchNorm(width),
+            nn.ReLU(),
+            nn.Linear(width, width, bias=False),
+        )
+
+    def forward(self, h: Tensor, batch: Batch) -> Tensor:
+        one, other = (batch.gather(p) for p in self.projector(self.normalise(h)).chunk(2))
+        return barlow_loss(one, other, self.redundancy)
+
+
+def barlow_loss(one_BP: Tensor, other_BP: Tensor, redundancy: float) -> Tensor:
+    """Returns the loss of two views' projections, a scalar, at least float32; what never changes has c = 0."""
+    kind = one_BP.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        one_BP, other_BP = (_standardised(as_it_is(p)) for p in (one_BP, other_BP))
+        c_PP = one_BP.T @ other_BP / one_BP.shape[0]
+        own_P = c_PP.diagonal()
+        apart = c_PP.square().sum() - own_P.square().sum()
+        return (1 - own_P).square().sum() + redundancy * apart
+
+
+def _standardised(p_BP: Tensor) -> Tensor:
+    centred_BP = p_BP - p_BP.mean(0)
+    return centred_BP / (centred_BP.square().mean(0) + 1e-5).sqrt()

@@ -1,0 +1,95 @@
+"""What a method is: what it asks of a batch, what the stem reads, the loss of a block, and what answers in the end.
+
+A new one is a file beside this. Letters: B images of a batch, R rows that a head reads, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.settings import Part
+from ffmodels.backbones.base import Backbone, BlockInfo, Shape
+from ffmodels.batch import Batch
+from ffmodels.conditions import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method asks for.
+
+    Args:
+        labels: whether it reads labels: the view's, or the data set's own.
+        views: of each image.
+        partner: whether another image comes with each.
+        drop_last: whether a last batch that is not full is left out.
+    """
+
+    labels: bool = False
+    views: int = 1
+    partner: bool = False
+    drop_last: bool = False
+
+
+class Method(Part):
+    """A loss, and what goes with it; its settings are what it is.
+
+    All modules are made under the run's seed. Parameters of a head are trained with its block, by the block's unit.
+    """
+
+    def needs(self) -> Needs:
+        """Returns what it asks of data and views."""
+        return Needs()
+
+    def check(self, backbone: Backbone, classes: int) -> None:
+        """Raises SettingError where it cannot train this network on labels of so many classes."""
+
+    def inputs(self, batch: Batch, classes: int) -> Tensor:
+        """Returns what the stem reads, float32 [R, C, H, W]: by default the views, one below the other."""
+        return torch.cat(batch.views)
+
+    def enter(self, h: Tensor, batch: Batch, index: int) -> Tensor:
+        """Returns what a block reads: by default, the activation below as it is normalised.
+
+        Args:
+            h: the normalised activation of the block below, of the stem for the first.
+            batch: the process's share.
+            index: of the block that reads, from 0.
+        """
+        return h
+
+    def head(self, block: BlockInfo, classes: int) -> nn.Module:
+        """Returns the loss of a block: a module whose forward(h, batch) gives a scalar, the mean over its rows."""
+        raise NotImplementedError
+
+    def condition(self, classes: int, shape: Shape) -> Condition:
+        """Returns what the pixels carry beside the image: by default nothing. Raises SettingError where it can't."""
+        return Condition()
+
+    def readout(
+        self, backbone: Backbone, condition: Condition, heads: Mapping[int, nn.Module], classes: int
+    ) -> Readout | None:
+        """Returns what tells the labels that it was trained on; None where there is nothing to tell.
+
+        Args:
+            backbone: the trained network.
+            condition: what `condition` gave.
+            heads: of each block that carries a loss.
+            classes: K.
+        """
+        return None
+
+
+class Readout(nn.Module):
+    """Images -> scores of every class. What predicts stands last; others may stand before it, each by its name."""
+
+    def readers(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """Returns scores, float32 [B, K], by each reader, of pixels in [0, 1]."""
+        raise NotImplementedError
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Returns the scores that predict, float32 [B, K]."""
+        return [*self.readers(images_BCHW).values()][-1]

@@ -1,0 +1,86 @@
+"""Forward-Forward with labels (Hinton 2022; arXiv 2309.11955), and the study's ablations of it.
+
+The positive carries its right label in the label slot, the negative a wrong one, uniform over the K - 1 others:
+permuting the labels of a batch instead, as public implementations do, leaves about 1 in K right. In each block, with
+goodness g and threshold theta,
+
+    softplus(theta - g(positive)) + softplus(g(negative) - theta).
+
+Gradients are cut at each block (`cut=block`); never cut, this is the study's `bp-goodness-all`, and `at=last` its
+`bp-goodness-last`. Letters: B batch, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.errors import SettingError
+from ffmodels.backbones.base import Backbone, Shape
+from ffmodels.batch import Batch
+from ffmodels.conditions import Condition, LabelSlot, with_label
+from ffmodels.goodness import GOODNESS
+from ffmodels.methods.base import Needs, Readout
+from ffmodels.pairs import PairMethod
+
+
+class ForwardForward(PairMethod):
+    """Goodness of right labels above a threshold, of wrong ones below it."""
+
+    def needs(self) -> Needs:
+        """Returns that it reads labels."""
+        return Needs(labels=True)
+
+    def check(self, backbone: Backbone, classes: int) -> None:
+        """Raises SettingError, beside what pairs ask for, where no label can be wrong."""
+        super().check(backbone, classes)
+        if classes < 2:
+            raise SettingError(f"{self.part_name} needs two classes, and there is {classes}: choose another view")
+
+    def inputs(self, batch: Batch, classes: int) -> Tensor:
+        """Returns the positives, then the negatives: float32 [2B, C, H, W]."""
+        [images_BCHW] = batch.views
+        wrong_B = (batch.labels + batch.draws.integers("wrong", 1, classes)) % classes
+        return with_label(images_BCHW.repeat(2, 1, 1, 1), torch.cat([batch.labels, wrong_B]), classes)
+
+    def condition(self, classes: int, shape: Shape) -> LabelSlot:
+        """Returns the label slot."""
+        return LabelSlot(classes, shape)
+
+    def readout(
+        self, backbone: Backbone, condition: Condition, heads: Mapping[int, nn.Module], classes: int
+    ) -> Readout | None:
+        """Returns the goodness of every label: of each block, and averaged over the last 3 that carry a loss."""
+        assert isinstance(condition, LabelSlot)
+        return LabelGoodness(backbone, condition.classes, self.goodness, [*heads][-3:])
+
+
+class LabelGoodness(Readout):
+    """The goodness of every label, each in turn in the slot (Hinton 2022, section 3.3).
+
+    Args:
+        backbone: the network.
+        classes: K.
+        goodness: a name in `GOODNESS`.
+        blocks: over which it is averaged, indices from 0.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, goodness: str, blocks: list[int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classes = classes
+        self.goodness = GOODNESS[goodness]
+        self.blocks = blocks
+
+    def readers(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """Returns the goodness of every label, float32 [B, K], of each block, and last what predicts."""
+        B, K = images_BCHW.shape[0], self.classes
+        labels = torch.arange(K, device=images_BCHW.device).repeat(B)
+        activations = self.backbone(with_label(images_BCHW.repeat_interleave(K, 0), labels, K))
+        scores = [self.goodness.of(h).view(-1, K) for h in activations]
+        found = {f"block{i}": score_BK for i, score_BK in enumerate(scores, start=1)}
+        mean_BK = torch.stack([scores[i] for i in self.blocks]).mean(0)
+        first, last = self.blocks[0] + 1, self.blocks[-1] + 1
+        return {**found, f"block{first}" if first == last else f"blocks{first}-{last}-mean": mean_BK}

@@ -1,0 +1,92 @@
+"""What every backbone has, and that one which does not fit is refused when it is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ffcore.errors import SettingError
+from ffmodels.backbones.base import NORMALISE, Backbone
+
+
+def chain(*blocks, between="rms", shape=(1, 4, 4), **more):
+    return Backbone(nn.Flatten(), blocks, shape=shape, between=between, **more)
+
+
+@pytest.mark.parametrize("shape", [(4, 50), (4, 2, 5, 5), (4, 10, 5)])
+def test_rms_keeps_the_direction_of_an_image_and_sets_its_length(shape):
+    x = np.random.default_rng(0).normal(size=shape) * np.array([1e-2, 1, 10, 1e4]).reshape(4, *[1] * (len(shape) - 1))
+    found = NORMALISE["rms"](torch.from_numpy(x))
+    expected = x.reshape(4, -1) / np.sqrt((x.reshape(4, -1) ** 2).mean(-1, keepdims=True))
+    np.testing.assert_allclose(found.reshape(4, -1), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(50,), (2, 5, 5)])
+def test_layer_is_layer_norm_without_parameters_over_all_of_an_image(shape):
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    torch.testing.assert_close(NORMALISE["layer"](x), nn.functional.layer_norm(x, shape, eps=0.0))
+
+
+@pytest.mark.parametrize("name", ["rms", "layer"])
+@pytest.mark.parametrize("shape", [(2, 8), (2, 2, 2, 2)])
+def test_zeros_stay_zero_with_a_finite_gradient(name, shape):
+    x = torch.zeros(shape, requires_grad=True)
+    found = NORMALISE[name](x)
+    found.sum().backward()
+    assert torch.equal(found, torch.zeros(shape))
+    assert torch.isfinite(x.grad).all()
+
+
+def test_half_precision_is_normalised_in_float32():
+    for name, normalise in NORMALISE.items():
+        assert normalise(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.float32, name
+
+
+def test_what_is_known_of_blocks_is_read_off_their_activations():
+    conv = nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 6, 3, padding=1))
+    backbone = chain(nn.Linear(16, 16), conv, nn.Flatten(), nn.Linear(96, 5))
+    assert [info.shape for info in backbone.info] == [(16,), (6, 4, 4), (96,), (5,)]
+    assert [info.dim for info in backbone.info] == [16, 6, 96, 5]
+    assert [info.last for info in backbone.info] == [False, False, False, True]
+    assert [info.stage for info in backbone.info] == [0, 1, 2, 3]
+    h = torch.rand(3, 6, 4, 4)
+    torch.testing.assert_close(backbone.info[1].features(h), NORMALISE["rms"](h).mean((2, 3)))
+    assert backbone.grid(h) is h
+    with pytest.raises(SettingError, match=r"shape \[5\] are no map"):
+        backbone.grid(torch.rand(3, 5))
+
+
+class Pair(nn.Module):
+    def forward(self, h):
+        return h, h
+
+
+class Summed(nn.Module):
+    def forward(self, h):
+        return h.sum(0)
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [(Pair(), "block 2 gives tuple"), (Summed(), r"block 2 gives \[16\]"), (nn.Flatten(0), r"block 2 gives \[32\]")],
+)
+def test_a_block_that_does_not_fit_is_refused_when_it_is_made(block, said):
+    with pytest.raises(SettingError, match=said + " for 2 images: it must give one float tensor"):
+        chain(nn.Linear(16, 16), block)
+
+
+def test_a_backbone_without_blocks_or_with_stages_of_others_is_refused():
+    with pytest.raises(SettingError, match="0 blocks"):
+        chain()
+    with pytest.raises(SettingError, match="1 blocks in 2 stages"):
+        chain(nn.Linear(16, 16), stages=[0, 0])
+
+
+def test_to_look_at_a_network_changes_nothing_of_it():
+    norm = nn.BatchNorm1d(16)
+    backbone = chain(nn.Sequential(norm, nn.Dropout(0.5)))
+    assert backbone.training
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(norm.running_mean, torch.zeros(16))

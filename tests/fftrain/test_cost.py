@@ -1,0 +1,56 @@
+"""What a cell costs is counted, not guessed from settings: of an MLP it is what one counts by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from fftrain.study import plan, read_preset
+from fftrain.study.cost import NOMINAL, estimate
+from fftrain.study.sketch import products
+
+WIDTH = 64
+FIRST, INNER = 2 * 784 * WIDTH, 2 * WIDTH * WIDTH
+FORWARD = FIRST + 3 * INNER
+
+
+def cell(**more):
+    return plan({"dataset": "digits", "parts": {"mlp": {"width": WIDTH}}, **more}, "x").cells[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "view", "step", "told"),
+    [
+        # Two rows an image. Local: weights' gradients alone; through the blocks: inputs' too, but of the first.
+        ("ff", "rotation", 2 * 2 * FORWARD, 4 * 4 * FORWARD),
+        ("ff", "plain", 2 * 2 * FORWARD, 10 * FORWARD),
+        ("ff-unsupervised", "plain", 2 * 2 * FORWARD + 2 * 2 * 28**3, 0),  # and the blurs of a mask
+        ("bp-goodness-all", "jigsaw", 2 * (2 * FORWARD + 3 * INNER), 24 * 24 * FORWARD),
+        ("bp", "rotation", 2 * FORWARD + 3 * INNER + 3 * 2 * WIDTH * 4, 4 * (FORWARD + 2 * WIDTH * 4)),
+    ],
+)
+def test_products_are_those_that_are_done(recipe, view, step, told):
+    found = cell(recipe=recipe, view=view)
+    counted = products(found.config, found.facts)
+    assert (counted.step, counted.told, counted.features) == (step, told, FORWARD)
+
+
+def test_what_is_known_of_a_run_before_its_images_are():
+    found = cell(recipe="ff").sketch
+    assert found.dims == (WIDTH,) * 4
+    assert found.readings == ("neutral", "zeros", "pixels")
+    assert found.tells
+    assert found.weights == FORWARD // 2 + 4 * WIDTH
+    assert not cell(recipe="ff-unsupervised").sketch.tells
+
+
+def test_wider_networks_longer_trainings_and_more_probes_cost_more():
+    small = cell()
+    for more in ({"parts": {"mlp": {"width": 4 * WIDTH}}}, {"settings": {"epochs": 100}}, {"view": "jigsaw"}):
+        assert estimate(cell(**more), NOMINAL)["pretrain"] > estimate(small, NOMINAL)["pretrain"]
+    assert estimate(small, NOMINAL).keys() == {"pretrain", "test", "probe digits neutral class", "analysis"}
+    assert "test" not in estimate(cell(recipe="ff-unsupervised"), NOMINAL)
+
+
+def test_every_cell_of_the_presets_has_a_cost():
+    for each in plan(read_preset("smoke"), "smoke").cells:
+        assert all(seconds > 0 for seconds in estimate(each, NOMINAL).values())
