@@ -1,0 +1,90 @@
+"""Self-contrastive Forward-Forward (Chen et al. 2025, Nature Communications 16:5978, arXiv 2409.11593).
+
+A positive is an image paired with itself, or with another view of it; a negative is the image paired with another
+image. The paper sets a pair (a, b) side by side and multiplies both by the same weights, z = W a + W b + 2 bias: twice
+the product of their mean, which is what a block reads here, of a and b each normalised. With y the mean over channels
+of relu(2 h)^2 at each place of a block's activation h,
+
+    mean softplus(positive - y+) + mean softplus(y- - negative) + penalty * ||y+||.
+
+The goodness is read off what leaves the block (the paper's code reads it before triangle and pooling), all blocks are
+trained at once (there one after another), and a single image stands for a pair with itself when features are read.
+Letters: B images, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ffcore.errors import SettingError
+from ffcore.settings import setting
+from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is
+from ffmodels.batch import Batch
+from ffmodels.methods.base import Method, Needs
+
+
+class SelfContrastive(Method):
+    """Goodness of images paired with themselves above a threshold, of pairs of two below one; no labels."""
+
+    views: Literal[1, 2] = setting(1, description="Views of an image: 2 pairs it with another view of it.")
+    positive: tuple[float, ...] = setting(
+        (4.0, 1.0), min_length=1, description="Threshold of positives; the last stands for the blocks that follow."
+    )
+    negative: tuple[float, ...] = setting(
+        (6.0, 1.0), min_length=1, description="Threshold of negatives; the last stands for the blocks that follow."
+    )
+    penalty: tuple[float, ...] = setting(
+        (1e-4, 0.0), min_length=1, description="Weight of the positives' goodness; the last stands for what follows."
+    )
+    again: bool = setting(False, description="Make pairs again at each block, of the images' own activations.")
+
+    def needs(self) -> Needs:
+        """Returns that each image comes with another."""
+        return Needs(partner=True, views=self.views)
+
+    def check(self, backbone: Backbone, classes: int) -> None:
+        """Raises SettingError where goodness could be read off a length that is handed on."""
+        if backbone.between == "none":
+            raise SettingError(
+                f"backbone.between is none, and {self.part_name} pairs images that are normalised: choose layer or rms"
+            )
+
+    def inputs(self, batch: Batch, classes: int) -> Tensor:
+        """Returns the views, then the other images: float32 [2B or 3B, C, H, W]."""
+        assert batch.partner is not None
+        return torch.cat([*batch.views, batch.partner])
+
+    def enter(self, h: Tensor, batch: Batch, index: int) -> Tensor:
+        """Returns positives and negatives, made of the images at the first block, and where they are made again."""
+        B = batch.labels.shape[0]
+        if index and not self.again:
+            return h
+        rows = h.view(-1, B, *h.shape[1:])
+        # Behind the first block positives stand for their images, and the other images follow the negatives.
+        own, view, other = rows[0], rows[self.views - 1 if index == 0 else 0], rows[-1]
+        pairs = [(own + view) / 2, (own + other) / 2]
+        return torch.cat([*pairs, other] if self.again else pairs)
+
+    def head(self, block: BlockInfo, classes: int) -> nn.Module:
+        """Returns the loss of a block's activation."""
+        values = (self.positive, self.negative, self.penalty)
+        return _PairLoss(*(value[min(block.index, len(value) - 1)] for value in values))
+
+
+class _PairLoss(nn.Module):
+    def __init__(self, positive: float, negative: float, penalty: float) -> None:
+        super().__init__()
+        self.positive, self.negative, self.penalty = positive, negative, penalty
+
+    def forward(self, h: Tensor, batch: Batch) -> Tensor:
+        B = batch.labels.shape[0]
+        high, low = (functional.relu(2 * as_it_is(rows)).square().mean(1) for rows in (h[:B], h[B : 2 * B]))
+        loss: Tensor = (
+            functional.softplus(self.positive - high).mean() + functional.softplus(low - self.negative).mean()
+        )
+        length: Tensor = torch.linalg.vector_norm(high.view(B, -1), dim=1)
+        return loss + self.penalty * length.mean()
