@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.helpers import ROOT
 
@@ -36,6 +37,7 @@ def script(found: list[tuple[str, str]], folder: Path) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_every_block_runs(tmp_path):
     found = blocks(PAGE.read_text(encoding="utf-8"))
     assert {language for language, _ in found} == {"sh", "python", "text"}

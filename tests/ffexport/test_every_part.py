@@ -22,8 +22,8 @@ from ffserve.metadata import HEADS, Named
 from fftrain import ProbeConfig, pretrain, probe_run
 from tests.parts import ALL, small_run
 
-# The suite takes the readout of each method on one network, and a probe on each network, these in the format that is
-# served; the slow marker has them all.
+# The suite takes the readout of each method on one network, and a probe on each network, in the format that is served;
+# the slow marker has them all.
 METHOD, BACKBONE = "forward-forward", "mlp"
 QUICK = {(method, BACKBONE, "readout") for method, _ in ALL} | {(METHOD, backbone, "probe") for _, backbone in ALL}
 DEEP = {"resnet"}  # of many layers: for the slow marker alone
@@ -66,7 +66,7 @@ def eager(run, head):
 def forms(method, backbone, head):
     """Yields a part with the formats that it is exported in, and what is left for the slow marker."""
     quick = (method, backbone, head) in QUICK and backbone not in DEEP
-    if quick and backbone != BACKBONE:
+    if quick and (method, backbone) != (METHOD, BACKBONE):
         yield pytest.param(method, backbone, head, ["onnx"])
         quick = False
     yield pytest.param(method, backbone, head, [*FORMATS], marks=[] if quick else pytest.mark.slow)

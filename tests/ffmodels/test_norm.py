@@ -60,6 +60,7 @@ def test_on_one_process_it_is_torchs_own_bit_for_bit(ours, theirs, shape):
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.slow
 def test_processes_agree_with_one_and_with_each_other():
     """Two do in the contract; of three, some have no row of the last steps."""
     expected, states = both(), run_together(3, both)

@@ -186,6 +186,7 @@ def test_runs_of_other_images_are_refused(trained, run_copy):
             compare_runs(trained / "bp", run_copy)
 
 
+@pytest.mark.slow
 def test_with_two_processes_one_analyses_and_both_know(trained, tmp_path):
     one, two = (Path(shutil.copytree(trained / "ff", tmp_path / name)) for name in ("one", "two"))
     expected = analyse_run(one, AnalysisConfig(images=100, points=0))

@@ -40,6 +40,7 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_identical(tmp_path):
     assert len(list((run / "checkpoint").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one_within_1e_4(tmp_path):
     """Sums are added in another order: weights of up to 0.1 differ by up to 1e-5 after 3 epochs here."""
     options = [*OPTIONS, "--epochs", 3, "--batch-size", 50, "backbone.width=64", "--limit", 451]

@@ -99,6 +99,7 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(copy):
     assert found.state(cell).status == "done"
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(finished, spec, tmp_path):
     out = tmp_path / "two"
     launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
