@@ -162,14 +162,15 @@ def _transpose_shared(proto: onnx.ModelProto) -> None:
 
     graph = proto.graph
     dense = [node for node in graph.node if node.op_type == "Gemm" and any(a.name == "transB" for a in node.attribute)]
-    uses = Counter(node.input[1] for node in dense)
+    stored = {weights.name for weights in graph.initializer}  # in half precision what is multiplied is a copy of them
+    uses = Counter(node.input[1] for node in dense if node.input[1] in stored)
     for weights in graph.initializer:
         if uses[weights.name] > 1:
             columns = numpy_helper.to_array(weights).T.copy()
             weights.CopyFrom(numpy_helper.from_array(columns, weights.name + TRANSPOSED))
     nodes = []
     for node in graph.node:
-        if node not in dense or uses[node.input[1]] == 1:
+        if node not in dense or uses[node.input[1]] < 2:
             nodes.append(node)
             continue
         (x, weight, bias), [out] = node.input, node.output

@@ -216,6 +216,15 @@ def test_weights_use_seven_bits_since_sums_of_eight_saturate_on_some_processors(
     assert 32 < max(np.abs(values.astype(int)).max() for values in weights) <= 64
 
 
+def test_weights_that_encoder_and_readout_share_are_halved_too(trained, tmp_path):
+    export_run(trained / "ff", precision="fp16", head="readout", out=tmp_path)
+    images = Run.load(trained / "ff").samples[0][:7]
+    features, logits, _ = load_format("onnx").load(tmp_path / "model.readout.fp16.onnx", threads=1)(images)
+    expected = Run.load(trained / "ff").readout()(torch.from_numpy(images).float() / 255)
+    assert len(features) == 7
+    np.testing.assert_allclose(logits, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ff", "bp"])
 def test_every_head_in_every_precision_and_format(trained, tmp_path, method):

@@ -62,6 +62,7 @@ def test_two_processes_agree_with_one_by_every_other_recipe(tmp_path):
     program.write_text(
         "import os, sys\n"
         "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from fftrain import pretrain\n"
         "from tests.fftrain.training import settings\n"
         "for recipe in sys.argv[2:]:\n"
