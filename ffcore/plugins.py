@@ -101,6 +101,8 @@ class Plugins(Mapping[str, str]):
         if len(found) != 1:
             what = ", ".join(value.__name__ for value in found) or "none"
             raise SettingError(f"{self.kind} {name!r}: its file must hold one {self.base}, and it holds {what}")
+        if lacking := sorted(getattr(found[0], "__abstractmethods__", ())):
+            raise SettingError(f"{self.kind} {name!r}: {found[0].__name__} lacks {', '.join(lacking)}: write it")
         part: Any = found[0]
         part.part_name = name
         return part  # type: ignore[no-any-return]

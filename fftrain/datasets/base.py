@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import sys
 import textwrap
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,7 +42,7 @@ class Arrays:
     notes: tuple[str, ...] = ()
 
 
-class Dataset:
+class Dataset(ABC):
     """A data set.
 
     `shape`, `classes` and `images`, those of the training and the test split, are what a study is planned by without
@@ -56,6 +57,7 @@ class Dataset:
     images: ClassVar[tuple[int, int]] = (0, 0)
 
     @classmethod
+    @abstractmethod
     def load(cls, folder: Path) -> Arrays:
         """Returns its arrays.
 
@@ -65,7 +67,6 @@ class Dataset:
         Raises:
             DataError: where they are damaged, or cannot be had.
         """
-        raise NotImplementedError
 
 
 def idx(name: str, kind: str, files: dict[str, str], folder: Path, class_names: tuple[str, ...]) -> Arrays:

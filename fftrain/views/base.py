@@ -5,6 +5,7 @@ A new one is a file beside this. Letters: B batch, C channels, H W pixels, K cla
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -33,6 +34,7 @@ class View(Part):
         """Returns what the labels tell apart, given the data set's classes: by default, these."""
         return of_data
 
+    @abstractmethod
     def __call__(self, images_BCHW: Tensor, labels_B: Tensor, draws: Draws) -> tuple[tuple[Tensor, ...], Tensor]:
         """Returns the views and the labels.
 
@@ -44,7 +46,6 @@ class View(Part):
         Returns:
             Views [B, C, H, W] each, uint8 of 0 to 255 or float32 of 0 to 1, and labels int64 [B].
         """
-        raise NotImplementedError
 
     def variants(self, images_BCHW: Tensor, labels_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Gives (images, labels) for every way in which a trained network can be asked: by default the images once."""
@@ -62,9 +63,9 @@ class Pretext(View):
         """Returns the task's own."""
         return self.names
 
+    @abstractmethod
     def apply(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """Returns each image changed as its label says; any dtype, on the images' device."""
-        raise NotImplementedError
 
     def __call__(self, images_BCHW: Tensor, labels_B: Tensor, draws: Draws) -> tuple[tuple[Tensor, ...], Tensor]:
         """Returns the changed images, and what was done to them, drawn uniformly."""
@@ -76,6 +77,20 @@ class Pretext(View):
         for k in range(len(self.names)):
             each_B = torch.full_like(labels_B, k)
             yield self.apply(images_BCHW, each_B), each_B
+
+
+class TwoViews(View):
+    """Two views of each image, drawn alike and apart; labels are the images' classes."""
+
+    views: ClassVar[int] = 2
+
+    @abstractmethod
+    def view(self, images_BCHW: Tensor, draws: Draws, name: str) -> Tensor:
+        """Returns one view of each image, uint8 or float32, drawn under names that begin with `name`."""
+
+    def __call__(self, images_BCHW: Tensor, labels_B: Tensor, draws: Draws) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Returns both views, and the classes."""
+        return (self.view(images_BCHW, draws, "one"), self.view(images_BCHW, draws, "other")), labels_B
 
 
 class Flip(Pretext):

@@ -6,7 +6,6 @@ Letters: B batch, C channels, H W pixels, S pixels of a blur.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch.nn import functional
 from ffcore.settings import setting
 from ffmodels.draws import Draws
 from fftrain.geometry import warp
-from fftrain.views.base import View
+from fftrain.views.base import TwoViews
 
 # Sides of a crop: height against width, as torchvision's RandomResizedCrop has it.
 RATIOS = (3 / 4, 4 / 3)
@@ -23,10 +22,8 @@ RATIOS = (3 / 4, 4 / 3)
 BRIGHT = (0.299, 0.587, 0.114)
 
 
-class TwoCrops(View):
+class TwoCrops(TwoViews):
     """Two random crops of each image; colours change where there are three, brightness and contrast everywhere."""
-
-    views: ClassVar[int] = 2
 
     smallest: float = setting(0.2, gt=0, le=1, description="Smallest share of the image's area that a crop keeps.")
     mirror: float = setting(0.5, ge=0, le=1, description="How often a crop is mirrored.")
@@ -38,11 +35,8 @@ class TwoCrops(View):
     gray: float = setting(0.2, ge=0, le=1, description="How often colours are taken away.")
     blur: float = setting(0.0, ge=0, le=1, description="How often it is blurred, by 0.1 to 2 pixels; for large images.")
 
-    def __call__(self, images_BCHW: Tensor, labels_B: Tensor, draws: Draws) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Returns two changed images of each, float32, and its class."""
-        return (self._view(images_BCHW, draws, "one"), self._view(images_BCHW, draws, "other")), labels_B
-
-    def _view(self, images_BCHW: Tensor, draws: Draws, name: str) -> Tensor:
+    def view(self, images_BCHW: Tensor, draws: Draws, name: str) -> Tensor:
+        """Returns one changed image of each, float32."""
         often = draws.uniform(f"{name}/often", 4).unbind(1)
         mirrored_B, changed_B, gray_B, blurred_B = (
             drawn_B < share

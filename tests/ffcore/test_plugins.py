@@ -83,6 +83,7 @@ def test_a_module_in_the_working_directory_is_found_however_the_program_was_star
     [
         ("x = 1", "must hold one View, and it holds none"),
         (MINE + MINE.replace("Mine", "Other"), "must hold one View, and it holds Mine, Other"),
+        (MINE.replace("__call__", "call"), "Mine lacks __call__: write it"),
         ("import nothing_of_that_name", "cannot be imported (ModuleNotFoundError"),
         ("def (", "cannot be imported (SyntaxError"),
     ],

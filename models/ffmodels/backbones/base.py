@@ -9,6 +9,7 @@ Letters: B batch, C channels, H W pixels, D features of a block, h an activation
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -174,9 +175,9 @@ class BackboneSettings(Part):
 
     between: Between = setting("rms", description="How a block normalises its input.")
 
+    @abstractmethod
     def make(self, shape: Shape) -> Backbone:
         """Returns the network for images of a shape. Raises SettingError where they do not fit."""
-        raise NotImplementedError
 
     def build(self, shape: Shape, seed: int) -> Backbone:
         """Returns the untrained network: its weights are a function of the seed alone."""

@@ -5,6 +5,7 @@ A new one is a file beside this. Letters: B images of a batch, R rows that a hea
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,9 +62,9 @@ class Method(Part):
         """
         return h
 
+    @abstractmethod
     def head(self, block: BlockInfo, classes: int) -> nn.Module:
         """Returns the loss of a block: a module whose forward(h, batch) gives a scalar, the mean over its rows."""
-        raise NotImplementedError
 
     def condition(self, classes: int, shape: Shape) -> Condition:
         """Returns what the pixels carry beside the image: by default nothing. Raises SettingError where it can't."""
@@ -83,12 +84,12 @@ class Method(Part):
         return None
 
 
-class Readout(nn.Module):
+class Readout(nn.Module, ABC):
     """Images -> scores of every class. What predicts stands last; others may stand before it, each by its name."""
 
+    @abstractmethod
     def readers(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Returns scores, float32 [B, K], by each reader, of pixels in [0, 1]."""
-        raise NotImplementedError
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns the scores that predict, float32 [B, K]."""
