@@ -72,10 +72,11 @@ class Loader:
         order_N = order(len(self.labels), self.seed, epoch, self.labels.device)[: self.used]
         for index in torch.split(order_N, self.batch_size):
             own = index[self.process :: self.processes]
-            yield (
-                self._batch(own if len(own) else index[:1], epoch, not len(own)),
-                (len(own) * self.processes / len(index)),
-            )
+            batch = self._batch(own if len(own) else index[:1], epoch)
+            if self.processes > 1:
+                shares = tuple(len(range(rank, len(index), self.processes)) for rank in range(self.processes))
+                batch = replace(batch, shares=shares, empty=not len(own))
+            yield batch, len(own) * self.processes / len(index)
 
     def once(self, rows: int) -> Iterator[tuple[Batch, float]]:
         """Yields this process's batches of the split in order, with draws that are the same every time.
@@ -91,16 +92,16 @@ class Loader:
         count = len(self.labels)
         batches = torch.split(torch.arange(count, device=self.labels.device), rows)
         for index in batches[self.process :: self.processes]:
-            yield replace(self._batch(index, FIRST), alone=True), len(index) / count
+            yield self._batch(index, FIRST), len(index) / count
 
-    def _batch(self, index_B: Tensor, epoch: int, empty: bool = False) -> Batch:
+    def _batch(self, index_B: Tensor, epoch: int) -> Batch:
         draws = Draws(self.seed, epoch, index_B)
         views, labels_B = self.view(self.images[index_B], self.labels[index_B], draws)
         partner = None
         if self.needs.partner:
             other_B = draws.others("partner", len(self.labels))
             partner = scaled(self.view(self.images[other_B], self.labels[other_B], draws.of(other_B))[0][0])
-        return Batch(tuple(map(scaled, views)), labels_B, draws, partner, empty)
+        return Batch(tuple(map(scaled, views)), labels_B, draws, partner)
 
 
 def scaled(images: Tensor) -> Tensor:

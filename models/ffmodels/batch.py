@@ -24,26 +24,33 @@ class Batch:
         labels: int64 [B]; all 0 where a data set has no classes and the view makes none.
         draws: random numbers of these images.
         partner: another image for each, under draws of its own, float32 [B, C, H, W], where the method asks for one.
+        shares: rows of each process, where several take this step together; none where each has a batch of its own.
         empty: whether the one row stands for none: it was given so that all processes take the step, and counts 0.
-        alone: whether other processes have other batches now, or none: rows are not gathered then.
     """
 
     views: tuple[Tensor, ...]
     labels: Tensor
     draws: Draws
     partner: Tensor | None = None
+    shares: tuple[int, ...] = ()
     empty: bool = False
-    alone: bool = False
 
     def gather(self, z: Tensor) -> Tensor:
         """Returns the rows of all processes, those of this one among them, [R, ...]; gradients flow to every process.
 
-        For losses that couple the rows of a batch: give one view at a time. On one process, z itself.
+        For losses that couple the rows of a batch. On one process, and where each has a batch of its own, z itself.
+
+        Args:
+            z: a row for each image of this process: of several views, one at a time.
+
+        Raises:
+            ValueError: for other rows than these.
         """
-        if self.alone or not together():
+        if len(self.shares) < 2:
             return z
-        rows = 0 if self.empty else len(z)
-        gathered: Tensor = _Gather.apply(z, rows)
+        if len(z) != len(self.labels):
+            raise ValueError(f"{len(z)} rows of {len(self.labels)} images cannot be gathered: give one view at a time")
+        gathered: Tensor = _Gather.apply(z, self.shares)
         return gathered
 
 
@@ -56,16 +63,11 @@ class _Gather(torch.autograd.Function):
     """Rows of all processes; shares are padded to the largest, since uneven ones abort gloo, and cut again."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, rows: int) -> Tensor:
-        world, rank = dist.get_world_size(), dist.get_rank()
-        counts = torch.zeros(world, dtype=torch.int64, device=z.device)
-        counts[rank] = rows
-        dist.all_reduce(counts)
-        shares: list[int] = counts.tolist()
-        most = max(shares)
-        padded = z.new_zeros(most, *z.shape[1:])
-        padded[:rows] = z[:rows]
-        parts = [torch.empty_like(padded) for _ in range(world)]
+    def forward(ctx: Any, z: Tensor, shares: tuple[int, ...]) -> Tensor:
+        rank = dist.get_rank()
+        padded = z.new_zeros(max(shares), *z.shape[1:])
+        padded[: shares[rank]] = z[: shares[rank]]
+        parts = [torch.empty_like(padded) for _ in shares]
         dist.all_gather(parts, padded)
         ctx.own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
         ctx.given = len(z)

@@ -12,9 +12,11 @@ from ffmodels.draws import Draws
 ROWS = [[3, 1], [2, 1, 0]]  # of each process
 
 
-def made(count, empty=False):
+def made(count, shares=(), empty=False):
     images = torch.zeros(count, 1, 1, 1)
-    return Batch((images,), torch.zeros(count, dtype=torch.int64), Draws(0, 1, torch.arange(count)), empty=empty)
+    return Batch(
+        (images,), torch.zeros(count, dtype=torch.int64), Draws(0, 1, torch.arange(count)), shares=shares, empty=empty
+    )
 
 
 def rows_of(counts, dtype=torch.float64):
@@ -36,7 +38,7 @@ def process(rank, counts, port, found):
         empty = not len(own)
         x = (torch.full((1, 3), 9.0, dtype=torch.float64) if empty else own).clone().requires_grad_()
         weight = torch.eye(3, dtype=torch.float64).requires_grad_()
-        batch = made(len(x), empty)
+        batch = made(len(x), tuple(counts), empty)
         gathered = batch.gather(x * 2)
         rows = 0 if empty else len(x)
         weighted = loss_of(gathered, weight) * (rows * len(counts) / sum(counts))
@@ -51,6 +53,11 @@ def process(rank, counts, port, found):
 def test_on_one_process_rows_are_gathered_as_they_are():
     z = torch.rand(3, 2)
     assert made(3).gather(z) is z
+
+
+def test_several_views_at_once_are_refused_before_processes_wait_for_each_other():
+    with pytest.raises(ValueError, match="6 rows of 3 images cannot be gathered: give one view at a time"):
+        made(3, shares=(3, 2)).gather(torch.rand(6, 2))
 
 
 @pytest.mark.parametrize("counts", ROWS, ids=str)

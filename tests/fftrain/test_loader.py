@@ -40,6 +40,8 @@ def test_processes_share_out_the_very_batches_of_one(recipe, world):
             own = range(rank, rows, world)
             assert weight == pytest.approx(len(own) * world / rows)
             assert part.empty == (not len(own))
+            assert part.shares[rank] == len(own)
+            assert sum(part.shares) == rows
             own = own or [0]  # a row that stands for none
             assert torch.equal(part.views[0], batch.views[0][[*own]])
             assert torch.equal(part.labels, batch.labels[[*own]])
@@ -104,6 +106,6 @@ def test_what_is_measured_is_each_image_once_in_the_batches_of_one_process(world
     found = [part for each in made for part in each.once(100)]
     assert sum(share for _, share in found) == pytest.approx(1)
     assert sorted(len(batch.labels) for batch, _ in found) == [100, 100, 100]
-    assert all(batch.alone for batch, _ in found)
+    assert not any(batch.shares or batch.empty for batch, _ in found)
     index = torch.cat([batch.draws.images for batch, _ in found])
     assert sorted(index.tolist()) == list(range(300))
