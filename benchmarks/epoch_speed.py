@@ -46,9 +46,8 @@ def main(
 
     from fftrain.data import ImageData, Split
     from fftrain.launcher import make_accelerator
-    from fftrain.loop import step
     from fftrain.progress import Reporter
-    from fftrain.training import Training, Watch
+    from fftrain.training import Training
 
     accelerator = make_accelerator(threads, mixed_precision)
     view_of_data = {"view": view, "mixed_precision": mixed_precision, "batch_size": batch_size, "threads": threads}
@@ -63,24 +62,14 @@ def main(
     data = ImageData(name="random", train=split, validation=few, test=few, class_names=tuple("0123456789"))
     folder = tempfile.TemporaryDirectory()
     training = Training(config, Path(folder.name) / "run", False, accelerator, data, Reporter())
-    watch = Watch(accelerator, [f"block{i}" for i in range(1, depth + 1)] if recipe != "bp" else [f"block{depth}"])
+    watch = training.watch()
     batch, weight = next(training.loader.epoch(1))
 
     def whole(epoch: int) -> None:
         training.train_epoch(epoch)
 
     def bare(epoch: int) -> None:
-        for _ in range(steps):
-            step(
-                training.method,
-                training.classes,
-                training.wrapped,
-                training.optimizers,
-                batch,
-                backward=accelerator.backward,
-                weight=weight,
-                watch=watch,
-            )
+        training.take([(batch, weight)] * steps, watch)
 
     def seconds(run: Any, epoch: int) -> float:
         began = time.perf_counter()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,7 @@ class Training:
         self.units: list[Unit] = make_units(
             method, self.backbone, self.classes, cut=config.cut, at=config.at, seed=config.seed
         )
+        self.names = [f"block{index + 1}" for index in heads_of(self.units)]
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and not resume:
             hardware = describe_hardware(accelerator.num_processes, accelerator.device)
@@ -221,7 +222,7 @@ class Training:
                 the epoch ends, the steps having been left out.
         """
         config, accelerator, steps = self.config, self.accelerator, self.loader.steps
-        watch = Watch(accelerator, [f"block{index + 1}" for index in heads_of(self.units)], config.clip)
+        watch = self.watch()
         ahead = steps * (config.epochs - epoch)
 
         def begin(number: int) -> None:
@@ -230,25 +231,37 @@ class Training:
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * rate(config, epoch - 1 + number / steps)
 
+        batches = self.reporter.track(self.loader.epoch(epoch), steps, f"epoch {epoch}/{config.epochs}", ahead)
+        self.take(batches, watch, begin)
+        return watch.means(self.loader.used)
+
+    def watch(self) -> Watch:
+        """Returns what adds up the losses of an epoch."""
+        return Watch(self.accelerator, self.names, self.config.clip)
+
+    def take(
+        self,
+        batches: Iterable[tuple[Batch, float]],
+        watch: Watch,
+        begin: Callable[[int], object] = lambda number: None,
+    ) -> None:
+        """Takes a step for each batch, as `fftrain.loop.train` does."""
         train(
             self.method,
             self.classes,
             self.wrapped,
             self.optimizers,
-            self.reporter.track(self.loader.epoch(epoch), steps, f"epoch {epoch}/{config.epochs}", ahead),
+            batches,
             begin=begin,
-            backward=accelerator.backward,
+            backward=self.accelerator.backward,
             watch=watch,
         )
-        return watch.means(self.loader.used)
 
     def _curve(self, loader: Loader) -> dict[str, Any]:
         """Returns loss and, where the method tells something, accuracy of a split; nothing of the network changes."""
         measured = measure(self.method, self.classes, self.units, loader.once(rows_of(self.data.shape)))
-        names = [f"block{index + 1}" for index in heads_of(self.units)]
-        zero = torch.zeros((), device=self.accelerator.device)
-        found = over_processes([float(measured.get(name, zero)) for name in names], self.accelerator)
-        curve: dict[str, Any] = {"loss": dict(zip(names, found, strict=True))}
+        found = over_processes([float(measured.get(name, 0.0)) for name in self.names], self.accelerator)
+        curve: dict[str, Any] = {"loss": dict(zip(self.names, found, strict=True))}
         if self.readout is not None:
             was = self.backbone.training
             self.readout.eval()

@@ -34,32 +34,20 @@ def test_pretrain_resume_evaluate_and_probe_on_a_gpu(tmp_path, recipe, precision
 
 @pytest.mark.parametrize("recipe", LOSSES)
 def test_no_step_of_an_epoch_makes_the_host_wait(monkeypatch, tmp_path, recipe):
-    from ffmodels.units import heads_of
     from fftrain.data import load_data
     from fftrain.launcher import make_accelerator
-    from fftrain.loop import step
     from fftrain.progress import Reporter
-    from fftrain.training import Training, Watch
+    from fftrain.training import Training
 
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     accelerator = make_accelerator(None)
     config = settings(recipe, dataset="digits", width=64, mixed_precision=accelerator.mixed_precision)
     training = Training(config, tmp_path, False, accelerator, load_data(config), Reporter())
-    watch = Watch(accelerator, [f"block{index + 1}" for index in heads_of(training.units)])
+    watch = training.watch()
     batches = training.loader.epoch(1)
     next(batches)  # what is kept on the device is copied once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch, weight in batches:
-            step(
-                training.method,
-                training.classes,
-                training.wrapped,
-                training.optimizers,
-                batch,
-                backward=accelerator.backward,
-                weight=weight,
-                watch=watch,
-            )
+        training.take(batches, watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
