@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fftrain.report.frame import KIND, Collection, select
+from fftrain.report.cells import KIND
+from fftrain.report.frame import Collection, select
 from fftrain.report.means import READER, SEEDLESS, Group, Mean
 
 

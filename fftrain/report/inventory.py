@@ -14,8 +14,10 @@ from ffcore.settings import Settings
 from fftrain.config import AnalysisConfig, ProbeConfig, RunConfig
 from fftrain.parts import PARTS
 from fftrain.recipes import default, label, read_recipe, recipes
-from fftrain.report.frame import STATES, Cell, Collection, flat, select
+from fftrain.report.cells import STATES, Cell
+from fftrain.report.frame import Collection, select
 from fftrain.report.means import NOT_MEASURED
+from fftrain.report.names import flat
 from fftrain.report.records import FoundRun
 from fftrain.report.tables import Table
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from fftrain.report.frame import KIND, Cell, Collection, select
+from fftrain.report.cells import KIND, Cell
+from fftrain.report.frame import Collection, select
 
 NOT_MEASURED, NOT_PUBLISHED = "not measured", "not published"
 # Probes of the classes at the blocks that are best on validation, and at the last ones together: rows made of others.

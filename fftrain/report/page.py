@@ -13,7 +13,8 @@ import jinja2
 from ffcore.errors import FFStudyError, RunError
 from ffcore.files import AnyPath, write_json, write_text
 from ffmodels.run import CONFIG_FILE
-from fftrain.report.frame import UNREADABLE, collect
+from fftrain.report.cells import UNREADABLE
+from fftrain.report.frame import collect
 from fftrain.report.means import Published, groups, with_choices
 from fftrain.report.sections import of_runs, of_study
 from fftrain.report.tables import results_table

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from fftrain.report.cells import PLACE, UNFINISHED, Cell
 from fftrain.report.curves import Curve
-from fftrain.report.frame import PLACE, UNFINISHED, Cell, Collection, select
+from fftrain.report.frame import Collection, select
 from fftrain.report.means import (
     CHOSEN,
     LAST,

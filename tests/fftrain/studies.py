@@ -12,6 +12,17 @@ from ffcore.files import read_json
 from fftrain.study import plan
 from tests.helpers import ROOT, python
 
+SMALL = {"dataset": ["digits"], "settings": {"epochs": 2}, "parts": {"mlp": {"width": 32}}}
+# A view of somebody's own that gives each image twice.
+TWO_VIEWS = """
+from fftrain.views.base import View
+
+class Twice(View):
+    \"\"\"Each image twice.\"\"\"
+    views = 2
+    def __call__(self, images, labels, draws):
+        return (images, images), labels
+"""
 SPEC = """
 dataset = ["digits"]
 view = ["rotation"]

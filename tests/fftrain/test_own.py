@@ -23,7 +23,7 @@ from fftrain import (
     write_report,
 )
 from fftrain.data import ImageData, Split
-from fftrain.report.frame import short_names
+from fftrain.report.names import short_names
 from fftrain.run import RunFolder
 from fftrain.training import pretrain
 from tests.fftrain.training import settings

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-import tomllib
 
 import pytest
 
-from ffcore.errors import RunError, SettingError
-from fftrain.study import PRESETS, choose, plan, read_preset
+from ffcore.errors import SettingError
+from fftrain.study import choose, plan
 from fftrain.study.spec import step_name
 from fftrain.study.steps import steps
-from tests.fftrain.studies import folder_of_images
-from tests.helpers import ROOT
+from tests.fftrain.studies import SMALL, TWO_VIEWS, folder_of_images
 
-SMALL = {"dataset": ["digits"], "settings": {"epochs": 2}, "parts": {"mlp": {"width": 32}}}
-# The methods of the study.
-STUDIED = {"ff", "bp", "bp-goodness-last", "bp-goodness-all", "ff-unsupervised"}
-SPECS = sorted((ROOT / "docs" / "specs").glob("*.toml"))
-CROSS_ENTROPY = ("local-ce", "cross-entropy cut=never")
-# A view of two crops, of somebody's own, and a method that asks for two.
-TWO_VIEWS = """
-from fftrain.views.base import View
-
-class Twice(View):
-    \"\"\"Each image twice.\"\"\"
-    views = 2
-    def __call__(self, images, labels, draws):
-        return (images, images), labels
-"""
+# A method of somebody's own that asks for two views.
 TWO_VIEW_METHOD = """
 from torch import nn
 from ffmodels.methods.base import Method, Needs
@@ -242,141 +226,6 @@ def test_parts_of_somebodys_own_may_be_named(tmp_path, monkeypatch):
         made({"dataset": "digits", "method": ["cross-entropy", str(tmp_path / "alike.py")]})
 
 
-def test_a_study_that_was_begun_is_not_trusted_with_code_that_it_names(tmp_path):
-    (tmp_path / "mine.py").write_text(TWO_VIEWS)
-    about = {"spec": {"dataset": "digits", "view": str(tmp_path / "mine.py")}, "name": "x", "overrides": {}}
-    (tmp_path / "study.json").write_text(json.dumps(about))
-    with pytest.raises(RunError, match=r"mine\.py' is code outside this package: .* --trust-plugin"):
-        choose(None, None, tmp_path, {})
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"foo": 1}, "'foo' (set to 1) is no key of a study"),
-        ({"dataset": []}, "dataset is an empty list"),
-        ({"dataset": 3}, "dataset is 3: it must be a list of names"),
-        ({"dataset": ["minst"]}, "dataset 'minst' is unknown: did you mean mnist?"),
-        ({"view": []}, "view is an empty list"),
-        ({"view": ["rot"]}, "view 'rot' is unknown"),
-        ({"view": "flip"}, "did you mean flip-v?"),
-        (
-            {"recipes": {"bp": {"lrr": 3}}},
-            "recipes.bp has 'lrr' (set to 3), which is no setting of it: did you mean lr?",
-        ),
-        ({"dataset": ["imagefolder:"]}, "'imagefolder:': write the folder behind the colon"),
-        (
-            {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "probe": {"epochs": 7}}]},
-            "my.toml, grid 2: 'probe digits neutral class' of digits-rotation-ff",
-        ),
-        (
-            {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "analysis": {"points": 7}}]},
-            "my.toml, grid 2: the analysis of digits-rotation-ff",
-        ),
-        ({"recipe": ["random"]}, "recipe has 'random': random and raw stand beside every method"),
-        ({"recipe": []}, "recipe is an empty list"),
-        ({"recipe": "ff", "method": "cross-entropy"}, "recipe says method too: leave one of them out"),
-        ({"recipe": "ff", "cut": "never"}, "recipe says cut too"),
-        ({"cut": "never"}, "cut is named without a method"),
-        ({"method": "cross_entropie"}, "method 'cross_entropie' is unknown: did you mean cross-entropy?"),
-        ({"method": "cross-entropy", "cut": "layer"}, "view 'rotation' on 'digits': --cut is 'layer'"),
-        ({"method": "cross-entropy", "at": "first"}, "--at is 'first': choose one of all, last"),
-        ({"seed": [1.5]}, "seed is [1.5]: it must be a list of whole numbers"),
-        ({"seed": [True]}, "seed is [True]"),
-        ({"seed": [-1]}, "--seed is -1: it must be at least 0"),
-        ({"reading": ["ones"]}, "reading has 'ones': choose among neutral"),
-        ({"reading": "neutral", "recipe": "bp"}, "reading has 'neutral': choose among pixels"),
-        ({"target": ["x"]}, "target has 'x'"),
-        ({"transfer": ["x"]}, "dataset 'x' is unknown"),
-        ({"settings": 3}, "settings is 3: it must be a table"),
-        ({"settings": {"lr": []}}, "settings.lr is an empty list"),
-        ({"settings": {"lr": [0.1, -1.0]}}, "--lr is -1.0: it must be above 0"),
-        ({"settings": {"learning_rate": 0.1}}, "settings has 'learning_rate' (set to 0.1), which is no setting"),
-        ({"settings": {"seed": 3}}, "settings has 'seed' (set to 3), which a list says"),
-        ({"settings": {"width": 3}}, "which is no setting of it: write width in [parts.NAME], NAME the backbone's"),
-        ({"settings": {"normalisation": "rms"}}, "write between in [parts.NAME], NAME the backbone's"),
-        ({"settings": {"threshold": 3}}, "write threshold in [parts.NAME], NAME the method's"),
-        ({"recipes": {"sgd": {}}}, "recipes.sgd is what no cell is called: choose among bp-goodness-all, "),
-        ({"parts": {"sgd": {}}}, "parts.sgd is no part: choose among "),
-        ({"parts": {"./mine.py": {}}}, "mine.py is used by no cell"),
-        (
-            {"parts": {"mlp": {"widht": 3}}},
-            "parts.mlp has 'widht' (set to 3), which is no setting of it: did you mean width?",
-        ),
-        ({"parts": {"mlp": 3}}, "parts.mlp is 3: it must be a table"),
-        ({"parts": {"forward-forward": {"threshold": "high"}}}, "method.threshold is 'high': it must be a number"),
-        ({"probe": {"epochs": 0}}, "probe: --epochs is 0"),
-        ({"probe": {"reading": "zeros"}}, "probe has 'reading'"),
-        ({"analysis": {"points": -1}}, "analysis: --points is -1"),
-        ({"analysis": True}, "analysis is True"),
-        ({"grid": {}}, "grid is {}: write each grid as a [[grid]] table"),
-        ({"grid": []}, "grid is []"),
-        (
-            {"grid": [{"view": ["jigsaw"]}, {"veiw": ["flip-h"]}]},
-            "my.toml, grid 2: 'veiw' (set to ['flip-h']) is no key",
-        ),
-        ({"reference": "sgd"}, "reference is 'sgd', and cells are called bp, ff"),
-        ({"published": {"cifar": "cifar10"}}, "published is {'cifar': 'cifar10'}"),
-        ({"published": {"digits": "minst"}}, "published is {'digits': 'minst'}"),
-        ({"datasets": ["digits"]}, "datasets is gone: write dataset"),
-        ({"tasks": ["rotation"]}, "tasks is gone: write view"),
-        ({"methods": ["ff"]}, "methods is gone: write recipe"),
-        ({"seeds": [0]}, "seeds is gone: write seed"),
-        ({"slots": ["zeros"]}, "slots is gone: write reading"),
-        ({"grid": [{"targets": ["class"]}]}, "grid 1: targets is gone: write target"),
-        ({"method": {"bp": {"lr": 1e-3}}}, "[method.bp] is gone: write [recipes.bp]"),
-    ],
-)
-def test_a_malformed_spec_is_refused_with_key_and_value(change, words):
-    with pytest.raises(SettingError) as error:
-        plan({**SMALL, **change}, "my.toml")
-    assert words in str(error.value)
-    assert str(error.value).startswith("my.toml")
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_legal_and_hold_what_they_promise(name):
-    cells = plan(read_preset(name), name).cells
-    assert {cell.config.label for cell in cells} == STUDIED
-    if name == "paper":
-        assert {c.config.dataset for c in cells} == {"mnist", "fashion-mnist", "svhn", "cifar10"}
-        assert {c.config.view.part_name for c in cells} == {"rotation", "flip-h", "flip-hv", "jigsaw", "plain"}
-        assert {c.config.seed for c in cells} == {0, 1, 2}
-        protocol = {(c.config.epochs, c.config.lr, c.config.holdout) for c in cells}
-        assert protocol == {(60, 1e-4, False)}
-        assert {(c.config.backbone.width, c.config.backbone.depth) for c in cells} == {(2000, 4)}
-        assert {p.epochs for c in cells for p in c.probes} == {100}
-    with pytest.raises(SettingError, match=r"--preset is 'papper': choose one of paper, quick, smoke"):
-        read_preset("papper")
-
-
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
-    """Each stands for as many cells as docs/results.md says."""
-    monkeypatch.chdir(tmp_path)
-    folder_of_images(tmp_path / "data" / "cifar10-jpeg", [8] * 40)
-    counts = {"mnist": 29, "fashion-mnist": 5, "cifar10-jpeg": 4, "gap": 4, "gap-plain-probe": 3, "width": 2}
-    counts |= {"shipped": 1, "search-1": 46, "search-2": 23, "search-3": 4, "search-rates": 9}
-    cells = choose(None, path, None, {}).cells
-    assert len(cells) == counts[path.stem]
-    for method in (cell.config.method for cell in cells):  # none goes by a default that another version may change
-        assert getattr(method, "threshold", 0.0) is not None
-
-
-def test_the_spec_that_the_documentation_shows_is_legal(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder_of_images(tmp_path / "photos", [28] * 40)
-    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
-    cells = made(tomllib.loads(text.partition("```toml")[2].partition("```")[0]))
-    found = dict.fromkeys((cell.config.view.part_name, cell.config.label) for cell in cells)
-    assert [*found] == [
-        *(("plain", label) for label in ("ff", "bp")),
-        *((v, m) for v in ("rotation", "jigsaw") for m in ("ff", "bp-goodness-all", *CROSS_ENTROPY)),
-    ]
-    # Two rates, or BP's own; two widths; three seeds; two data sets.
-    assert len(cells) == (24 + 12) + 2 * 4 * 24
-
-
 def test_an_image_folder_without_classes_is_probed_on_others_alone(tmp_path):
     folder_of_images(tmp_path / "photos", [28] * 40)
     for path in [*(tmp_path / "photos").rglob("*.png")]:
@@ -403,11 +252,6 @@ def test_image_folders_are_named_from_the_root(monkeypatch, tmp_path):
     assert plan(spec.content, "my.toml").cells == spec.cells
 
 
-def test_data_sets_that_are_missing_are_said_to_be():
-    with pytest.raises(SettingError, match=r"my\.toml: dataset is missing"):
-        plan({}, "my.toml")
-
-
 def test_a_search_measures_nothing_but_validation_unless_another_grid_asks():
     lrs = {"settings": {"lr": [1e-3, 3e-3], "epochs": 2}}
     cells = made({**SMALL, **lrs, "recipe": ["ff"], "search": True})
@@ -418,16 +262,3 @@ def test_a_search_measures_nothing_but_validation_unless_another_grid_asks():
     assert [searched.search, wanted.search, bool(wanted.probes)] == [True, False, True]
     [both] = made({**SMALL, "grid": [{**alike, "search": True}, alike]})
     assert [both.search, bool(both.probes), both.analysis is None] == [False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"search": "yes"}, "search is 'yes': it must be true or false"),
-        ({"search": True, "transfer": ["mnist"]}, "search = true measures no probe, transfer or analysis"),
-        ({"search": True, "probe": {"epochs": 3}}, "search = true measures no probe, transfer or analysis"),
-    ],
-)
-def test_a_search_that_asks_for_more_is_refused(more, message):
-    with pytest.raises(SettingError, match=message):
-        made({**SMALL, **more})

@@ -1,0 +1,283 @@
+"""The runs that a report is about: of a study those that were planned, of any other folder those that lie in it.
+
+A cell is done, failed, damaged or missing; in a plain folder it may be unfinished too. What cannot be read is named,
+never filled.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ffcore.errors import RunError, SettingError
+from ffcore.files import read_json
+from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, SAMPLES_FILE
+from fftrain.config import RunConfig
+from fftrain.parts import make_part
+from fftrain.report.names import flat, folders, in_words, named, renamed, short_names, shortened, varied_name
+from fftrain.report.records import FoundRun, read_run
+from fftrain.run import RunFolder
+from fftrain.study import STUDY_FORMAT
+
+STATES = ("done", "failed", "damaged", "missing")
+# How far a run of a plain folder is that was never finished.
+UNFINISHED = "unfinished"
+# What tells runs apart whose figures are not averaged, and the seed.
+KIND = ["dataset", "view", "method", "varied"]
+CELL = ["run", "dataset", "view", "method", "seed", "varied"]
+PLACE = ["measure", "split", "probed_on", "reading", "target", "source", "blocks"]
+EMPTY = dict.fromkeys((*CELL, *PLACE), "")
+# What may differ between runs without being a setting of the experiment.
+ALIKE = ("dataset", "view.name", "method.name", "cut", "at", "seed", *RunConfig.FREE)
+UNREADABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
+
+Probe = tuple[str, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run that a report is about: what it should be, and what was found of it.
+
+    `planned` are the data set, reading and target of each probe that a study asks for; of a `search` there are none,
+    and the test split is not read.
+    """
+
+    name: str
+    dataset: str
+    view: str
+    method: str
+    seed: int
+    varied: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    planned: tuple[Probe, ...] = ()
+    search: bool = False
+    state: str = "done"
+    reason: str = ""
+    run: FoundRun | None = None
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What it has in common with the cells of other seeds."""
+        return self.dataset, self.view, self.method, self.varied
+
+    @property
+    def probed(self) -> list[Probe]:
+        """The data set, reading and target of each probe that was planned or measured."""
+        results = self.run.results.get("probes", {}).values() if self.run else ()
+        return list(dict.fromkeys([*self.planned, *map(_probe, results)]))
+
+    def reading(self, probed_on: str) -> str:
+        """Returns how the pixels are filled by default; where that was not probed, the first way that was."""
+        readings = [reading for dataset, reading, target in self.probed if (dataset, target) == (probed_on, "class")]
+        default = self.run.reading if self.run else ""
+        return default if default in readings or not readings else readings[0]
+
+    @property
+    def tells(self) -> bool:
+        """Whether its method tells the labels that it is trained on; of one to be trained, whether it reads any."""
+        return self.run.tells if self.run else bool(self._part("method", lambda method: method.needs().labels))
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it is trained on the classes themselves."""
+        return self.tells and not self._part("view", lambda view: view.pretext)
+
+    def _part(self, kind: str, ask: Any) -> Any:
+        """Asks a part; True where it is not known, or code outside the package that may not be run here."""
+        try:
+            return ask(make_part(kind, self.settings[kind]))
+        except (KeyError, RunError, SettingError):
+            return True
+
+    @property
+    def trained_on_validation(self) -> bool:
+        """Whether the validation images were trained on too (`--no-holdout`)."""
+        return self.run is not None and not self.run.config.get("holdout", True)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the rows of the frame that are this run's."""
+        head = {"run": self.name, **{key: getattr(self, key) for key in CELL[1:]}}
+        return [] if self.run is None else [{**EMPTY, **head, **record} for record in self.run.records()]
+
+
+def planned_cells(root: Path, study: Mapping[str, Any], names: Mapping[str, str]) -> list[Cell]:
+    """Returns the cells of a study in its order, each with its state."""
+    if study["format"] != STUDY_FORMAT:
+        raise ValueError(f"its format is {study['format']!r}, not {STUDY_FORMAT}: another version made it")
+    if not study["cells"]:
+        raise ValueError("it has no cells")
+    cells = []
+    for planned in study["cells"]:
+        path = root / "cells" / planned["name"]
+        if path.parent != root / "cells":
+            raise ValueError(f"{planned['name']!r} is no folder's name")
+        plan = {key: planned[key] for key in ("name", "dataset", "view", "method", "seed", "settings")}
+        plan |= {"varied": varied_name(planned["varied"]), "search": planned.get("search", False)}
+        plan["planned"] = tuple(_probe(probe) for probe in planned["probes"])
+        trained = (path / BACKBONE_FILE).is_file()
+        cell = _read_cell(path, plan, names, planned) if trained else _absent(path, plan)
+        failure = failure_of(root / "failed" / f"{path.name}.json")
+        if failure and cell.state != "damaged" and cell.reason:  # a cell that lacks nothing was mended
+            reason = failure if cell.run is None else f"{failure}; {cell.reason}"
+            cell = replace(cell, state="failed", reason=in_words(reason, names))
+        cells.append(cell)
+    return cells
+
+
+def _probe(found: Mapping[str, Any]) -> Probe:
+    return found["dataset"], found["reading"], found.get("target", "class")
+
+
+def failure_of(path: Path) -> str:
+    """Returns the step and the error that a study recorded; "" where there is no such file."""
+    if not path.is_file():
+        return ""
+    try:
+        told = read_json(path)
+        return f"{told['step']}: {told['error']}"
+    except (RunError, KeyError, TypeError) as error:
+        return f"failed, but {path} is damaged ({what_of(error)})"
+
+
+def _read_cell(
+    path: Path, plan: dict[str, Any], names: Mapping[str, str], planned: Mapping[str, Any] | None = None
+) -> Cell:
+    """Returns the cell of a finished run; "damaged" where a file is, or the run is another than planned."""
+    try:
+        run = shortened(read_run(path, plan["name"]), names)
+        for key, found in named(run.config).items():
+            if found != plan[key]:
+                raise RunError(f"{path / CONFIG_FILE} has {key} {found!r}, not {plan[key]!r}: restore or delete {path}")
+        reason = ""
+        if planned is not None:
+            run, reason = _asplanned_cells(run, plan, planned)
+        cell = Cell(**plan, run=run, reason=reason)
+        cell.rows()
+        return cell
+    except RunError as error:
+        return Cell(**plan, state="damaged", reason=in_words(str(error), names))
+    except UNREADABLE as error:
+        reason = f"a file of {path} is damaged ({what_of(error)}): measure or train that run again"
+        return Cell(**plan, state="damaged", reason=reason)
+
+
+def _asplanned_cells(run: FoundRun, plan: Mapping[str, Any], planned: Mapping[str, Any]) -> tuple[FoundRun, str]:
+    """Returns a run without what was measured with other settings than planned, and what it lacks."""
+    wanted: dict[Any, Any] = {_probe(probe): probe.get("settings", {}) for probe in planned["probes"]}
+    wanted["analysis"] = planned["analysis"] if isinstance(planned["analysis"], Mapping) else {}
+    kept: dict[str, dict[str, Any]] = {"probes": {}, "analysis": {}}
+    others, done = dict[Any, str](), set[Any]()
+    for kind, results in kept.items():
+        for place, result in run.results.get(kind, {}).items():
+            what = _probe(result) if kind == "probes" else kind
+            if differ := _differences(result, wanted.get(what, {})):
+                others[what] = f" (measured with other settings: {differ})"
+            else:
+                results[place] = result
+                done.add(what)
+    embeddings = {place: found for place, found in run.embeddings.items() if place in kept["analysis"]}
+    lacking = {p: f"probe of {p[0]}, reading {p[1]}, {p[2]}" for p in plan["planned"] if p not in done}
+    if planned["analysis"] not in (None, False) and "analysis" not in done:
+        lacking["analysis"] = "analysis"
+    splits = ("validation",) if plan["search"] else ("validation", "test")
+    untold = [split for split in splits if run.tells and split not in run.results.get("pretext", {})]
+    said = [f"pretext accuracy on {' and '.join(untold)}"] if untold else []
+    said += [what + others.get(key, "") for key, what in lacking.items()]
+    run = replace(run, results={**run.results, **kept}, embeddings=embeddings)
+    return run, f"not measured: {'; '.join(said)}" if said else ""
+
+
+def _differences(result: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Says how recorded settings differ from planned ones, as `epochs 3, not 50`; a reading may be left open."""
+    found = result.get("config", {})
+    asked = {key: value for key, value in wanted.items() if key != "reading" or value is not None}
+    return "; ".join(f"{k} {found.get(k)}, not {v}" for k, v in asked.items() if found.get(k) != v)
+
+
+def _absent(path: Path, plan: Mapping[str, Any]) -> Cell:
+    """Returns the cell of a study that has no weights yet."""
+    try:
+        reason = f"not finished: {_how_far(path)}" if (path / CONFIG_FILE).exists() else "not run"
+    except RunError as error:
+        reason = f"not finished: {error}"
+    return Cell(**plan, state="missing", reason=reason)
+
+
+def _how_far(path: Path) -> str:
+    """Returns how far the training of an unfinished run is. Raises RunError where it is damaged."""
+    run = RunFolder(path)
+    return f"{run.epochs_done} of {run.read_config().epochs} epochs are done"
+
+
+def _unfinished(path: Path, plan: Mapping[str, Any]) -> Cell:
+    """Returns the cell of a run that was begun, and what goes on with it; "damaged" where that cannot be read."""
+    try:
+        reason = f"{_how_far(path)}; where it was stopped, `{RunFolder(path).resuming}` goes on"
+        return Cell(**plan, state=UNFINISHED, reason=reason)
+    except RunError as error:
+        return Cell(**plan, state="damaged", reason=str(error))
+
+
+def found_cells(root: Path) -> list[Cell]:
+    """Returns the runs below a plain folder, by name, told apart by the settings that differ."""
+    # A folder with settings and samples is a run that was begun, one with weights a run that is finished.
+    begun = {p.parent for p in root.rglob(CONFIG_FILE)}
+    finished = {path for path in begun if (path / BACKBONE_FILE).is_file()}
+    paths = sorted(path for path in begun if path in finished or (path / SAMPLES_FILE).is_file())
+    if not paths:
+        raise RunError(f"{root} holds no finished run: `fftrain pretrain --out {root}/NAME` makes one")
+    plans: list[dict[str, Any]] = []
+    results = [RunFolder(path).results for path in paths]
+    read = [_content(path) for path in results if path.is_file()]
+    configs = [_content(path / CONFIG_FILE) for path in paths]
+    names = short_names(folders([configs, read]))
+    for path, record in zip(paths, renamed(configs, names), strict=True):
+        plan: dict[str, Any] = {"name": str(path.relative_to(root)) if path != root else path.name}
+        try:
+            plan |= {**named(record["config"]), "settings": record["config"], "flat": flat(record["config"])}
+        except UNREADABLE:
+            plan |= {
+                "dataset": "unknown",
+                "view": "unknown",
+                "method": "unknown",
+                "seed": -1,
+                "settings": {},
+                "flat": {},
+            }
+        plans.append(plan)
+    kinds = [tuple(plan[key] for key in KIND[:3]) for plan in plans]
+    for plan, kind in zip(plans, kinds, strict=True):
+        alike = [other["flat"] for other, its in zip(plans, kinds, strict=True) if its == kind]
+        own = plan["flat"]
+        differ = [key for key in own if key not in ALIKE and any(other.get(key) != own[key] for other in alike)]
+        plan["varied"] = varied_name({key: own[key] for key in differ})
+    seen = Counter((*kind, plan["varied"], plan["seed"]) for kind, plan in zip(kinds, plans, strict=True))
+    for kind, plan in zip(kinds, plans, strict=True):
+        del plan["flat"]
+        if seen[*kind, plan["varied"], plan["seed"]] > 1:
+            plan["varied"] = varied_name({"run": plan["name"]})
+    cells = [
+        _read_cell(path, plan, names) if path in finished else _unfinished(path, plan)
+        for path, plan in zip(paths, plans, strict=True)
+    ]
+    if all(cell.state == "damaged" for cell in cells):
+        raise RunError(cells[0].reason)
+    if not finished:
+        raise RunError(f"{root} holds no finished run; of {paths[0]}, {cells[0].reason}")
+    return cells
+
+
+def _content(path: Path) -> Any:
+    """Returns what a JSON file holds; None where it cannot be read, which is said of its run."""
+    try:
+        return read_json(path)
+    except RunError:
+        return None
+
+
+def what_of(error: Exception) -> str:
+    """Returns an error of reading as words of one line."""
+    return str(error) if isinstance(error, RunError | ValueError) else f"{type(error).__name__}: {error}"

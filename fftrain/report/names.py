@@ -1,0 +1,73 @@
+"""What a report calls things: runs by their settings, folders of images by their last part, not where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fftrain.parts import FOLDER, PARTS
+from fftrain.recipes import label
+from fftrain.report.records import FoundRun
+
+
+def named(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what names a run, of its settings."""
+    method = label(config["method"]["name"], config["cut"], config["at"])
+    return {"dataset": config["dataset"], "view": config["view"]["name"], "method": method, "seed": config["seed"]}
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings by one name each: those of parts as `method.threshold`, a part itself as `method.name`."""
+    parts = {f"{part}.{key}": value for part in PARTS for key, value in config[part].items()}
+    return {**{key: value for key, value in config.items() if key not in PARTS}, **parts}
+
+
+def varied_name(varied: Mapping[str, Any]) -> str:
+    """Names the settings that differ between runs of one kind: {"lr": 0.001} -> 'lr=0.001'."""
+    return ", ".join(f"{key}={value}" for key, value in varied.items())
+
+
+def short_names(datasets: Iterable[str]) -> dict[str, str]:
+    """Returns what each folder of images is called: its last part, or as many as tell it from others of one name."""
+    paths = {dataset: Path(dataset.removeprefix(FOLDER)) for dataset in datasets}
+    names = {}
+    for dataset, path in paths.items():
+        tails = (path.parts[-count:] for count in range(1, len(path.parts) + 1))
+        alone = (t for t in tails if sum(other.parts[-len(t) :] == t for other in paths.values()) == 1)
+        names[dataset] = FOLDER + Path(*next(alone, path.parts)).as_posix()
+    return names
+
+
+def folders(value: Any) -> set[str]:
+    """Returns the folders of images that are named in values within values."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return {name for inner in value for name in folders(inner)}
+    return {value} if isinstance(value, str) and value.startswith(FOLDER) else set()
+
+
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Returns values within values, with the names that these have."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, Mapping):
+        return {renamed(key, names): renamed(inner, names) for key, inner in value.items()}
+    return type(value)(renamed(inner, names) for inner in value) if isinstance(value, list | tuple) else value
+
+
+def in_words(text: str, names: Mapping[str, str]) -> str:
+    """Returns a text with the names that are in it, longer ones first: one may begin like another."""
+    for dataset in sorted(names, key=len, reverse=True):
+        text = text.replace(dataset, names[dataset])
+    return text
+
+
+def shortened(run: FoundRun, names: Mapping[str, str]) -> FoundRun:
+    """Returns a run with these names of folders of images."""
+    if not names:
+        return run
+    known = replace(run.run, record=renamed(run.run.record, names))
+    return replace(run, run=known, results=renamed(run.results, names), evaluated=renamed(run.evaluated, names))

@@ -1,0 +1,60 @@
+"""The specs that come along or stand in the documentation are legal, and hold what they promise."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from ffcore.errors import SettingError
+from fftrain.study import PRESETS, choose, plan, read_preset
+from tests.fftrain.studies import folder_of_images
+from tests.helpers import ROOT
+
+# The methods of the study.
+STUDIED = {"ff", "bp", "bp-goodness-last", "bp-goodness-all", "ff-unsupervised"}
+SPECS = sorted((ROOT / "docs" / "specs").glob("*.toml"))
+CROSS_ENTROPY = ("local-ce", "cross-entropy cut=never")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_legal_and_hold_what_they_promise(name):
+    cells = plan(read_preset(name), name).cells
+    assert {cell.config.label for cell in cells} == STUDIED
+    if name == "paper":
+        assert {c.config.dataset for c in cells} == {"mnist", "fashion-mnist", "svhn", "cifar10"}
+        assert {c.config.view.part_name for c in cells} == {"rotation", "flip-h", "flip-hv", "jigsaw", "plain"}
+        assert {c.config.seed for c in cells} == {0, 1, 2}
+        protocol = {(c.config.epochs, c.config.lr, c.config.holdout) for c in cells}
+        assert protocol == {(60, 1e-4, False)}
+        assert {(c.config.backbone.width, c.config.backbone.depth) for c in cells} == {(2000, 4)}
+        assert {p.epochs for c in cells for p in c.probes} == {100}
+    with pytest.raises(SettingError, match=r"--preset is 'papper': choose one of paper, quick, smoke"):
+        read_preset("papper")
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
+    """Each stands for as many cells as docs/results.md says."""
+    monkeypatch.chdir(tmp_path)
+    folder_of_images(tmp_path / "data" / "cifar10-jpeg", [8] * 40)
+    counts = {"mnist": 29, "fashion-mnist": 5, "cifar10-jpeg": 4, "gap": 4, "gap-plain-probe": 3, "width": 2}
+    counts |= {"shipped": 1, "search-1": 46, "search-2": 23, "search-3": 4, "search-rates": 9}
+    cells = choose(None, path, None, {}).cells
+    assert len(cells) == counts[path.stem]
+    for method in (cell.config.method for cell in cells):  # none goes by a default that another version may change
+        assert getattr(method, "threshold", 0.0) is not None
+
+
+def test_the_spec_that_the_documentation_shows_is_legal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_of_images(tmp_path / "photos", [28] * 40)
+    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    cells = plan(tomllib.loads(text.partition("```toml")[2].partition("```")[0]), "docs").cells
+    found = dict.fromkeys((cell.config.view.part_name, cell.config.label) for cell in cells)
+    assert [*found] == [
+        *(("plain", label) for label in ("ff", "bp")),
+        *((v, m) for v in ("rotation", "jigsaw") for m in ("ff", "bp-goodness-all", *CROSS_ENTROPY)),
+    ]
+    # Two rates, or BP's own; two widths; three seeds; two data sets.
+    assert len(cells) == (24 + 12) + 2 * 4 * 24
