@@ -167,6 +167,12 @@ def keyed(config: RunConfig | ProbeConfig | AnalysisConfig) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in config.RUNTIME}
 
 
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings by one name each: those of parts as `method.threshold`, a part itself as `method.name`."""
+    parts = {f"{part}.{key}": value for part in PARTS for key, value in config[part].items()}
+    return {**{key: value for key, value in config.items() if key not in PARTS}, **parts}
+
+
 def placed(dataset: str) -> str:
     """Returns a data set's own name, of an image folder from the root."""
     path, own = dataset.removeprefix(FOLDER), dataset.replace("_", "-")

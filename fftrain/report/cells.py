@@ -15,9 +15,9 @@ from typing import Any
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, SAMPLES_FILE
-from fftrain.config import RunConfig
+from fftrain.config import RunConfig, flat
 from fftrain.parts import make_part
-from fftrain.report.names import flat, folders, in_words, named, renamed, short_names, shortened, varied_name
+from fftrain.report.names import folders, in_words, named, renamed, short_names, shortened, varied_name
 from fftrain.report.records import FoundRun, read_run
 from fftrain.run import RunFolder
 from fftrain.study import STUDY_FORMAT

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ffcore.errors import RunError
 from ffcore.files import read_json
+from fftrain.config import flat
 from fftrain.report.cells import (
     ALIKE,
     CELL,
@@ -24,7 +25,7 @@ from fftrain.report.cells import (
     planned_cells,
     what_of,
 )
-from fftrain.report.names import flat, folders, renamed, short_names
+from fftrain.report.names import folders, renamed, short_names
 from fftrain.report.records import FoundRun, pair_records
 from fftrain.study import STUDY_FILE
 

@@ -11,13 +11,12 @@ from typing import Any
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
 from ffcore.settings import Settings
-from fftrain.config import AnalysisConfig, ProbeConfig, RunConfig
+from fftrain.config import AnalysisConfig, ProbeConfig, RunConfig, flat
 from fftrain.parts import PARTS
 from fftrain.recipes import default, label, read_recipe, recipes
 from fftrain.report.cells import STATES, Cell
 from fftrain.report.frame import Collection, select
 from fftrain.report.means import NOT_MEASURED
-from fftrain.report.names import flat
 from fftrain.report.records import FoundRun
 from fftrain.report.tables import Table
 

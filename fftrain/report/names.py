@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fftrain.parts import FOLDER, PARTS
+from fftrain.parts import FOLDER
 from fftrain.recipes import label
 from fftrain.report.records import FoundRun
 
@@ -18,15 +18,9 @@ def named(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"dataset": config["dataset"], "view": config["view"]["name"], "method": method, "seed": config["seed"]}
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings by one name each: those of parts as `method.threshold`, a part itself as `method.name`."""
-    parts = {f"{part}.{key}": value for part in PARTS for key, value in config[part].items()}
-    return {**{key: value for key, value in config.items() if key not in PARTS}, **parts}
-
-
 def varied_name(varied: Mapping[str, Any]) -> str:
     """Names the settings that differ between runs of one kind: {"lr": 0.001} -> 'lr=0.001'."""
-    return ", ".join(f"{key}={value}" for key, value in varied.items())
+    return ", ".join(f"{key.removesuffix('.name')}={value}" for key, value in varied.items())
 
 
 def short_names(datasets: Iterable[str]) -> dict[str, str]:

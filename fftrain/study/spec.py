@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fftrain.config import AnalysisConfig, DataSettings, ProbeConfig, RunConfig, keyed
+from fftrain.config import AnalysisConfig, DataSettings, ProbeConfig, RunConfig, flat, keyed
 from fftrain.data import Facts
-from fftrain.parts import FOLDER, PARTS
+from fftrain.parts import FOLDER
 from fftrain.study.sketch import Sketch, sketch
 
 # In what compared cells are alike, beside their data.
@@ -109,12 +108,12 @@ class Spec:
         def kind(cell: Cell) -> tuple[str, str, str]:
             return cell.config.dataset, cell.config.view.part_name, cell.config.label
 
-        own = _flat(cell.config)
-        alike = [_flat(other.config) for other in self.cells if kind(other) == kind(cell)]
+        own = flat(keyed(cell.config))
+        alike = [flat(keyed(other.config)) for other in self.cells if kind(other) == kind(cell)]
 
         def differs(key: str, value: Any) -> bool:
-            part = key.partition(".")[0]
-            return any(other[key] != value for other in alike if part == key or other[part] == own[part])
+            name = f"{key.partition('.')[0]}.name"  # of its part, where it is a part's
+            return any(other[key] != value for other in alike if key == name or other.get(name) == own.get(name))
 
         return {key: value for key, value in own.items() if key != "seed" and differs(key, value)}
 
@@ -151,19 +150,6 @@ def only_data(config: DataSettings) -> DataSettings:
 def step_name(probe: ProbeConfig) -> str:
     """Returns what a probe is called among the steps of a cell."""
     return f"probe {probe.dataset} {probe.reading} {probe.target}"
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    """Returns the settings that a result depends on, those of parts as PART.KEY, a part's name as PART."""
-    found: dict[str, Any] = {}
-    for key, value in keyed(config).items():
-        if key in PARTS:
-            inner: Mapping[str, Any] = value
-            found[key] = inner["name"]
-            found |= {f"{key}.{name}": own for name, own in inner.items() if name != "name"}
-        else:
-            found[key] = value
-    return found
 
 
 def _short(name: str) -> str:

@@ -101,6 +101,16 @@ def test_settings_of_a_part_go_where_it_is_used_and_a_method_without_them_is_the
     assert "threshold" not in json.dumps([c["settings"] for c in spec.to_dict()["cells"] if c["method"] == "bp"])
 
 
+def test_networks_differ_by_their_name_and_by_settings_that_both_have():
+    parts = {"mlp": {"width": [16, 32]}, "convnet": {"channels": [[4]]}}
+    spec = plan({**SMALL, "backbone": ["mlp", "convnet"], "recipe": "bp", "parts": parts}, "my.toml")
+    assert [spec.varied(cell) for cell in spec.cells] == [
+        {"backbone.name": "mlp", "backbone.width": 16},
+        {"backbone.name": "mlp", "backbone.width": 32},
+        {"backbone.name": "convnet"},
+    ]
+
+
 def test_grids_share_what_stands_above_them_and_no_cell_is_there_twice():
     content = {
         **SMALL,
