@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
-# The demo's recipe: small enough for a laptop, chosen on the validation split of the digits.
-SETTINGS := --dataset digits --view rotation --lr 1e-3 --batch-size 32 --epochs 40 --eval-images 250 backbone.width=500
+# The demo's recipes: small enough for a laptop, chosen on the validation split of the digits.
+NETWORK := --dataset digits --lr 1e-3 --eval-images 250 backbone.width=256 backbone.depth=3
+STUDY := $(NETWORK) --view rotation --batch-size 32 --epochs 40
+LOCAL := $(NETWORK) --method barlow --view two-shifts --batch-size 128 --epochs 60
 
 # What `make check-install` tries; one that is not here is left out.
 PYTHONS ?= python3.11 python3.12 python3.13
 
 .PHONY: help demo test test-slow check-install lint format bench clean
 help:
-	@echo "make demo       train, probe, export, serve and report on embedded digits -> $(DEMO)/report.html"
+	@echo "make demo       train, evaluate, export, serve and report on embedded digits -> $(DEMO)/report.html"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the checks that take minutes"
 	@echo "make check-install  pip install . and ffserve predict in clean environments: $(PYTHONS)"
@@ -30,17 +32,18 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed
 	@rm -rf $(DEMO)
-	$(BIN)/fftrain pretrain --recipe ff $(SETTINGS) --out $(DEMO)/ff
-	$(BIN)/fftrain pretrain --recipe bp $(SETTINGS) --out $(DEMO)/bp
-	$(BIN)/fftrain probe $(DEMO)/ff --epochs 50
-	$(BIN)/fftrain probe $(DEMO)/bp --epochs 50
-	$(BIN)/ffexport $(DEMO)/ff --format all
-	$(BIN)/ffexport $(DEMO)/ff --precision int8
-	$(BIN)/ffexport $(DEMO)/bp
+	$(BIN)/fftrain pretrain --recipe ff $(STUDY) --out $(DEMO)/ff
+	$(BIN)/fftrain pretrain --recipe bp $(STUDY) --out $(DEMO)/bp
+	$(BIN)/fftrain pretrain $(LOCAL) --out $(DEMO)/barlow
+	@for run in ff bp barlow; do echo "$(BIN)/fftrain evaluate $(DEMO)/$$run linear few-labels linear.epochs=50"; \
+	  $(BIN)/fftrain evaluate $(DEMO)/$$run linear few-labels linear.epochs=50 || exit 1; done
+	$(BIN)/ffexport $(DEMO)/barlow --format all
+	$(BIN)/ffexport $(DEMO)/barlow --precision int8
+	$(BIN)/ffexport $(DEMO)/ff --head readout
 	$(BIN)/fftrain dump-images digits $(DEMO)/images
-	$(BIN)/ffserve predict --model $(DEMO)/ff "$$(ls $(DEMO)/images/3/*.png | head -n 1)"
-	@$(BIN)/ffserve predict --model $(DEMO)/ff --json "$$(ls $(DEMO)/images/3/*.png | head -n 1)" > $(DEMO)/prediction.json
-	$(BIN)/ffserve compare --run $(DEMO)/ff --rounds 3 --chart $(DEMO)/compare.svg
+	$(BIN)/ffserve predict --model $(DEMO)/barlow "$$(ls $(DEMO)/images/3/*.png | head -n 1)"
+	@$(BIN)/ffserve predict --model $(DEMO)/barlow --json "$$(ls $(DEMO)/images/3/*.png | head -n 1)" > $(DEMO)/prediction.json
+	$(BIN)/ffserve compare --run $(DEMO)/barlow --rounds 3 --chart $(DEMO)/compare.svg
 	@$(BIN)/fftrain report $(DEMO)
 	@echo "exports side by side: $(DEMO)/compare.svg; what answers what: $(DEMO)/prediction.json"
 

@@ -39,7 +39,7 @@ def make_run(folder: Path, width: int, depth: int) -> Path:
     run = folder / "run"
     size = (f"backbone.width={width}", f"backbone.depth={depth}")
     command("fftrain", "pretrain", "--dataset", "digits", "--epochs", 1, "--out", run, *size)
-    command("fftrain", "probe", run, "--epochs", 1)
+    command("fftrain", "evaluate", run, "linear", "linear.epochs=1")
     return run
 
 

@@ -1,12 +1,12 @@
 """What the limits of `ffexport` lie between: how far right files are from the trained model, and wrong ones.
 
-Runs (`fftrain pretrain`, `fftrain probe`) are exported to ONNX with every head that they have. Of a file in fp32: its
-largest difference from the model in float64, as a multiple of how far float32 may be from it on that image, and of how
-far the eager model is; also with a bias so low that an image of noise leaves the first block one barely active unit. Of
-fp16 and of INT8 in both schemes: the error of features and logits as a share of their size on the run's 64 validation
-images, the images that get another class, the features' error on other images, and how far golden values move where
-every float in the file is moved by a rounding, as on another processor. Of models that are wrong as a faulty export
-would make them: the error of the features.
+Runs (`fftrain pretrain`, `fftrain evaluate`) are exported to ONNX with every head that they have. Of a file in fp32:
+its largest difference from the model in float64, as a multiple of how far float32 may be from it on that image, and of
+how far the eager model is; also with a bias so low that an image of noise leaves the first block one barely active
+unit. Of fp16 and of INT8 in both schemes: the error of features and logits as a share of their size on the run's 64
+validation images, the images that get another class, the features' error on other images, and how far golden values
+move where every float in the file is moved by a rounding, as on another processor. Of models that are wrong as a
+faulty export would make them: the error of the features.
 
     python benchmarks/export_limits.py RUN...
     python benchmarks/export_limits.py studies/mine/cells/* --json

@@ -83,11 +83,11 @@ def main(
         steps = {
             "pretrain": command("fftrain", "pretrain", "--recipe", "ff", *small, "--out", runs / "ff"),
             "second run": command("fftrain", "pretrain", "--recipe", "bp", *small, "--out", runs / "bp"),
-            "probe": command("fftrain", "probe", runs / "ff", "--epochs", 1, "--threads", 1),
+            "evaluate": command("fftrain", "evaluate", runs / "ff", "linear", "linear.epochs=1", "--threads", 1),
             "report": command("fftrain", "report", runs),
             "export": command("ffexport", runs / "ff"),
             "dump": command("fftrain", "dump-images", "digits", runs / "png"),
-            "predict": command("ffserve", "predict", "--model", runs / "ff", runs / "png" / "0" / "test-00000.png"),
+            "predict": command("ffserve", "predict", "--model", runs / "ff", runs / "png" / "0"),
         }
         for name, step in steps.items():
             with Moves() as found:

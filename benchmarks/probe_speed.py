@@ -1,9 +1,9 @@
 """How long a linear probe takes on cached features, beside a floor: the bare products over the same rows, in order.
 
-The probe is `fftrain.probe.fit`: permutation, gather, both products, softmax, AdamW. The floor is x @ W.T and g.T @ x
-alone, without a gather and without a step, over the same matrix in the same run. Features are random, so the accuracy
-says nothing. Peak memory is sampled while the probe runs (Linux): anonymous is what the process holds for itself, total
-counts pages of mapped files too, which the system takes back when it needs them.
+The probe is `fftrain.evaluations.linear.Linear.fit`: permutation, gather, both products, softmax, AdamW. The floor is
+x @ W.T and g.T @ x alone, without a gather and without a step, over the same matrix in the same run. Features are
+random, so the accuracy says nothing. Peak memory is sampled while the probe runs (Linux): anonymous is what the
+process holds for itself, total counts pages of mapped files too, which the system takes back when it needs them.
 
     python benchmarks/probe_speed.py                              # 60,000 x 6,000, 100 epochs, one setting
     python benchmarks/probe_speed.py --settings 6 --measure 3     # 3 epochs are measured, 100 extrapolated
@@ -69,11 +69,10 @@ def main(
     """Measure a linear probe on random features."""
     import torch
 
-    from fftrain.config import ProbeConfig
     from fftrain.data import ImageData, Split
+    from fftrain.evaluations.linear import GRID, Linear
     from fftrain.features import Features, allocate
     from fftrain.launcher import make_accelerator
-    from fftrain.probe import GRID, fit
     from fftrain.progress import Reporter
 
     device = make_accelerator(threads).device
@@ -97,9 +96,10 @@ def main(
         weight, gradient = torch.randn(settings * classes, features), torch.randn(batch_size, settings * classes)
 
         def probe(count: int) -> float:
-            config = ProbeConfig(epochs=count, batch_size=batch_size)
+            linear = Linear(epochs=count, batch_size=batch_size)
+            standardised = Features(*parts, reader).standardised()
             began = time.perf_counter()
-            fit(Features(*parts, reader), data, config, device, Reporter(), "random", (GRID * settings)[:settings])
+            linear.fit(standardised, data, device, Reporter(), "random", (GRID * settings)[:settings])
             return time.perf_counter() - began
 
         def floor() -> float:

@@ -59,7 +59,8 @@ class _Commands(TyperGroup):
     """A program whose help says the whole of each command's first sentence."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        rows = [(name, self.commands[name].get_short_help_str(1000)) for name in self.list_commands(ctx)]
+        shown = {name: self.commands[name] for name in self.list_commands(ctx) if not self.commands[name].hidden}
+        rows = [(name, command.get_short_help_str(1000)) for name, command in shown.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

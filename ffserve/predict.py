@@ -77,7 +77,7 @@ class Classifier:
         if model.about.class_names is None:
             raise ModelError(
                 f"{model.path} has no probe, it gives features alone: "
-                "`fftrain probe RUN` and `ffexport RUN` make one with classes, or name another with --model"
+                "`fftrain evaluate RUN linear` and `ffexport RUN` make one with classes, or name another with --model"
             )
         self.class_names = model.about.class_names
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ffcore.plugins import Plugins
+from ffcore.plugins import Plugins, short
 from ffcore.settings import assigned, read_toml
+from ffmodels.evaluated import Evaluated, lines
 from ffmodels.parts import BACKBONES, METHODS
 from ffserve import console
 from ffserve.console import Debug, Json
-from fftrain.analyse_cli import analyse
-from fftrain.config import DATA_DIR_HELP, THREADS_HELP, DataSettings, ProbeConfig, RunConfig
-from fftrain.options import Moved, Processes, RunArgument, Trust, meanings, options_of, without_gone
-from fftrain.parts import DATASETS, FOLDER, PARTS, VIEWS, check_dataset, merged, public_name
+from fftrain.config import DataSettings, EvaluationConfig, RunConfig
+from fftrain.options import Processes, RunArgument, Trust, meanings, options_of, without_gone
+from fftrain.parts import DATASETS, EVALUATIONS, PARTS, VIEWS, check_dataset, merged, public_name
 from fftrain.progress import TerminalReporter
 from fftrain.recipes import read_recipe, recipes
 from fftrain.stopping import AGAIN, stopping
@@ -26,8 +26,8 @@ from fftrain.study import PRESETS, STUDY_FILE
 from fftrain.study.cli import study
 
 # What mends a lack of memory.
-SAVE_MEMORY = "use smaller images (--image-size), fewer (--limit, --images), a narrower backbone or a smaller "
-SAVE_MEMORY += "--batch-size, or for probes --feature-memory"
+SAVE_MEMORY = "use smaller images (--image-size), fewer (--limit), a narrower backbone or a smaller "
+SAVE_MEMORY += "--batch-size, or for evaluations --feature-memory"
 # Runs that lack something, named on standard error one by one.
 LISTED = 5
 
@@ -37,10 +37,11 @@ KINDS: dict[str, Mapping[str, str]] = {
     "backbones": BACKBONES,
     "views": VIEWS,
     "datasets": DATASETS,
+    "evaluations": EVALUATIONS,
     "recipes": recipes(),
 }
 
-app = console.app("Forward-Forward and backprop pretraining, and linear probes on the frozen backbone.")
+app = console.app("Forward-Forward and backprop pretraining, and evaluations of the frozen backbone.")
 
 
 @app.callback()
@@ -136,21 +137,23 @@ def pretrain(
     with stopping(reporter, lambda: RunFolder(folder).stopped(run.epochs)):
         results = pretrain(run, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
-        console.print_result({"run": str(folder), **results}, json, lambda found: _print_run(found, run))
+        said = "trained without labels" if run.method.trains else "never trained"  # type: ignore[attr-defined]
+        _print_evaluations(folder, results, json, f"{folder}: {run.label}, {said}\n")
     accelerator.end_training()
 
 
-def _print_run(found: dict[str, Any], run: RunConfig) -> None:
-    """Prints what a run tells of the validation split, or where it is."""
-    if "pretext" not in found:
-        console.put(f"{found['run']}: {run.label}, trained without labels\n")
-        return
-    told = found["pretext"]["validation"]
-    console.print_table(
-        f"{found['run']}: {run.view.called} accuracy on {told['images']:,} validation images, {run.label}",
-        ["read from", "accuracy"],
-        [[name, f"{value:.4f}"] for name, value in told["by"].items()],
-    )
+def _print_evaluations(run: Path, found: Sequence[Evaluated], json: bool, nothing: str = "") -> None:
+    """Prints what was measured of a run: a table for each evaluation, or `nothing`."""
+
+    def draw(_: Any) -> None:
+        for one in found:
+            of = f" of the {one.about['target']} label" if one.about["target"] == "pretext" else ""
+            title = f"{run}: {one.name}{of} on {public_name(one.about['dataset'])}, reading {one.about['reading']}"
+            console.print_records(title, lines(one.records), nothing=())
+        console.put("" if found else nothing)
+
+    content = [{**one.about, "file": str(one.path), "records": one.records} for one in found]
+    console.print_result({"run": str(run), "evaluations": content}, json, draw)
 
 
 @app.command("list")
@@ -162,7 +165,7 @@ def list_parts(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show methods, networks, views, data sets and recipes.
+    """Show methods, networks, views, data sets, evaluations, recipes.
 
     \b
     Examples:
@@ -200,97 +203,85 @@ def _facts(dataset: Any) -> list[dict[str, str]]:
     return [{"fact": name, "value": str(value)} for name, value in facts.items()] if dataset.shape else []
 
 
-@app.command(epilog=meanings({"--dataset": DATASETS}))
-@options_of(ProbeConfig)
-def probe(
+@app.command(epilog=meanings({"EVALUATION": EVALUATIONS, "--dataset": DATASETS}))
+@options_of(EvaluationConfig)
+def evaluate(
     *,
     run: RunArgument,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EVALUATION]... [EVALUATION.KEY=VALUE]...",
+            help="What is measured, and its settings. [default: readout]",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", hidden=True)] = None,
     trust_plugin: Trust = None,
     processes: Processes = None,
     json: Json = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Train linear probes on the frozen backbone.
+    """Measure the frozen backbone.
 
-    One on each block and one on the last three together, beside raw pixels and the untrained backbone. Validation
-    chooses learning rate and weight decay; the chosen setting of each probe reads the test split, once a call.
-
-    \b
-    Examples:
-      fftrain probe runs/ff-rot
-      fftrain probe runs/ff-rot --dataset fashion-mnist
-      fftrain probe runs/ff-rot --reading zeros --epochs 50 --json
-    """
-    from fftrain.launcher import start
-    from fftrain.probe import probe_run
-    from fftrain.run import RunFolder
-
-    trained = RunFolder(run).read_config()
-    given = without_gone(options)
-    if trained.dataset.startswith(FOLDER) and given.get("dataset", "").startswith(FOLDER):  # perhaps the same, moved
-        given = {"image_size": trained.image_size, "grayscale": trained.grayscale, **given}
-    settings = ProbeConfig.made(given)
-    accelerator, reporter = start(settings.threads, processes=processes)
-    with stopping(reporter, lambda: AGAIN):
-        result = probe_run(run, settings, accelerator=accelerator, reporter=reporter)
-    if accelerator.is_main_process:
-        rows = [[r["source"], r["blocks"], f"{r['validation']:.4f}", f"{r['test']:.4f}"] for r in result["rows"]]
-        what = "class" if result["target"] == "class" else trained.view.called
-        console.print_result(
-            {"run": str(run), **result},
-            json,
-            lambda _: console.print_table(
-                f"{run}: linear probes of the {what} on {public_name(result['dataset'])}, reading {result['reading']}",
-                ["features of", "blocks", "validation", "test"],
-                rows,
-            ),
-        )
-    accelerator.end_training()
-
-
-@app.command()
-def evaluate(
-    *,
-    run: RunArgument,
-    split: Annotated[str, typer.Option(help="[validation|test]; reading test is for the final number.")] = "validation",
-    dataset: Moved = None,
-    data_dir: Annotated[str | None, typer.Option(help=DATA_DIR_HELP, show_default=False)] = None,
-    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1, max=256, show_default=False)] = None,
-    trust_plugin: Trust = None,
-    processes: Processes = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure how well a run tells what it was trained to tell.
-
-    Every image of the split is scored in every way that the view asks.
+    Raw pixels and the untrained backbone are measured beside it. RUN/evaluations holds each result; what is there is
+    not done again. `fftrain list evaluations NAME` shows settings; a file of your own (./mine.py) is an evaluation too.
+    Validation chooses, and what it chose reads the test split, once a call.
 
     \b
     Examples:
-      fftrain evaluate runs/ff-rot --split test
-      fftrain evaluate runs/photos --dataset imagefolder:/new/place/photos
+      fftrain evaluate runs/ff-rot linear
+      fftrain evaluate runs/ff-rot linear knn --dataset fashion-mnist linear.epochs=50
+      fftrain evaluate runs/ff-rot linear --reading zeros --json
+      fftrain evaluate runs/ff-rot readout.split=test
+      fftrain evaluate runs/ff-rot decoder tsne similarity.against=runs/bp-rot
     """
+    from ffcore.errors import SettingError
     from fftrain.evaluate import evaluate_run
     from fftrain.launcher import start
+    from fftrain.run import RunFolder
 
-    accelerator, reporter = start(threads, processes=processes)
+    given = without_gone(options)
+    if split is not None:
+        raise SettingError(f"--split is gone: write readout.split={split}")
+    RunFolder(run).read_config()
+    configs = [EvaluationConfig.made({**given, "evaluation": part}) for part in _evaluations(names or ())]
+    accelerator, reporter = start(configs[0].threads, processes=processes)
     with stopping(reporter, lambda: AGAIN):
-        result = evaluate_run(
-            run, split=split, accelerator=accelerator, dataset=dataset, data_dir=data_dir, reporter=reporter
-        )
+        found = evaluate_run(run, *configs, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
-        rows = [[name, f"{value:.4f}"] for name, value in result["by"].items()]
-        title = f"{run}: pretext accuracy on {result['images']:,} {split} images"
-        console.print_result(
-            {"run": str(run), "split": split, **result},
-            json,
-            lambda _: console.print_table(title, ["read from", "accuracy"], rows),
-        )
+        _print_evaluations(run, found, json)
     accelerator.end_training()
 
 
-app.command()(analyse)
+def _evaluations(words: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns each evaluation that is named, by itself or by a setting, with its settings."""
+    from ffcore.plugins import trust
+
+    found: dict[str, dict[str, Any]] = {}
+    for word in words or ("readout",):
+        if "=" not in word:
+            trust(word)  # who names a file here wants it to be run
+            found[short(EVALUATIONS.name(word))] = {"name": word}
+    for name, settings in assigned([word for word in words if "=" in word], {*found, *EVALUATIONS}).items():
+        found[name] = {"name": name, **found.get(name, {}), **settings}
+    return [*found.values()]
+
+
+def _gone(name: str, successor: str) -> None:
+    """Refuses a command of version 0.1."""
+
+    @app.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def gone(*, words: Annotated[list[str] | None, typer.Argument()] = None, debug: Debug = False) -> None:
+        from ffcore.errors import SettingError
+
+        run = next((word for word in words or () if not word.startswith("-")), "RUN")
+        raise SettingError(f"`fftrain {name}` is gone: write `fftrain evaluate {run} {successor}`")
+
+
+_gone("probe", "linear")
+_gone("analyse", "decoder tsne similarity")
 app.command(epilog=meanings({"--preset": PRESETS}))(study)
 
 

@@ -13,7 +13,7 @@ from pydantic import SkipValidation, model_validator
 
 from ffcore.errors import SettingError
 from ffcore.settings import Part, Settings, setting
-from fftrain.parts import DATASETS, FOLDER, PARTS, make_part
+from fftrain.parts import DATASETS, EVALUATIONS, FOLDER, PARTS, make_part
 from fftrain.recipes import default, label
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -67,7 +67,7 @@ class RunConfig(DataSettings):
     method: SkipValidation[Part] = setting(description="How it is trained.")
     cut: str = setting("block", description="Where gradients stop: block, stage, never, or after so many blocks.")
     at: Literal["all", "last"] = setting("all", description="Which blocks between two cuts carry a loss.")
-    epochs: int = setting(60, ge=1, description="Passes over the training images.")
+    epochs: int = setting(60, ge=0, description="Passes over the training images.")
     batch_size: int = setting(128, ge=1, description="Images of a step, over all processes.")
     lr: float = setting(1e-4, gt=0, description="Learning rate of Adam.")
     weight_decay: float = setting(0.0, ge=0, description="Decoupled weight decay (AdamW).")
@@ -94,7 +94,10 @@ class RunConfig(DataSettings):
         if not isinstance(values, Mapping):
             return values
         given = {kind: values.get(kind, default()[kind]) for kind in PARTS}
-        return {**values, **{k: part if isinstance(part, Part) else make_part(k, part) for k, part in given.items()}}
+        parts: dict[str, Any] = {k: p if isinstance(p, Part) else make_part(k, p) for k, p in given.items()}
+        if not parts["method"].trains:
+            values = {**values, "epochs": 0}
+        return {**values, **parts}
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -121,20 +124,18 @@ class RunConfig(DataSettings):
         return given
 
 
-class ProbeConfig(DataSettings):
-    """Settings of `fftrain probe`."""
+class EvaluationConfig(DataSettings):
+    """Settings of `fftrain evaluate`: what is measured of a run's features, of which images, and how they are read."""
 
     dataset: str | None = setting(  # type: ignore[assignment]
-        None, description="Data set to probe on: a name, or imagefolder:PATH. [default: the one it was pretrained on]"
+        None,
+        description="Images that are read: a data set's name, or imagefolder:PATH. [default: what it was trained on]",
     )
+    evaluation: SkipValidation[Part] = setting(description="What is measured.")
     reading: str | None = setting(None, description=READING_HELP)
     target: Literal["class", "pretext"] = setting(
         "class", description="What is told from the features: the image's class, or its pretext label."
     )
-    standardise: bool = setting(True, description="Standardise each feature by the training split before the probe.")
-    epochs: int = setting(100, ge=1, description="Passes over the cached features.")
-    batch_size: int = setting(256, ge=1, description="Feature rows of a step.")
-    seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the order of the rows.")
     feature_memory: float | None = setting(
         None,
         ge=0,
@@ -145,24 +146,20 @@ class ProbeConfig(DataSettings):
 
     RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "threads", "feature_memory")
 
-
-class AnalysisConfig(Options):
-    """Settings of `fftrain analyse`."""
-
-    reading: str | None = setting(None, description=READING_HELP)
-    images: int = setting(10_000, ge=10, description="Training images that a decoder is fitted on.")
-    points: int = setting(
-        1000, ge=0, le=20_000, description="Validation images of the t-SNE embedding; 0 leaves it out."
-    )
-    perplexity: float = setting(30.0, gt=0, description="Perplexity of t-SNE.")
-    seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of t-SNE.")
-    data_dir: str | None = setting(None, description=DATA_DIR_HELP)
-    threads: int | None = setting(None, ge=1, le=256, description=THREADS_HELP)
-
-    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "threads")
+    @model_validator(mode="before")
+    @classmethod
+    def _part(cls, values: Any) -> Any:
+        """Makes the evaluation of its name and settings; one that tells no labels has no target."""
+        if not isinstance(values, Mapping):
+            return values
+        if "evaluation" not in values:
+            raise SettingError(f"no evaluation is named: choose among {', '.join(EVALUATIONS)}")
+        given = values["evaluation"]
+        part: Any = given if isinstance(given, Part) else make_part("evaluation", given)
+        return {**values, "evaluation": part, **({} if part.labels else {"target": "class"})}
 
 
-def keyed(config: RunConfig | ProbeConfig | AnalysisConfig) -> dict[str, Any]:
+def keyed(config: RunConfig | EvaluationConfig) -> dict[str, Any]:
     """Returns the settings that a result depends on, as JSON-ready values."""
     return {name: value for name, value in config.to_dict().items() if name not in config.RUNTIME}
 

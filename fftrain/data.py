@@ -279,7 +279,12 @@ def _validation_images(train: int) -> int:
 
 def sample(split: Split, count: int) -> Split:
     """Returns `count` images of a split, of each class its share: the same every time."""
-    return split if count >= len(split) else split.at(_drawn(split.labels.numpy(), count)[1])
+    return split.at(drawn(split, count))
+
+
+def drawn(split: Split, count: int) -> Index | slice:
+    """Returns where the images of `sample` stand."""
+    return slice(None) if count >= len(split) else _drawn(split.labels.numpy(), count)[1]
 
 
 def _drawn(labels: Labels, count: int) -> tuple[Index, Index]:

@@ -1,216 +1,301 @@
-"""How well a network tells what it was trained to tell: on every image, under every class.
+"""What is measured of a run: its frozen features, beside the pixels and the features of the untrained network.
 
-Letters: N images of a split, B batch, C channels, H W pixels, K classes.
+RUN/evaluations/NAME-DIGEST.jsonl holds each evaluation, the digest being of settings, weights and data: what is there
+is done. What is measured anew with other settings takes the place of what it was before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import broadcast_object_list, gather_object
 
 from ffcore.errors import RunError, SettingError
-from ffcore.files import AnyPath
-from ffmodels.backbones.base import size
-from ffmodels.draws import Draws
-from ffmodels.methods.base import Readout
-from ffmodels.run import Run
-from fftrain.config import DataSettings
-from fftrain.data import ImageData, Split, load_data
+from ffcore.files import AnyPath, read_json, replacing, write_json
+from ffmodels.encoder import Encoder
+from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluations, read
+from ffmodels.run import Run, weights_digest
+from fftrain.config import EvaluationConfig, keyed
+from fftrain.data import ImageData, file_name, load_data
+from fftrain.evaluations.base import RANDOM, RAW, Evaluation, Subject
+from fftrain.features import choices, feature_memory, name_of
 from fftrain.launcher import make_accelerator
-from fftrain.loader import scaled
-from fftrain.memory import check_memory
-from fftrain.own import data_of
-from fftrain.parts import make_part
+from fftrain.loading import load_together, pretext_data, view_of
+from fftrain.own import to_measure
+from fftrain.parts import FOLDER as IMAGES
 from fftrain.progress import Reporter
-from fftrain.run import RunFolder
-from fftrain.views.base import View
-
-# What a batch of images may take as float32, in bytes, and how many images at most.
-BYTES, ROWS = 2**25, 4096
-
-
-def rows_of(*shapes: Sequence[int]) -> int:
-    """Returns how many images are worked on at once, each of which takes numbers of these shapes."""
-    return max(1, min(ROWS, BYTES // (4 * sum(map(size, shapes)))))
-
-
-def load_together(
-    config: DataSettings, accelerator: Accelerator, reporter: Reporter | None = None, *, training: bool = True
-) -> ImageData:
-    """Loads a data set on every process, on the main one first, so that one downloads; says how it was understood.
-
-    Where it fails it fails on every process: Accelerate's own `main_process_first` would leave the others waiting.
-
-    Args:
-        config: the data set.
-        accelerator: whose processes they are.
-        reporter: what a person sees.
-        training: whether training images are read, as in `load_data`.
-
-    Raises:
-        SettingError, DataError, ImageError: as `load_data` does.
-    """
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-    try:
-        data = load_data(config, training=training)
-        if reporter is not None:
-            for text in data.notes:
-                reporter.note(text)
-        return data
-    finally:
-        if accelerator.is_main_process:
-            accelerator.wait_for_everyone()
-
-
-@torch.no_grad()
-def accuracy(
-    readout: Readout,
-    view: View,
-    classes: int,
-    images: Tensor,
-    labels: Tensor,
-    accelerator: Accelerator,
-    reporter: Reporter | None = None,
-) -> dict[str, float]:
-    """Scores every image in every way that the view asks.
-
-    Args:
-        readout: in evaluation mode, on the accelerator's device.
-        view: what was seen of the images.
-        classes: K.
-        images: uint8 [N, C, H, W], on any device; shared out over the processes.
-        labels: of their classes, int64 [N].
-        accelerator: where it runs.
-        reporter: what a person sees.
-
-    Returns:
-        The accuracy of each of the readout's readers, 0 to 1.
-    """
-    reporter = reporter or Reporter()
-    _, channels, height, width = images.shape
-    # Whole chunks are shared out, so that every batch is the same on any number of processes. There are as many as
-    # processes at least, empty ones too: every process sums the same readers.
-    chunk = max(1, rows_of((channels, height, width)) // classes)
-    chunks = max(-(-len(labels) // chunk), accelerator.num_processes)
-    mine = range(accelerator.process_index, chunks, accelerator.num_processes)
-    right: dict[str, float] = {}
-    rows = 0
-    for start in reporter.track((chunk * i for i in mine), len(mine), "evaluating"):
-        part, of_part = (values[start : start + chunk].to(accelerator.device) for values in (images, labels))
-        for seen, labels_B in view.variants(part, of_part):
-            rows += len(labels_B)
-            for reader, scores_BK in readout.readers(scaled(seen)).items():
-                right[reader] = right.get(reader, 0.0) + (scores_BK.argmax(-1) == labels_B).sum().item()
-    *hits, total = over_processes([*right.values(), rows], accelerator)
-    return {reader: hit / total for reader, hit in zip(right, hits, strict=True)}
-
-
-def over_processes(values: list[float], accelerator: Accelerator) -> list[float]:
-    """Returns the sums over all processes. One process needs no float64 on its device, which not all have."""
-    if accelerator.num_processes == 1:
-        return values
-    summed: list[float] = accelerator.reduce(
-        torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum"
-    ).tolist()
-    return summed
+from fftrain.run import RunFolder, describe
 
 
 def evaluate_run(
     run: AnyPath,
-    *,
-    split: str = "validation",
+    *configs: EvaluationConfig,
     accelerator: Accelerator | None = None,
     data: ImageData | None = None,
-    dataset: str | None = None,
-    data_dir: str | None = None,
+    baselines: AnyPath | None = None,
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Measures how well a finished run tells its labels, in full precision, and records it in results.json.
+) -> list[Evaluated]:
+    """Measures a run's frozen network, and beside it the pixels and the network before training.
+
+    Features are computed once for all evaluations of the same images. Several processes share out the blocks: every
+    process calls this, and the figures are those of one.
 
     Args:
         run: a run folder.
-        split: `validation` or `test`.
-        accelerator: where it runs; None makes one.
-        data: the run's data set, where it is loaded already.
-        dataset: its name or place now; None means where it was when the run was trained.
-        data_dir: where data sets are kept, or an image folder lies, now; None means where they were.
+        configs: evaluations, each with the images that it is of.
+        accelerator: devices and processes; None makes one.
+        data: the data set of all of them, where it is loaded already. What the run was trained on counts as that under
+            any name.
+        baselines: a folder that keeps what was measured of pixels and untrained networks, so that runs which share
+            them measure them once.
         reporter: what a person sees.
 
     Returns:
-        {"accuracy": of the predicting reader, "by": of each reader, "images": how many}, accuracies 0 to 1.
+        Each evaluation as its file holds it, in the order of `configs`.
 
     Raises:
-        SettingError: for an unknown split.
-        RunError, DataError: where the run or its data cannot be read, or do not fit, or its method tells nothing.
+        SettingError, DataError, ImageError, RunError: as the parts that read the run and the data do.
+        RunError: where features that exceed the memory do not fit on the run folder's disk either.
         InUse: where another process works in the run folder.
     """
-    if split not in ("validation", "test"):
-        raise SettingError(f"--split is {split!r}: choose one of validation, test")
-    found = Run.load(run)
     folder = RunFolder(run)
-    accelerator = accelerator or make_accelerator(None)
+    folder.read_config()  # a claim makes folders: not where there is no run
+    accelerator = accelerator or make_accelerator(configs[0].threads if configs else None)
+    rows = None if baselines is None else Path(baselines)
+    found: dict[int, Evaluated] = {}
     with folder.claimed(accelerator):
-        load = partial(load_together, accelerator=accelerator, training=False)
-        data = data_of(Path(run), data, dataset=dataset, data_dir=data_dir, load=load)
-        readout = found.readout()
-        if readout is None:
-            raise RunError(f"{run} was trained without labels ({found.config['method']['name']}): it tells nothing")
-        part: Split = data.split(split)
-        by = accuracy(
-            readout.to(accelerator.device),
-            view_of(found),
-            len(found.classes),
-            part.images,
-            part.labels,
-            accelerator,
-            reporter,
-        )
-        result = {"accuracy": [*by.values()][-1], "by": by, "images": len(part)}
-        if accelerator.is_main_process:
-            folder.add_result(("pretext", split), result)
-    return result
+        for place in dict.fromkeys(_place(config) for config in configs):
+            of_place = {i: config for i, config in enumerate(configs) if _place(config) == place}
+            measuring = _Measuring(folder.path, [*of_place.values()], accelerator, data, rows, reporter or Reporter())
+            found |= dict(zip(of_place, measuring.run(), strict=True))
+    return [found[i] for i in range(len(configs))]
 
 
-def view_of(run: Run) -> View:
-    """Returns what a run's method saw of its images. Raises RunError where it cannot be made."""
-    try:
-        view: View = make_part("view", run.config["view"])  # type: ignore[assignment]
-    except SettingError as error:
-        raise RunError(f"{run.path} describes no view ({error}): train the run again") from error
-    return view
+def _place(config: EvaluationConfig) -> str:
+    """Returns what evaluations have in common that are of the same features."""
+    return json.dumps({k: v for k, v in config.to_dict().items() if k != "evaluation"}, sort_keys=True)
 
 
-def pretext_data(run: Run, data: ImageData) -> ImageData:
-    """Returns the images changed by labels that are drawn once, with these labels as their classes.
+class _Measuring:
+    """Evaluations of one run on the same images, read in the same way."""
 
-    Raises:
-        SettingError: for a view that makes no labels.
-    """
-    view = view_of(run)
-    if not view.pretext:
-        raise SettingError("--target is pretext, but this run's view makes no labels: leave --target out")
+    def __init__(
+        self,
+        run: Path,
+        configs: Sequence[EvaluationConfig],
+        accelerator: Accelerator,
+        data: ImageData | None,
+        baselines: Path | None,
+        reporter: Reporter,
+    ) -> None:
+        self.measured, self.accelerator, self.reporter, self.baselines = Run.load(run), accelerator, reporter, baselines
+        trained = RunFolder(run).read_config()
+        self.source = trained.label
+        encoder = self.measured.encoder(configs[0].reading)
+        training = any(_part(config).training for config in configs)
+        load = partial(load_data, training=training) if accelerator.num_processes == 1 else None
+        load = load or partial(load_together, accelerator=accelerator, training=training)
+        config, data = to_measure(run, configs[0], data, load)
+        for text in data.notes if data.name != trained.dataset else ():
+            reporter.note(text)
+        self.plain = data
+        if config.target == "pretext":
+            data = pretext_data(self.measured, data)
+        self.data = data
+        named = {"dataset": config.dataset, "reading": encoder.reading}
+        read_as = {key: getattr(config, key) for key in ("image_size", "grayscale", "skip_bad")}
+        self.configs = [config.changed(**named, **read_as) for config in configs]
+        for config in self.configs:
+            self._check(config)
+        self.sources: dict[str, Encoder | None] = {RAW: None}
+        if self.measured.method.trains:
+            self.sources[RANDOM] = self.measured.encoder(encoder.reading, untrained=True)
+        self.sources[self.source] = encoder
+        asked = "" if config.target == "class" else f"-{file_name(trained.view.part_name)}"
+        self.probes = run / "probes" / f"{place_name(data.name)}-{encoder.reading}{asked}"
+        self.weights = weights_digest(run)
+        self.place: dict[str, str] = {"dataset": data.name, "reading": encoder.reading, "target": config.target}
 
-    def of(split: Split, stream: int) -> Split:
-        made: Split | None = None
-        for index in torch.split(torch.arange(len(split)), rows_of(data.shape)):
-            (seen,), drawn = view(split.images[index], split.labels[index], Draws(0, stream, index))
-            if made is None:
-                check_memory(seen[0].nbytes * len(split), "pretext images")
-                made = Split(seen.new_empty(len(split), *seen.shape[1:]), torch.empty_like(split.labels))
-            made.images[index], made.labels[index] = seen, drawn
-        return split if made is None else made
+    def _check(self, config: EvaluationConfig) -> None:
+        if _part(config).labels and not self.data.class_names:
+            made = ", or on what the view makes (--target pretext)" if view_of(self.measured).pretext else ""
+            raise SettingError(
+                f"{self.data.name} has no classes to tell apart: evaluate {_part(config).called} on a labelled data "
+                f"set of this shape (--dataset){made}"
+            )
+        _part(config).check(self.measured, self.data)
 
-    return ImageData(
-        name=data.name,
-        train=of(data.train, 0),
-        validation=of(data.validation, 1),
-        test=of(data.test, 2),
-        class_names=view.class_names(data.class_names),
-    )
+    def run(self) -> list[Evaluated]:
+        """Measures what is not there yet, and returns all of it."""
+        evaluations(self.measured.path)  # a damaged file is refused before anything is measured
+        begun = [self._begun(config) for config in self.configs]
+        if self.accelerator.num_processes > 1:
+            begun = broadcast_object_list(begun)
+        found = {i: one for i, one in enumerate(begun) if one.whole}
+        todo = {i: one for i, one in enumerate(begun) if not one.whole}
+        memory = feature_memory(self.configs[0].feature_memory) / self.accelerator.num_processes
+        records: dict[int, list[Record]] = {i: [] for i in todo}
+        seconds = dict.fromkeys(todo, 0.0)
+        for source, encoder in self.sources.items():
+            with ExitStack() as held:
+                subject = Subject(
+                    run=self.measured,
+                    source=source,
+                    encoder=None if encoder is None else encoder.to(self.accelerator.device),
+                    data=self.data,
+                    target=self.place["target"],
+                    accelerator=self.accelerator,
+                    reporter=self.reporter,
+                    memory=memory,
+                    probes=self.probes,
+                    about={**self.place, "backbone_sha256": self.weights, "class_names": [*self.data.class_names]},
+                    held=held,
+                )
+                for i, one in todo.items():
+                    began = time.perf_counter()
+                    for record in self._records(self.configs[i], subject):
+                        records[i].append({**{k: one.about[k] for k in ABOUT}, "source": source, **record})
+                    seconds[i] += time.perf_counter() - began
+                    if subject.trained:
+                        about = {**one.about, "value": seconds[i]}
+                        found[i] = self._write(Evaluated(path=one.path, about=about, records=records[i]), subject)
+        return [found[i] for i in range(len(self.configs))]
+
+    def _begun(self, config: EvaluationConfig) -> Evaluated:
+        """Returns an evaluation as it is there, or without records."""
+        settings, depends = keyed(config), _part(config).depends()
+        about = {
+            "measure": "seconds",
+            "evaluation": _part(config).called,
+            **self.place,
+            **({} if _part(config).labels else {"target": ""}),
+            "settings": settings,
+            "data": describe(self.plain)["digest"],
+            **({"training": self.training} if _part(config).training else {}),
+            "weights": self.weights,
+            **({"depends": dict(depends)} if depends else {}),
+        }
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        path = self.measured.path / FOLDER / f"{_part(config).called}-{digest}.jsonl"
+        if path.is_file():
+            kept = read(path)
+            if kept.whole:
+                return kept
+        return Evaluated(path=path, about=about, records=())
+
+    def _records(self, config: EvaluationConfig, subject: Subject) -> list[Record]:
+        """Returns what an evaluation tells of a subject, from all processes, in the order of the blocks."""
+        part, subject.arrays, subject.files = _part(config), {}, []
+        if not subject.trained and not part.baselines:
+            return []
+        kept, path = self._kept(config, subject.source) if not subject.trained else (None, None)
+        if self.accelerator.num_processes > 1:
+            [kept] = broadcast_object_list([kept])
+        if kept is not None:
+            return kept
+        records = list(part.measure(subject))
+        for record in records:
+            try:
+                check(record)
+            except (ValueError, KeyError, TypeError) as error:
+                raise SettingError(
+                    f"evaluation {part.called} gave a record that is not of a number ({error}): nothing of it is kept"
+                ) from error
+        if self.accelerator.num_processes > 1:
+            records = gather_object(records)
+        order = {name_of(blocks): i for i, blocks in enumerate(choices(subject.encoder))}
+        records.sort(key=lambda record: order.get(record.get("blocks", ""), -1))
+        if path is not None and self.accelerator.is_main_process:
+            write_json(path, {"of": self._shared(config, subject.source), "records": records})
+        return records
+
+    @cached_property
+    def training(self) -> str:
+        """A digest of the training images and their labels."""
+        found = hashlib.sha256()
+        for values in (self.plain.train.images, self.plain.train.labels):
+            found.update(np.ascontiguousarray(values.numpy()).data)
+        return found.hexdigest()[:16]
+
+    def _shared(self, config: EvaluationConfig, source: str) -> dict[str, Any]:
+        """Returns all that the figures of a baseline depend on."""
+        key: dict[str, Any] = {
+            "source": source,
+            "ffstudy": version("ffstudy"),
+            "data": describe(self.data),
+            "training": self.training,
+            "settings": {name: value for name, value in keyed(config).items() if name != "reading"},
+        }
+        if source == RANDOM:
+            reading = config.reading
+            # No pixel is filled, whatever the labels.
+            classes = None if reading == "pixels" else len(self.measured.classes)
+            own = {key: self.measured.config[key] for key in ("backbone", "seed")}
+            key |= {**own, "reading": reading, "classes": classes}
+        return key
+
+    def _kept(self, config: EvaluationConfig, source: str) -> tuple[list[Record] | None, Path | None]:
+        """Returns what is kept of a baseline, None where nothing is or its file is damaged, and where it is kept."""
+        if self.baselines is None:
+            return None, None
+        key = self._shared(config, source)
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = self.baselines / f"{source}-{_part(config).called}-{digest[:16]}.json"
+        try:
+            kept = read_json(path)
+            for record in kept["records"]:
+                check(record)
+            return (kept["records"] if kept["of"] == key and kept["records"] else None), path
+        except (RunError, TypeError, KeyError, ValueError):
+            return None, path
+
+    def _write(self, found: Evaluated, subject: Subject) -> Evaluated:
+        """Writes an evaluation, deletes those whose place it takes, and returns it with the files that belong to it."""
+        parts = [(subject.arrays, subject.files)]
+        if self.accelerator.num_processes > 1:
+            parts = gather_object(parts)
+        arrays = {name: array for one, _ in parts for name, array in one.items()}
+        files = [file for _, of in parts for file in of]
+        if arrays:
+            files.append(found.arrays.relative_to(self.measured.path).as_posix())
+        found = replace(found, about={**found.about, **({"files": sorted(files)} if files else {})})
+        if self.accelerator.is_main_process:
+            RunFolder(self.measured.path).check_there()
+            if arrays:
+                with replacing(found.arrays) as partial, partial.open("wb") as file:
+                    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            found.write()
+            said = {_what(record) for record in found.records}
+            for other in evaluations(self.measured.path):
+                if other.path != found.path and other.name == found.name and said & {*map(_what, other.records)}:
+                    other.path.unlink()
+                    other.arrays.unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+        return found
+
+
+def _part(config: EvaluationConfig) -> Evaluation:
+    assert isinstance(config.evaluation, Evaluation)
+    return config.evaluation
+
+
+def _what(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what a record is of: two of the same are not both right."""
+    return tuple(record.get(key) for key in (*ABOUT[1:], "measure", "split", "source", "blocks"))
+
+
+def place_name(dataset: str) -> str:
+    """Returns a data set's name as a folder's; image folders of one name are told apart by a digest of their path."""
+    digest = f"-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}" if dataset.startswith(IMAGES) else ""
+    return file_name(dataset) + digest

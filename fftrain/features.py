@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,9 +23,8 @@ from ffcore.errors import RunError, WriteError
 from ffmodels.encoder import Encoder
 from ffmodels.linear import Standardisation, blocks_name, last_blocks
 from fftrain.data import ImageData, Split
-from fftrain.evaluate import rows_of
 from fftrain.loader import scaled
-from fftrain.memory import check_memory, free_memory
+from fftrain.memory import check_memory, free_memory, rows_of
 from fftrain.progress import Reporter
 
 ROWS = 2048
@@ -64,7 +64,7 @@ class Features:
         validation: of that.
         test: of that.
         reader: of features that lie in a mapped file.
-        standard: by which pixels are standardised as they are read.
+        standard: by which they are standardised as they are read.
     """
 
     train: Tensor
@@ -82,38 +82,50 @@ class Features:
     def columns(self, columns: slice) -> Features:
         """Returns a view of some features."""
         train, validation, test = (split[:, columns] for split in (self.train, self.validation, self.test))
-        return replace(self, train=train, validation=validation, test=test)
+        found = self.standard and Standardisation(self.standard.mean_F[columns], self.standard.std_F[columns])
+        return replace(self, train=train, validation=validation, test=test, standard=found)
+
+    def rows(self, index: npt.NDArray[np.int64] | slice) -> Features:
+        """Returns the features of some training images, and all others."""
+        kept = self.train[index]
+        return replace(self, train=kept, reader=self.reader if isinstance(index, slice) else None)
 
     def gather(self, index_B: Tensor, out_BF: Tensor) -> Tensor:
         """Fills `out_BF` with these rows of the training split and returns it."""
         if self.reader is not None:
             self.reader.read(self.train, index_B, out_BF)
         elif self.train.dtype == torch.uint8:
-            self._scaled_(out_BF.copy_(self.train[index_B]))
+            out_BF.copy_(self.train[index_B])
         else:
             torch.index_select(self.train, 0, index_B, out=out_BF)
-        return out_BF
+        return self._as_read_(out_BF)
+
+    def gather_rows(self, index_B: npt.NDArray[np.int64]) -> Tensor:
+        """Returns these rows of the training split, float32 [B, F]."""
+        index = torch.from_numpy(index_B)
+        return self.gather(index, torch.empty(len(index), self.train.shape[1]))
 
     def chunks(self, split: str) -> Iterator[Tensor]:
         """Yields the rows of `train`, `validation` or `test` in order, some at once."""
         kept: Tensor = getattr(self, split)
         for x_BF in torch.split(kept, min(ROWS, rows_of(kept.shape[1:]))):
-            yield self._scaled_(x_BF.float()) if kept.dtype == torch.uint8 else x_BF
+            yield x_BF if self._as_it_is else self._as_read_(x_BF.to(torch.float32, copy=True))
 
-    def standardised(self) -> tuple[Features, Standardisation]:
-        """Standardises all splits by the training split, features in place, and returns them with its statistics."""
+    def standardised(self) -> Features:
+        """Returns the features as they are read when each is standardised by the training split."""
         found = Standardisation.of(self.train)
         if self.train.dtype == torch.uint8:
             found = Standardisation(found.mean_F / 255, found.std_F / 255)
-            return replace(self, standard=found), found
-        for split in (self.train, self.validation, self.test):
-            for chunk in torch.split(split, ROWS):  # a mapped file is passed over once
-                found.apply_(chunk)
-        return self, found
+        return replace(self, standard=found)
 
-    def _scaled_(self, pixels_BF: Tensor) -> Tensor:
-        pixels_BF.div_(255)
-        return pixels_BF if self.standard is None else self.standard.apply_(pixels_BF)
+    @property
+    def _as_it_is(self) -> bool:
+        return self.standard is None and self.train.dtype != torch.uint8
+
+    def _as_read_(self, x_BF: Tensor) -> Tensor:
+        if self.train.dtype == torch.uint8:
+            x_BF.div_(255)
+        return x_BF if self.standard is None else self.standard.apply_(x_BF)
 
 
 def name_of(blocks: Sequence[int]) -> str:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psutil
+
+from ffmodels.backbones.base import size
+
+# What a batch of images may take as float32, in bytes, and how many images at most.
+BYTES, ROWS = 2**25, 4096
+
+
+def rows_of(*shapes: Sequence[int]) -> int:
+    """Returns how many images are worked on at once, each of which takes numbers of these shapes."""
+    return max(1, min(ROWS, BYTES // (4 * sum(map(size, shapes)))))
 
 
 def free_memory() -> int:

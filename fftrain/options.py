@@ -29,14 +29,6 @@ RunArgument = Annotated[Path, typer.Argument(help="A run folder.", show_default=
 Processes = Annotated[
     int | None, typer.Option(help="Fail unless so many processes work together.", min=1, show_default=False)
 ]
-Moved = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        help="The run's data set, where it is now, as imagefolder:PATH. [default: where it was]",
-        show_default=False,
-    ),
-]
 
 
 def _trusted(names: list[str] | None) -> list[str] | None:
@@ -67,7 +59,7 @@ def options_of(settings: type[Settings], *, leave_out: tuple[str, ...] = ()) -> 
 
     def decorate(command: Any) -> Any:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        names = [name for name in settings.model_fields if name not in (*leave_out, *PARTS)]
+        names = [name for name in settings.model_fields if name not in (*leave_out, *PARTS, "evaluation")]
         added = [_option(name, settings.model_fields[name]) for name in names]
         taken = {*(p.name for p in own), *names}
         added += [_gone(name) for name in GONE if name not in taken]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ffcore.errors import DataError, RunError
 from ffmodels.run import Run
-from fftrain.config import DataSettings, ProbeConfig
+from fftrain.config import DataSettings, EvaluationConfig
 from fftrain.data import ImageData, load_data
 from fftrain.parts import DATASETS, FOLDER, check_dataset
 from fftrain.run import RunFolder, held_out_digest
@@ -42,10 +42,10 @@ def data_of(
     return recognised(run, data)
 
 
-def to_probe(
-    run: Path, config: ProbeConfig, data: ImageData | None, load: Callable[[DataSettings], ImageData]
-) -> tuple[ProbeConfig, ImageData]:
-    """Returns the settings with the data set's name, and what a run is probed on: its own data or others.
+def to_measure(
+    run: Path, config: EvaluationConfig, data: ImageData | None, load: Callable[[DataSettings], ImageData]
+) -> tuple[EvaluationConfig, ImageData]:
+    """Returns the settings with the data set's name, and what a run is measured on: its own data or others.
 
     Its own are read as they were for training, where the settings do not say otherwise, and go by the run's name for
     them, from wherever they came.
@@ -62,15 +62,16 @@ def to_probe(
     trained = RunFolder(run).read_config()
     config = config.changed(dataset=config.dataset or (trained.dataset if data is None else data.name))
     own = config.dataset == trained.dataset
-    if own:
+    moved = all(str(name).startswith(FOLDER) for name in (config.dataset, trained.dataset))
+    if own or moved:
         config = config.changed(
             image_size=config.image_size or trained.image_size,
             grayscale=config.grayscale or trained.grayscale,
             skip_bad=config.skip_bad or trained.skip_bad,
         )
-    if data is not None:
-        return config, recognised(run, data, other=not own)
-    data = recognised(run, load(found_at(run, config, data_dir=config.data_dir) if own else config), other=not own)
+    if data is None:
+        data = load(found_at(run, config, data_dir=config.data_dir) if own else config)
+    data = recognised(run, data, other=not own)
     same = data.name == Run.load(run).data["name"]
     return config.changed(dataset=trained.dataset if same else config.dataset), data
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ffcore.errors import SettingError
-from ffcore.plugins import Plugins
+from ffcore.plugins import Plugins, short
 from ffcore.settings import Part, underscored
 from ffmodels.parts import BACKBONES, METHODS
 from fftrain.recipes import default, recipes
 
 VIEWS = Plugins("fftrain.views", "view", "View")
 DATASETS = Plugins("fftrain.datasets", "dataset", "Dataset")
+EVALUATIONS = Plugins("fftrain.evaluations", "evaluation", "Evaluation")
 # What names a folder of images as a data set.
 FOLDER = "imagefolder:"
 # A run's parts.
@@ -21,10 +22,10 @@ PARTS = {"view": VIEWS, "backbone": BACKBONES, "method": METHODS}
 
 
 def make_part(kind: str, given: Any) -> Part:
-    """Returns a run's part.
+    """Returns a part of a run, or an evaluation.
 
     Args:
-        kind: a key of PARTS.
+        kind: a key of PARTS, or `evaluation`.
         given: a name, or settings with or without a `name`.
 
     Raises:
@@ -32,11 +33,14 @@ def make_part(kind: str, given: Any) -> Part:
         RunError: for code outside the package that no person named.
     """
     values = named(given)
-    name = values.pop("name", default()[kind])
+    name = values.pop("name", default().get(kind))
+    if name is None:
+        raise SettingError(f"{given!r} is no {kind}: give its name")
     if kind == "method" and name in recipes() and name not in METHODS:
         raise SettingError(f"--method {name} is a recipe: write --recipe {name}")
     values.pop("sha256", None)
-    part: Part = PARTS[kind].load(name).made(values, f"{kind}.")
+    plugins = EVALUATIONS if kind == "evaluation" else PARTS[kind]
+    part: Part = plugins.load(name).made(values, f"{kind if kind in PARTS else short(name)}.")
     return part
 
 

@@ -1,6 +1,6 @@
 """The run folder: where everything about one training lies, each file written whole or not at all.
 
-config.json, metrics.jsonl, backbone.safetensors, heads.safetensors, samples.npz, results.json, probes/,
+config.json, metrics.jsonl, backbone.safetensors, heads.safetensors, samples.npz, evaluations/, probes/,
 checkpoint/epoch-NNNNN/.
 """
 
@@ -24,8 +24,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ffcore.errors import FFStudyError, RunError, SettingError, WriteError
-from ffcore.files import LOCK_FILE, AnyPath, claimed, read_json, replacing, write_json, write_text
+from ffcore.files import LOCK_FILE, AnyPath, claimed, replacing, write_json, write_text
 from ffcore.machine import machine
+from ffmodels.evaluated import FOLDER as EVALUATIONS
 from ffmodels.run import CONFIG_FILE, LAYOUT, SAMPLES_FILE, Run
 from fftrain.config import RunConfig
 from fftrain.data import ImageData, sample
@@ -41,7 +42,6 @@ class RunFolder:
     def __init__(self, path: AnyPath) -> None:
         self.path = Path(path)
         self.metrics = self.path / "metrics.jsonl"
-        self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoint"
 
     @contextmanager
@@ -135,28 +135,6 @@ class RunFolder:
         kept = [record for record in self.read_metrics() if record["epoch"] <= epoch]
         write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
 
-    def read_results(self) -> dict[str, Any]:
-        """Reads results.json; an empty one where nothing is measured yet."""
-        results = read_json(self.results) if self.results.exists() else {}
-        if not isinstance(results, dict) or not all(isinstance(part, dict) for part in results.values()):
-            raise RunError(f"{self.results} is damaged: delete it, then evaluate and probe the run again")
-        return results
-
-    def add_result(self, keys: tuple[str, ...], value: Any) -> None:
-        """Sets results[keys[0]][keys[1]]... = value."""
-        self.check_there()
-        results = self.read_results()
-        at = results
-        for key in keys[:-1]:
-            at = at.setdefault(key, {})
-        at[keys[-1]] = value
-        write_json(self.results, results)
-
-    def add_seconds(self, step: str, seconds: float) -> None:
-        """Adds to the wall time of a step in results["seconds"]."""
-        before = self.read_results().get("seconds", {}).get(step)
-        self.add_result(("seconds", step), seconds + (before if isinstance(before, float) else 0.0))
-
     def last_checkpoint(self) -> Path | None:
         """Returns the newest whole checkpoint."""
         whole = sorted(p for p in self.checkpoints.glob("epoch-*") if p.is_dir())
@@ -196,9 +174,8 @@ class RunFolder:
         write_json(self.path / CONFIG_FILE, {**Run.load(self.path).record, "config": config.to_dict()})
 
     def forget_measurements(self) -> None:
-        """Deletes results and probes: they were measured on other weights than those that are about to be written."""
-        self.results.unlink(missing_ok=True)
-        for measured in ("probes", "analysis"):
+        """Deletes what was measured on other weights than those that are about to be written."""
+        for measured in (EVALUATIONS, "probes"):
             shutil.rmtree(self.path / measured, ignore_errors=True)
 
 

@@ -20,22 +20,29 @@ from ffcore.files import AnyPath
 from ffmodels.backbones.base import Backbone, Shape
 from ffmodels.batch import Batch
 from ffmodels.draws import key
+from ffmodels.evaluated import Evaluated
 from ffmodels.methods.base import Method
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, HEADS_FILE, Run, as_module, save_weights
 from ffmodels.units import Unit, heads_of, make_units
 from fftrain.checkpoints import restore, save
-from fftrain.config import RunConfig
+from fftrain.config import EvaluationConfig, RunConfig
 from fftrain.data import ImageData, Split, sample
-from fftrain.evaluate import accuracy, evaluate_run, load_together, over_processes, rows_of
+from fftrain.evaluate import evaluate_run
 from fftrain.launcher import make_accelerator
 from fftrain.loader import Loader
+from fftrain.loading import load_together
 from fftrain.loop import measure, train
+from fftrain.memory import rows_of
 from fftrain.own import found_at, recognised
 from fftrain.parts import VIEWS, public_name
 from fftrain.precision import slower_in_bf16
 from fftrain.progress import Reporter, time_left
 from fftrain.run import RunFolder, describe, describe_hardware
+from fftrain.told import accuracy, over_processes
 from fftrain.views.base import View
+
+# What a training ends with, where its method tells something.
+READOUT = "readout"
 
 
 def pretrain(
@@ -46,7 +53,7 @@ def pretrain(
     accelerator: Accelerator | None = None,
     data: ImageData | None = None,
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
+) -> list[Evaluated]:
     """Trains a backbone and leaves a run folder.
 
     Args:
@@ -59,8 +66,7 @@ def pretrain(
         reporter: what a person sees; None means nothing.
 
     Returns:
-        {"pretext": {"validation": {"accuracy", "by", "images"}}}, accuracies 0 to 1; empty where the method has nothing
-        to tell.
+        What the method tells of the validation split; nothing where it has nothing to tell.
 
     Raises:
         SettingError: for settings that do not fit the data or the run to resume.
@@ -183,7 +189,7 @@ class Training:
         for tracker in accelerator.trackers:
             tracker.finish()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> list[Evaluated]:
         """Writes the weights, and measures what the method tells of the validation split."""
         folder, accelerator = self.folder, self.accelerator
         if accelerator.is_main_process:
@@ -195,11 +201,9 @@ class Training:
             save_weights(self.backbone, folder.path / BACKBONE_FILE)  # last: a run that has it has been trained
         accelerator.wait_for_everyone()
         if self.readout is None:
-            return {}
-        found = evaluate_run(
-            folder.path, split="validation", accelerator=accelerator, data=self.data, reporter=self.reporter
-        )
-        return {"pretext": {"validation": found}}
+            return []
+        told = EvaluationConfig.made({"evaluation": READOUT})
+        return evaluate_run(folder.path, told, accelerator=accelerator, data=self.data, reporter=self.reporter)
 
     def _loader(self, split: Split) -> Loader:
         device = self.accelerator.device
@@ -365,7 +369,7 @@ def prepare(units: Sequence[Unit], config: RunConfig, accelerator: Accelerator) 
     wrapped: list[nn.Module] = []
     optimizers: list[Any] = []
     for unit in units:
-        if not any(p.requires_grad for p in unit.parameters()):
+        if config.epochs == 0 or not any(p.requires_grad for p in unit.parameters()):
             wrapped.append(unit.to(accelerator.device))
             optimizers.append(None)
             continue

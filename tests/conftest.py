@@ -45,7 +45,7 @@ def cli(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A folder with two small finished runs on the digits, `ff` and `bp`, probed: read it, never write to it."""
-    from fftrain import ProbeConfig, probe_run
+    from fftrain import EvaluationConfig, evaluate_run
     from fftrain.training import pretrain
     from tests.fftrain.training import settings
 
@@ -53,7 +53,7 @@ def trained(tmp_path_factory) -> Path:
     for method in ("ff", "bp"):
         small = {"dataset": "digits", "width": 48, "batch_size": 64, "lr": 3e-3, "epochs": 3, "threads": 1}
         pretrain(settings(method, **small, threshold=48.0), root / method)
-        probe_run(root / method, ProbeConfig(dataset="digits", epochs=8, threads=1))
+        evaluate_run(root / method, EvaluationConfig(evaluation={"name": "linear", "epochs": 8}, threads=1))
     return root
 
 

@@ -9,9 +9,16 @@ from fftrain.config import RunConfig
 from fftrain.parts import BACKBONES, METHODS, VIEWS, merged
 
 KINDS = {"method": METHODS, "backbone": BACKBONES, "view": VIEWS}
-HOMES = {"method": "ffmodels.methods", "backbone": "ffmodels.backbones", "view": "fftrain.views"}
+HOMES = {
+    "method": "ffmodels.methods",
+    "backbone": "ffmodels.backbones",
+    "view": "fftrain.views",
+    "evaluation": "fftrain.evaluations",
+}
 # The suite takes each method on one network and each network under one method; the slow marker has them all.
 METHOD, BACKBONE = "barlow", "convnet"
+# Networks of many layers, which take long where they are exported, or trained in full size.
+DEEP = {"resnet", "vit"}
 ALL = [(method, backbone) for method in METHODS for backbone in BACKBONES]
 SOME = [(method, backbone) for method, backbone in ALL if method == METHOD or backbone == BACKBONE]
 

@@ -1,4 +1,4 @@
-"""Every method, network and view has its page: what the code knows stands in it, and its example runs."""
+"""Every method, network, view and evaluation has its page: what the code knows stands in it, and its example runs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ import shlex
 import pytest
 
 from tests.helpers import ROOT
+from tests.parts import DEEP
 
 spec = importlib.util.spec_from_file_location("pages_of_parts", ROOT / "docs" / "parts.py")
 parts = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(parts)
-PAGES = [pytest.param(kind, name, page, id=f"{kind}-{name}") for (kind, name), page in parts.pages().items()]
-every_page = pytest.mark.parametrize(("kind", "name", "page"), PAGES)
+PAGES = {of: page for of, page in parts.pages().items() if of[0] != "evaluation"}
+OF_EVALUATIONS = {of: page for of, page in parts.pages().items() if of[0] == "evaluation"}
+
+
+def each(pages):
+    found = [pytest.param(*of, page, id="-".join(of)) for of, page in pages.items()]
+    return pytest.mark.parametrize(("kind", "name", "page"), found)
 
 
 def example(page):
     """The words of the page's command, behind the program's name."""
-    [block] = re.findall(r"```sh\n(fftrain pretrain .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    [block] = re.findall(r"```sh\n(fftrain (?:pretrain|evaluate) .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     return shlex.split(block.replace("\\\n", ""))[1:]
 
 
-@every_page
+@each(parts.pages())
 def test_a_page_has_what_the_code_says_of_its_part(kind, name, page):
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# ")
@@ -38,11 +44,11 @@ def test_no_page_is_of_a_part_that_is_gone():
     assert {page for folder in folders for page in folder.glob("*.md")} == {*parts.pages().values()}
 
 
-@every_page
+@each(PAGES)
 def test_the_example_of_a_page_is_of_its_part(cli, monkeypatch, kind, name, page):
     taken = []
     module = importlib.import_module("fftrain.training")
-    monkeypatch.setattr(module, "pretrain", lambda config, *rest, **more: taken.append(config) or {})
+    monkeypatch.setattr(module, "pretrain", lambda config, *rest, **more: taken.append(config) or [])
     ended = cli("fftrain", *example(page))
     assert ended.code == 0, ended.err
     assert getattr(taken[0], kind).part_name == name
@@ -51,8 +57,8 @@ def test_the_example_of_a_page_is_of_its_part(cli, monkeypatch, kind, name, page
 @pytest.mark.parametrize(
     ("kind", "page"),
     [
-        pytest.param(kind, page, id=page.stem, marks=[pytest.mark.slow] if kind == "view" else [])
-        for (kind, _), page in parts.pages().items()
+        pytest.param(kind, page, id=page.stem, marks=[pytest.mark.slow] if kind == "view" or name in DEEP else [])
+        for (kind, name), page in PAGES.items()
     ],
 )
 def test_the_example_of_a_page_runs(cli, tmp_path, kind, page):
@@ -73,4 +79,20 @@ def test_the_example_of_a_page_runs(cli, tmp_path, kind, page):
     ]
     ended = cli("fftrain", *example(page), *few, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["epoch"] == 1
+    if json.loads((tmp_path / "run" / "config.json").read_text())["config"]["epochs"]:
+        assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["epoch"] == 1
+
+
+@each(OF_EVALUATIONS)
+def test_the_example_of_an_evaluations_page_runs(cli, run_copy, kind, name, page):
+    """Of a small run, on a few digits."""
+    command, run, *words = example(page)
+    assert (command, run, words[0]) == ("evaluate", "runs/digits", name)
+    quick = {"linear": ["linear.epochs=2"], "few-labels": ["few-labels.draws=3"]}.get(name, [])
+    ended = cli("fftrain", "evaluate", run_copy, *words, *quick, "--threads", 1, "--json")
+    assert ended.code == 0, ended.err
+    [found] = ended.json["evaluations"]
+    assert found["evaluation"] == name
+    assert found["records"]
+    for measure in {record["measure"] for record in found["records"]}:
+        assert measure.replace("10", "N") in page.read_text(encoding="utf-8")

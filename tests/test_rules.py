@@ -18,6 +18,7 @@ PARTS = {
     "models/ffmodels/methods": "ffmodels.methods",
     "fftrain/views": "fftrain.views",
     "fftrain/datasets": "fftrain.datasets",
+    "fftrain/evaluations": "fftrain.evaluations",
 }
 # Where the label slot may be spoken of: where it is made, and what serves files that say where it lay in them.
 SLOT = {"models/ffmodels/conditions.py", "models/ffmodels/methods/forward_forward.py"}

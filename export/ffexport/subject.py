@@ -16,6 +16,7 @@ from ffcore.ink import Ink, drawn
 from ffexport.describe import public
 from ffexport.graph import DeployedModel
 from ffexport.registry import check_head
+from ffmodels.evaluated import evaluations
 from ffmodels.linear import last_blocks, load_head
 from ffmodels.run import BACKBONE_FILE, Run
 
@@ -93,7 +94,9 @@ def load_subject(run: Run, head: str | None = None, probe: str | None = None) ->
     try:
         chosen = choose_probe(run, probe) if head in (None, "probe") else None
         if head == "probe" and chosen is None:
-            raise SettingError(f"--head probe needs a probe, and {run.path} has none: run `fftrain probe {run.path}`")
+            raise SettingError(
+                f"--head probe needs a probe, and {run.path} has none: run `fftrain evaluate {run.path} linear`"
+            )
         if chosen is not None:
             subject = _with_probe(run, chosen)
         else:
@@ -130,7 +133,7 @@ def probes_of(run: Run) -> list[Probe]:
     for path in sorted((run.path / "probes").glob("*/*.safetensors")):
         about = read_json(path.with_suffix(".json"))
         if not isinstance(about, dict) or not about.keys() >= KEYS:
-            raise RunError(f"{path.with_suffix('.json')} is damaged: run `fftrain probe {run.path}` again")
+            raise RunError(f"{path.with_suffix('.json')} is damaged: run `fftrain evaluate {run.path} linear` again")
         found.append(Probe(path=path, about=about))
     return sorted(found, key=lambda probe: -probe.about["validation"])
 
@@ -149,7 +152,7 @@ def choose_probe(run: Run, wanted: str | None) -> Probe | None:
         SettingError: for a probe that the run does not have, or where only probes on several other data sets exist.
     """
     probes = probes_of(run)
-    names = ", ".join(sorted(probe.name for probe in probes)) or "none: `fftrain probe` makes some"
+    names = ", ".join(sorted(probe.name for probe in probes)) or "none: `fftrain evaluate RUN linear` makes some"
     if wanted is not None:
         for probe in probes:
             if probe.name == wanted:
@@ -173,7 +176,7 @@ def _with_probe(run: Run, probe: Probe) -> Subject:
     about = probe.about
     encoder = run.encoder(about["reading"])
     if about["backbone_sha256"] != sha256(run.path / BACKBONE_FILE):
-        raise RunError(f"{probe.path} was trained on other weights: run `fftrain probe {run.path}` again")
+        raise RunError(f"{probe.path} was trained on other weights: run `fftrain evaluate {run.path} linear` again")
     blocks, names = about["blocks"], tuple(about["class_names"])
     if not {*blocks} <= {*range(len(encoder.dims))}:
         raise ValueError(f"blocks {blocks} of {len(encoder.dims)}")
@@ -204,15 +207,15 @@ def _with_readout(run: Run) -> Subject:
             f"--head readout is for methods that tell labels apart, and {run.path} was trained by "
             f"{run.config['method']['name']}: use --head probe or none"
         )
-    results = read_json(run.path / "results.json") if (run.path / "results.json").exists() else {}
-    try:
-        accuracy = {split: float(found["accuracy"]) for split, found in results["pretext"].items()}
-        images = int(results["pretext"]["validation"]["images"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    told = [one for one in evaluations(run.path) if one.name == "readout"]
+    first = {one.records[0]["split"]: one.records[0] for one in told if one.records}
+    if "validation" not in first:
         raise RunError(
-            f"{run.path / 'results.json'} lacks the accuracy on validation, which --head readout needs: "
-            f"run `fftrain evaluate {run.path} --split validation`"
-        ) from error
+            f"{run.path} lacks the accuracy on validation, which --head readout needs: "
+            f"run `fftrain evaluate {run.path} readout`"
+        )
+    accuracy = {split: float(record["value"]) for split, record in first.items()}
+    images = int(first["validation"]["images"])
     model = DeployedModel(encoder, readout, blocks=last_blocks(len(encoder.dims)), classes=len(run.classes))
     with torch.no_grad():
         logits = model(torch.from_numpy(run.samples[0]))[1].numpy()

@@ -7,13 +7,14 @@ never filled.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
+from ffmodels.evaluated import ABOUT, Evaluated, evaluations
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, SAMPLES_FILE
 from fftrain.config import RunConfig, flat
 from fftrain.parts import make_part
@@ -29,20 +30,22 @@ UNFINISHED = "unfinished"
 KIND = ["dataset", "view", "method", "varied"]
 CELL = ["run", "dataset", "view", "method", "seed", "varied"]
 PLACE = ["measure", "split", "probed_on", "reading", "target", "source", "blocks"]
-EMPTY = dict.fromkeys((*CELL, *PLACE), "")
+# A share of 1 is shown in %; any other unit is a number's own.
+SHARE = "share"
+EMPTY = {**dict.fromkeys((*CELL, *PLACE), ""), "unit": SHARE}
 # What may differ between runs without being a setting of the experiment.
 ALIKE = ("dataset", "view.name", "method.name", "cut", "at", "seed", *RunConfig.FREE)
 UNREADABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 
-Probe = tuple[str, str, str]
+Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One run that a report is about: what it should be, and what was found of it.
 
-    `planned` are the data set, reading and target of each probe that a study asks for; of a `search` there are none,
-    and the test split is not read.
+    `planned` are the data set, reading and target of all labels that a study asks to be told; of a `search` there are
+    none, and the test split is not read.
     """
 
     name: str
@@ -52,7 +55,7 @@ class Cell:
     seed: int
     varied: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    planned: tuple[Probe, ...] = ()
+    planned: tuple[Place, ...] = ()
     search: bool = False
     state: str = "done"
     reason: str = ""
@@ -64,10 +67,9 @@ class Cell:
         return self.dataset, self.view, self.method, self.varied
 
     @property
-    def probed(self) -> list[Probe]:
-        """The data set, reading and target of each probe that was planned or measured."""
-        results = self.run.results.get("probes", {}).values() if self.run else ()
-        return list(dict.fromkeys([*self.planned, *map(_probe, results)]))
+    def probed(self) -> list[Place]:
+        """The data set, reading and target of all labels that were to be told, or were."""
+        return list(dict.fromkeys([*self.planned, *(self.run.told if self.run else ())]))
 
     def reading(self, probed_on: str) -> str:
         """Returns how the pixels are filled by default; where that was not probed, the first way that was."""
@@ -116,7 +118,8 @@ def planned_cells(root: Path, study: Mapping[str, Any], names: Mapping[str, str]
             raise ValueError(f"{planned['name']!r} is no folder's name")
         plan = {key: planned[key] for key in ("name", "dataset", "view", "method", "seed", "settings")}
         plan |= {"varied": varied_name(planned["varied"]), "search": planned.get("search", False)}
-        plan["planned"] = tuple(_probe(probe) for probe in planned["probes"])
+        told = ((one["dataset"], one["reading"], one["target"]) for one in planned["evaluations"])
+        plan["planned"] = tuple(place for place in dict.fromkeys(told) if place[2])
         trained = (path / BACKBONE_FILE).is_file()
         cell = _read_cell(path, plan, names, planned) if trained else _absent(path, plan)
         failure = failure_of(root / "failed" / f"{path.name}.json")
@@ -125,10 +128,6 @@ def planned_cells(root: Path, study: Mapping[str, Any], names: Mapping[str, str]
             cell = replace(cell, state="failed", reason=in_words(reason, names))
         cells.append(cell)
     return cells
-
-
-def _probe(found: Mapping[str, Any]) -> Probe:
-    return found["dataset"], found["reading"], found.get("target", "class")
 
 
 def failure_of(path: Path) -> str:
@@ -153,7 +152,7 @@ def _read_cell(
                 raise RunError(f"{path / CONFIG_FILE} has {key} {found!r}, not {plan[key]!r}: restore or delete {path}")
         reason = ""
         if planned is not None:
-            run, reason = _asplanned_cells(run, plan, planned)
+            run, reason = _as_planned(run, planned["evaluations"])
         cell = Cell(**plan, run=run, reason=reason)
         cell.rows()
         return cell
@@ -164,37 +163,42 @@ def _read_cell(
         return Cell(**plan, state="damaged", reason=reason)
 
 
-def _asplanned_cells(run: FoundRun, plan: Mapping[str, Any], planned: Mapping[str, Any]) -> tuple[FoundRun, str]:
+def _as_planned(run: FoundRun, evaluations: Sequence[Mapping[str, Any]]) -> tuple[FoundRun, str]:
     """Returns a run without what was measured with other settings than planned, and what it lacks."""
-    wanted: dict[Any, Any] = {_probe(probe): probe.get("settings", {}) for probe in planned["probes"]}
-    wanted["analysis"] = planned["analysis"] if isinstance(planned["analysis"], Mapping) else {}
-    kept: dict[str, dict[str, Any]] = {"probes": {}, "analysis": {}}
-    others, done = dict[Any, str](), set[Any]()
-    for kind, results in kept.items():
-        for place, result in run.results.get(kind, {}).items():
-            what = _probe(result) if kind == "probes" else kind
-            if differ := _differences(result, wanted.get(what, {})):
-                others[what] = f" (measured with other settings: {differ})"
-            else:
-                results[place] = result
-                done.add(what)
-    embeddings = {place: found for place, found in run.embeddings.items() if place in kept["analysis"]}
-    lacking = {p: f"probe of {p[0]}, reading {p[1]}, {p[2]}" for p in plan["planned"] if p not in done}
-    if planned["analysis"] not in (None, False) and "analysis" not in done:
-        lacking["analysis"] = "analysis"
-    splits = ("validation",) if plan["search"] else ("validation", "test")
-    untold = [split for split in splits if run.tells and split not in run.results.get("pretext", {})]
-    said = [f"pretext accuracy on {' and '.join(untold)}"] if untold else []
-    said += [what + others.get(key, "") for key, what in lacking.items()]
-    run = replace(run, results={**run.results, **kept}, embeddings=embeddings)
+
+    def place(about: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(about[key] for key in ABOUT)
+
+    wanted = [(place(one), one["settings"]) for one in evaluations]
+    kept, said = list[Evaluated](), list[str]()
+    for one in run.evaluated:
+        asked = [settings for where, settings in wanted if where == place(one.about)]
+        if not asked or not all(_differences(one, settings) for settings in asked):
+            kept.append(one)
+    for where, settings in wanted:
+        same = [one for one in run.evaluated if place(one.about) == where]
+        if all(_differences(one, settings) for one in same):
+            others = [_differences(one, settings) for one in same if one not in kept]
+            name, dataset, reading, target = where
+            split = settings["evaluation"].get("split")
+            said.append(
+                f"{name}{f' on {split}' if split else ''} of {dataset}, reading {reading}"
+                + (f", {target}" if target else "")
+                + (f" (measured with other settings: {others[0]})" if others else "")
+            )
+    stems = {one.path.stem for one in kept}
+    run = replace(run, evaluated=kept, embeddings={k: v for k, v in run.embeddings.items() if k in stems})
     return run, f"not measured: {'; '.join(said)}" if said else ""
 
 
-def _differences(result: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _differences(found: Evaluated, wanted: Mapping[str, Any]) -> str:
     """Says how recorded settings differ from planned ones, as `epochs 3, not 50`; a reading may be left open."""
-    found = result.get("config", {})
-    asked = {key: value for key, value in wanted.items() if key != "reading" or value is not None}
-    return "; ".join(f"{k} {found.get(k)}, not {v}" for k, v in asked.items() if found.get(k) != v)
+    one, other = (
+        {**{k: v for k, v in settings.items() if k != "evaluation"}, **settings.get("evaluation", {})}
+        for settings in (found.settings, wanted)
+    )
+    asked = {key: value for key, value in other.items() if key != "reading" or value is not None}
+    return "; ".join(f"{k} {one.get(k)}, not {v}" for k, v in asked.items() if one.get(k) != v)
 
 
 def _absent(path: Path, plan: Mapping[str, Any]) -> Cell:
@@ -230,10 +234,8 @@ def found_cells(root: Path) -> list[Cell]:
     if not paths:
         raise RunError(f"{root} holds no finished run: `fftrain pretrain --out {root}/NAME` makes one")
     plans: list[dict[str, Any]] = []
-    results = [RunFolder(path).results for path in paths]
-    read = [_content(path) for path in results if path.is_file()]
     configs = [_content(path / CONFIG_FILE) for path in paths]
-    names = short_names(folders([configs, read]))
+    names = short_names(folders([configs, [_datasets(path) for path in paths]]))
     for path, record in zip(paths, renamed(configs, names), strict=True):
         plan: dict[str, Any] = {"name": str(path.relative_to(root)) if path != root else path.name}
         try:
@@ -276,6 +278,14 @@ def _content(path: Path) -> Any:
         return read_json(path)
     except RunError:
         return None
+
+
+def _datasets(path: Path) -> list[str]:
+    """Returns the data sets that a run was measured on; none where that cannot be read, which is said of it."""
+    try:
+        return [one.about["dataset"] for one in evaluations(path)]
+    except RunError:
+        return []
 
 
 def what_of(error: Exception) -> str:

@@ -23,18 +23,19 @@ class Curve:
     means: Mapping[str, Mean]
 
 
-def block_curves(found: Sequence[Group], measure: str, target: str = "") -> list[Curve]:
-    """Returns the test figures of each block of every data set, view and reading, with the baselines.
+def block_curves(found: Sequence[Group], measure: str, target: str = "", split: str = "test") -> list[Curve]:
+    """Returns the figures of each block of every data set, view and reading, with the baselines.
 
     Args:
         found: the groups.
         measure: `probe accuracy`, `explained variance` or another.
-        target: what the probes tell, `class` or `pretext`.
+        target: whose labels are told, `class` or `pretext`; "" where none are.
+        split: what they were measured on.
     """
     several = len({group.network for group in found} - {""}) > 1
     parts = []
     for group in found:
-        rows = select(group.rows, measure=measure, target=target, split="test")
+        rows = select(group.rows, measure=measure, target=target, split=split)
         words = {"random": "random" + (f" {group.network}" if several else ""), SEEDLESS: SEEDLESS}
         names = [
             words.get(s, group.label) + (f", reading {r}" if s == "random" else "")
@@ -79,7 +80,7 @@ def readout_curves(found: Sequence[Group]) -> list[Curve]:
 
 
 def cka_curves(found: Collection) -> list[Curve]:
-    """Returns the similarity of like blocks: of two methods, before training too, and of each to itself before it."""
+    """Returns the similarity of like blocks of two methods, and of both before training."""
     rows = select(found.frame, measure="cka")
     ends = rows["blocks"].str.split(" and ", expand=True) if len(rows) else pd.DataFrame({0: [], 1: []})
     rows = rows.assign(blocks=ends[0])[ends[0] == ends[1]]
@@ -88,7 +89,7 @@ def cka_curves(found: Collection) -> list[Curve]:
             dataset=dataset,
             panel=f"{dataset} {view}" + (f", {varied}" if varied else ""),
             name=source,
-            style="random" if source.startswith("untrained") else source.split(" and ")[0],
+            style="random" if source.startswith("untrained ") else source.split(" and ")[0],
             means={blocks: Mean.of(part, ()) for blocks, part in lines.groupby("blocks", sort=False)},
         )
         for (dataset, view, varied, source), lines in rows.groupby(["dataset", "view", "varied", "source"], sort=False)

@@ -93,7 +93,7 @@ def _styles(curves: Sequence[Curve], methods: Sequence[str]) -> dict[str, dict[s
 
 @matplotlib.rc_context(PRINT)
 def block_lines(curves: Sequence[Curve], ylabel: str, floor: float, methods: Sequence[str] = ()) -> Figure:
-    """Draws figures of each block in %, a panel for each of `Curve.panel`; what lies below `floor` is cut off."""
+    """Draws figures of each block, a panel for each of `Curve.panel`; shares below `floor` % are cut off."""
     panels = list(dict.fromkeys(curve.panel for curve in curves))
     styles = _styles(curves, methods)
     rows, across = -(-len(panels) // ACROSS), min(ACROSS, len(panels))
@@ -113,8 +113,9 @@ def block_lines(curves: Sequence[Curve], ylabel: str, floor: float, methods: Seq
         ax.set_xticks(range(len(blocks)), [name.removeprefix("block").removeprefix("s") for name in blocks])
         ax.set(title=fill(panel, 34), xlabel="block", ylabel=ylabel if i % across == 0 else "")
         ax.grid()
-    low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(max(floor, min(low, high - 10)), min(104, high))
+    if all(mean.scale == 100 for curve in curves for mean in curve.means.values()):
+        low, high = axes[0, 0].get_ylim()
+        axes[0, 0].set_ylim(max(floor, min(low, high - 10)), min(104, high))
     _legend(figure, list(axes.flat))
     return figure
 
@@ -122,12 +123,12 @@ def block_lines(curves: Sequence[Curve], ylabel: str, floor: float, methods: Seq
 def _line(ax: Axes, means: Mapping[str, Mean], blocks: Sequence[str], style: dict[str, Any], shift: float) -> None:
     """Draws a line over single blocks, and beside it what several blocks hold together, `shift` from its tick."""
     if "pixels" in means:
-        ax.axhline(100 * (means["pixels"].value or 0.0), **style)
+        ax.axhline(means["pixels"].scale * (means["pixels"].value or 0.0), **style)
         return
     found = [(i, means[name]) for i, name in enumerate(blocks) if name in means and means[name].value is not None]
     x = np.array([i for i, _ in found], dtype=float)
-    y = np.array([100 * (mean.value or 0.0) for _, mean in found])
-    spread = np.array([100 * (mean.spread or 0.0) for _, mean in found])
+    y = np.array([mean.scale * (mean.value or 0.0) for _, mean in found])
+    spread = np.array([mean.scale * mean.reach for _, mean in found])
     single = np.array([not blocks[i].startswith("blocks") for i, _ in found], dtype=bool)
     ax.plot(x[single], y[single], **style)
     ax.fill_between(x[single], (y - spread)[single], (y + spread)[single], color=style["color"], alpha=0.18, lw=0)
@@ -175,6 +176,9 @@ def training_curves(
                     axes[1, column].plot(epochs, losses, **style)
         axes[0, column].set_title(fill(panel, 32))
         axes[0, column].set_ylim(0, 102)
+        if all(np.isnan(line.get_ydata()).all() for line in axes[0, column].lines):
+            middle = {"transform": axes[0, column].transAxes, "ha": "center", "va": "center"}
+            axes[0, column].text(0.5, 0.5, "no labels to tell", color="0.4", **middle)
         axes[1, column].set_yscale("log")
         low, high = axes[1, column].get_ylim()
         axes[1, column].yaxis.set_major_formatter("{x:g}")

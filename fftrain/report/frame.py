@@ -15,9 +15,7 @@ from ffcore.files import read_json
 from fftrain.config import flat
 from fftrain.report.cells import (
     ALIKE,
-    CELL,
     EMPTY,
-    PLACE,
     UNREADABLE,
     Cell,
     failure_of,
@@ -29,6 +27,8 @@ from fftrain.report.names import folders, renamed, short_names
 from fftrain.report.records import FoundRun, pair_records
 from fftrain.study import STUDY_FILE
 
+NUMBERS = ("value", "low", "high")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
@@ -39,7 +39,8 @@ class Collection:
         study: its study.json; None for a plain folder.
         cells: the runs that there are or should be.
         pairs: the names of two cells that are compared, where that was done.
-        frame: every measured number, a row each: CELL, PLACE, `value` (a share of 1, or seconds).
+        frame: every measured number, a row each: CELL, PLACE, `unit`, `value`, and where it has an interval `low` and
+            `high`.
         problems: name, state and reason of what is not there, or not whole.
     """
 
@@ -61,7 +62,10 @@ class Collection:
         settings = pd.DataFrame({c.name: flat(c.run.config) for c in self.cells if c.run}, dtype=object).T
         settings = settings.drop(columns=[*ALIKE], errors="ignore")
         differ = settings.loc[:, [settings[key].map(str).nunique() > 1 for key in settings]]
-        return self.frame.join(differ, on="run").fillna("").astype({"seed": int}) if len(self.frame) else self.frame
+        found = self.frame.dropna(axis="columns", how="all")
+        if not len(found):
+            return found
+        return found.join(differ, on="run").astype(object).fillna("").astype({"seed": int, "value": float})
 
 
 def select(frame: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
@@ -94,7 +98,7 @@ def collect(root: Path) -> Collection:
     lacking = [(c.name, "incomplete" if c.state == "done" else c.state, c.reason) for c in cells if c.reason]
     rows = [*(row for cell in cells for row in cell.rows()), *rows]
     # Objects: texts are compared faster so than as pandas keeps them.
-    frame = pd.DataFrame(rows, columns=[*CELL, *PLACE, "value"], dtype=object).astype({"value": float})
+    frame = pd.DataFrame(rows, columns=[*EMPTY, *NUMBERS], dtype=object).astype(dict.fromkeys(NUMBERS, float))
     return Collection(root=root, study=study, cells=cells, pairs=pairs, frame=frame, problems=[*lacking, *problems])
 
 

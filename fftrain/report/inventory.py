@@ -10,9 +10,10 @@ from typing import Any
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
+from ffcore.plugins import short
 from ffcore.settings import Settings
-from fftrain.config import AnalysisConfig, ProbeConfig, RunConfig, flat
-from fftrain.parts import PARTS
+from fftrain.config import EvaluationConfig, RunConfig, flat
+from fftrain.parts import EVALUATIONS, PARTS
 from fftrain.recipes import default, label, read_recipe, recipes
 from fftrain.report.cells import STATES, Cell
 from fftrain.report.frame import Collection, select
@@ -48,13 +49,13 @@ def problems_table(found: Collection) -> Table:
 
 
 def seconds(found: Collection, cell: Cell) -> dict[str, float]:
-    """Returns wall time by part: `pretraining` (epochs alone), `probe`, `analysis`, and `all` of the run."""
+    """Returns wall time by part: `pretraining` (epochs alone), `evaluations`, and `all` of the run."""
     rows = select(found.frame, measure="seconds", run=cell.name)
     by: dict[str, float] = rows.groupby("source")["value"].sum().to_dict()
-    steps = {source: value for source, value in by.items() if source.endswith(" step")}
-    if steps:  # that of pretraining may be its last attempt's alone
-        steps["pretrain step"] = max(steps.get("pretrain step", 0.0), by.get("pretraining", 0.0))
-    return {**by, "all": sum((steps or by).values())} if by else {}
+    if not by:
+        return {}
+    trained, whole = by.get("pretraining", 0.0), sum(by.values())
+    return {"pretraining": trained, "evaluations": whole - trained, "all": whole}
 
 
 def settings_table(run: FoundRun) -> Table:
@@ -86,7 +87,7 @@ def exports_table(runs: Sequence[FoundRun]) -> Table:
 
 def runs_table(found: Collection) -> Table:
     """Returns every run: how to make it again, where and how long it ran."""
-    parts = {"pretraining": "pretraining", "probes": "probe", "analysis": "analysis", "all": "all"}
+    parts = ("pretraining", "evaluations", "all")
     rows = []
     for cell in found.cells:
         took, record = seconds(found, cell), cell.run.record if cell.run else {}
@@ -94,7 +95,7 @@ def runs_table(found: Collection) -> Table:
         if cell.run is not None:
             row["command"] = command(cell.run.config, f"{AGAIN}/{cell.name}")  # its own folder is in use
         row["hardware"] = _words(record.get("hardware", {}))
-        row |= {name: duration(took.get(part)) if cell.run else "" for name, part in parts.items()}
+        row |= {part: duration(took.get(part)) if cell.run else "" for part in parts}
         rows.append({**row, "commit": (record["git_commit"] or "unknown")[:12] if cell.run else ""})
     return Table.of("Commands, machines and times", rows)
 
@@ -118,22 +119,14 @@ def commands_table(found: Collection) -> Table:
     runs = {cell.name: cell.run for cell in found.cells if cell.run}
     places = {name: run.run.path.relative_to(found.root).as_posix() for name, run in runs.items()}
     for name, run in runs.items():
-        out, results = places[name], run.results
-        rows += [
-            [name, f"pretext accuracy on {split}", shlex.join(["fftrain", "evaluate", out, "--split", split])]
-            for split in results.get("pretext", {})
-        ]
-        for result in results.get("probes", {}).values():
-            place = {"dataset": result["dataset"], "reading": result["reading"], "target": result["target"]}
-            what = f"probes of {place['dataset']}, reading {place['reading']}, {place['target']}"
-            rows.append([name, what, _probe(out, {**place, **result.get("config", {})}, run.config)])
-        for result in results.get("analysis", {}).values():
-            rows.append([name, "analysis", _analysis(out, {"reading": result["reading"], **result.get("config", {})})])
-    for one, other in found.pairs:
-        if one in runs and other in runs:
-            known = [result.get("config", {}) for result in runs[one].results.get("analysis", {}).values()]
-            words = _analysis(places[one], known[0] if known else {}, places[other])
-            rows.append([f"{one}--{other}", "linear CKA", words])
+        for one in run.evaluated:
+            told = f", {one.about['target']}" if one.about["target"] else ""
+            what = f"{one.name} of {one.about['dataset']}, reading {one.about['reading']}{told}"
+            rows.append([name, what, _evaluation(places[name], one.settings, run.config)])
+    for name, other in found.pairs:
+        if name in runs and other in runs:
+            words = ["fftrain", "evaluate", places[name], "similarity", f"similarity.against={places[other]}"]
+            rows.append([f"{name}--{other}", "linear CKA", shlex.join(words)])
     return Table(title="Commands of every measurement", columns=("of", "what", "command"), rows=rows, folded=True)
 
 
@@ -158,7 +151,7 @@ def _set(kind: str, part: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a part that are not its defaults; all of code that may not be run here."""
     given = {key: value for key, value in part.items() if key not in ("name", "sha256") and value is not None}
     try:
-        fields = PARTS[kind].load(part["name"]).model_fields
+        fields = {**PARTS, "evaluation": EVALUATIONS}[kind].load(part["name"]).model_fields
     except (RunError, SettingError):
         return given
     return {key: value for key, value in given.items() if key not in fields or fields[key].default != value}
@@ -169,18 +162,14 @@ def _toml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _probe(run: str, config: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    """Returns the command that probes a run again; `trained` are the settings of its pretraining."""
-    same = config["dataset"] == trained["dataset"]  # the images are read as they were then
-    known = {key: trained.get(key) for key in ("image_size", "grayscale")} if same else {}
-    named = ("dataset", "reading", "target", "epochs")
-    return shlex.join(["fftrain", "probe", run, *_options(ProbeConfig, config, known, named)])
-
-
-def _analysis(run: str, config: Mapping[str, Any], against: str | None = None) -> str:
-    """Returns the command that analyses a run again, and compares it with another."""
-    options = _options(AnalysisConfig, config, {}, ("reading", "images"))
-    return shlex.join(["fftrain", "analyse", run, *options, *(["--against", against] if against else [])])
+def _evaluation(run: str, settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """Returns the command that measures a run again; `trained` are the settings of its training."""
+    same = settings["dataset"] == trained["dataset"]  # the images are read as they were then
+    known = {key: trained.get(key) for key in ("image_size", "grayscale", "skip_bad")} if same else {}
+    part = settings["evaluation"]
+    words = [f"{short(part['name'])}.{key}={_toml(value)}" for key, value in _set("evaluation", part).items()]
+    options = _options(EvaluationConfig, settings, known, ("dataset", "reading", "target"))
+    return shlex.join(["fftrain", "evaluate", run, part["name"], *words, *options])
 
 
 def _options(
@@ -194,7 +183,7 @@ def _options(
     parts: list[str] = []
     for key, value in config.items():
         name = "--" + key.replace("_", "-")
-        skipped = value is None or key in (*PARTS, "data_dir") or key not in defaults
+        skipped = value is None or key in (*PARTS, "evaluation", "data_dir") or key not in defaults
         if skipped or (value == defaults[key] and key not in named):
             continue
         parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, str(value)]

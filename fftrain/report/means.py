@@ -11,27 +11,42 @@ from typing import Any
 
 import pandas as pd
 
-from fftrain.report.cells import KIND, Cell
+from fftrain.report.cells import KIND, SHARE, Cell
 from fftrain.report.frame import Collection, select
+from fftrain.report.records import PRETEXT
 
 NOT_MEASURED, NOT_PUBLISHED = "not measured", "not published"
-# Probes of the classes at the blocks that are best on validation, and at the last ones together: rows made of others.
-CHOSEN, LAST = "probe, chosen", "probe, last"
-PRETEXT, READER, PROBE = "pretext accuracy", "pretext accuracy by reader", "probe accuracy"
+READER, PROBE = "pretext accuracy by reader", "probe accuracy"
 # The source whose figures no seed has a part in.
 SEEDLESS = "raw"
 
 
+def chosen(measure: str) -> str:
+    """Returns what a measure of the classes is called at the blocks that are best on validation."""
+    return f"{measure}, chosen"
+
+
+def last(measure: str) -> str:
+    """Returns what it is called at the last blocks together."""
+    return f"{measure}, last"
+
+
+CHOSEN, LAST = chosen(PROBE), last(PROBE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A figure of each seed (share of 1), and why other seeds have none.
+    """A figure of each seed, and why other seeds have none.
 
-    `once` says that it depends on no seed: there is one measurement alone.
+    `once` says that it depends on no seed: there is one measurement alone. Of one, `interval` is what was said of it.
+    `scale` is by what figures are multiplied where they are shown: shares of 1 are shown in %.
     """
 
     values: Mapping[int, float]
     lacking: Mapping[int, str]
     once: bool = False
+    interval: tuple[float, float] | None = None
+    scale: float = 100.0
 
     @classmethod
     def of(cls, rows: pd.DataFrame, cells: Iterable[Cell]) -> Mean:
@@ -39,7 +54,10 @@ class Mean:
         values = dict(zip(rows["seed"].tolist(), rows["value"].tolist(), strict=True))
         lacking = {c.seed: NOT_MEASURED if c.state == "done" else c.state for c in cells if c.seed not in values}
         once = len({*values.values()}) == 1 and set(rows["source"]) == {SEEDLESS}
-        return cls(values=values, lacking=lacking, once=once)
+        told = (once or len(values) == 1) and rows[["low", "high"]].notna().all(axis=None)
+        interval = (rows["low"].iloc[0], rows["high"].iloc[0]) if told else None
+        scale = 100.0 if {*rows["unit"]} <= {SHARE} else 1.0
+        return cls(values=values, lacking=lacking, once=once, interval=interval, scale=scale)
 
     @property
     def value(self) -> float | None:
@@ -53,6 +71,13 @@ class Mean:
         """The sample standard deviation; None below two seeds, and of one measurement."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 and not self.once else None
 
+    @property
+    def reach(self) -> float:
+        """How far it may be off: the deviation over seeds, or half of its interval; 0 where neither is known."""
+        if self.interval is not None:
+            return (self.interval[1] - self.interval[0]) / 2
+        return self.spread or 0.0
+
     def text(self, *remarks: str, sign: str = "", short: bool = False) -> str:
         """Returns `mean ± spread (n=...)` in %, one measurement alone, or words where there is no figure.
 
@@ -63,7 +88,7 @@ class Mean:
             words = {*self.lacking.values()}
             return words.pop() if len(words) == 1 else lacking
         if self.once:
-            return f"{100 * self.value:{sign}.1f}"
+            return self.brief(sign)
         count = f"n={len(self.values)}"
         if self.lacking:
             count += f" of {len(self.values) + len(self.lacking)}" + ("" if short else f": {lacking}")
@@ -71,8 +96,10 @@ class Mean:
 
     def brief(self, sign: str = "") -> str:
         """Returns a mean that is there in %, with its spread where it has one."""
-        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
-        return f"{100 * (self.value or 0.0):{sign}.1f}{spread}"
+        spread = "" if self.spread is None else f" ± {self.scale * self.spread:.1f}"
+        if self.interval is not None:
+            spread = " [{:.1f}, {:.1f}]".format(*(self.scale * end for end in self.interval))
+        return f"{self.scale * (self.value or 0.0):{sign}.1f}{spread}"
 
     def less(self, other: Mean) -> Mean:
         """Returns the differences of the seeds that both have."""
@@ -223,7 +250,7 @@ def groups(found: Collection, frame: pd.DataFrame | None = None) -> list[Group]:
 
 
 def with_choices(found: Collection) -> pd.DataFrame:
-    """Returns the frame with CHOSEN and LAST as measures, and whether a reading is the `usual` one of its run."""
+    """Returns the frame with what `chosen` and `last` name, and whether a reading is the `usual` one of its run."""
     cells = {cell.name: cell for cell in found.cells}
     frame = found.frame
     usual = [
@@ -231,15 +258,23 @@ def with_choices(found: Collection) -> pd.DataFrame:
         for run, probed_on, reading in zip(frame["run"], frame["probed_on"], frame["reading"], strict=True)
     ]
     frame = frame.assign(usual=pd.Series(usual, index=frame.index, dtype=bool))
-    probes = select(frame, measure=PROBE, target="class")
-    place = ["run", "probed_on", "reading", "source"]
-    best = select(probes, split="validation").sort_values("value", ascending=False, kind="stable")
-    test = select(probes, split="test")
-    chosen = test.merge(best.drop_duplicates(place)[[*place, "blocks"]], on=[*place, "blocks"])
+    of_classes = select(frame, target="class")
+    place = ["run", "measure", "probed_on", "reading", "source"]
+    best = select(of_classes, split="validation").sort_values("value", ascending=False, kind="stable")
+    test = select(of_classes, split="test")
+    at_best = test.merge(best.drop_duplicates(place)[[*place, "blocks"]], on=[*place, "blocks"])
     # Several blocks together, and below two of them the last.
     order = test.assign(order=[block_order(name) for name in test["blocks"]]).sort_values("order", kind="stable")
-    last = order.drop_duplicates(place, keep="last").drop(columns="order")
-    return pd.concat([frame, chosen.assign(measure=CHOSEN), last.assign(measure=LAST)], ignore_index=True)
+    at_last = order.drop_duplicates(place, keep="last").drop(columns="order")
+    made = [rows.assign(measure=rows["measure"].map(of)) for rows, of in ((at_best, chosen), (at_last, last))]
+    return pd.concat([frame, *made], ignore_index=True)
+
+
+def of_classes(found: Collection) -> list[str]:
+    """Returns what else was measured of the classes, on validation and test, beside probes."""
+    rows = select(found.frame, target="class")
+    splits = rows.groupby("measure", sort=False)["split"].agg(set).to_dict()
+    return [measure for measure, of in splits.items() if of >= {"validation", "test"} and measure != PROBE]
 
 
 def block_order(name: str) -> tuple[bool, int, str]:

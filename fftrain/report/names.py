@@ -64,4 +64,7 @@ def shortened(run: FoundRun, names: Mapping[str, str]) -> FoundRun:
     if not names:
         return run
     known = replace(run.run, record=renamed(run.run.record, names))
-    return replace(run, run=known, results=renamed(run.results, names), evaluated=renamed(run.evaluated, names))
+    evaluated = [
+        replace(one, about=renamed(one.about, names), records=renamed(one.records, names)) for one in run.evaluated
+    ]
+    return replace(run, run=known, evaluated=evaluated)

@@ -26,7 +26,7 @@ def write_report(root: AnyPath) -> dict[str, Any]:
     """Writes the report over a study's folder, or over the runs below any other.
 
     Leaves report.html, report.md, results.csv, results.json and figures/NAME.svg in the folder; where that is a run's
-    own, whose results.json is its results, report-results.csv and report-results.json.
+    own, which held its results in results.json in version 0.1, report-results.csv and report-results.json.
 
     Args:
         root: a study's folder, or one with run folders in it. A `prediction.json` in it, as `ffserve predict --json`
@@ -56,7 +56,7 @@ def _write(root: Path) -> dict[str, Any]:
     whole = groups(found, frame)
     published = Published(found.study["spec"].get("published", {}) if found.study else {})
     results = results_table(found, frame)
-    sections = of_study(found, whole, published) if found.study else of_runs(found, whole, results)
+    sections = of_study(found, whole, published) if found.study else of_runs(found, whole, results, frame)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fftrain.report", ""),
         autoescape=jinja2.select_autoescape(),

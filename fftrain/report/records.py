@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import RunError, SettingError
+from ffmodels.evaluated import ABOUT, Evaluated, Record, evaluations
 from ffmodels.run import CONFIG_FILE, Run
 from fftrain.parts import PARTS
 from fftrain.recipes import label
 from fftrain.run import RunFolder
 
-Record = dict[str, Any]
+# What a method tells of the labels that it was trained on.
+PRETEXT = "pretext accuracy"
 Points = npt.NDArray[np.float32]
 
 
@@ -31,17 +32,15 @@ class FoundRun:
     Args:
         name: its folder, as seen from the report's.
         run: its settings, weights and samples.
-        results: what results.json holds.
         metrics: of each epoch.
-        evaluated: the records of evaluations/*.jsonl.
-        embeddings: PLACE -> (BLOCK -> t-SNE points float32 [N, 2], class labels int64 [N]).
+        evaluated: what was measured of it.
+        embeddings: EVALUATION -> (BLOCK -> points in the plane float32 [N, 2], class labels int64 [N]).
     """
 
     name: str
     run: Run
-    results: Mapping[str, Any]
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    evaluated: list[Record] = field(default_factory=list)
+    evaluated: Sequence[Evaluated] = ()
     embeddings: Mapping[str, tuple[dict[str, Points], npt.NDArray[np.int64]]] = field(default_factory=dict)
 
     @property
@@ -62,7 +61,14 @@ class FoundRun:
     @property
     def tells(self) -> bool:
         """Whether its method tells the labels that it is trained on."""
-        return "pretext" in self.results or any("accuracy" in epoch["validation"] for epoch in self.metrics)
+        told = any(record["measure"] == PRETEXT for one in self.evaluated for record in one.records)
+        return told or any("accuracy" in epoch["validation"] for epoch in self.metrics)
+
+    @property
+    def told(self) -> list[tuple[str, str, str]]:
+        """The data sets of which labels were told, how they were read, and what the labels are."""
+        places = (tuple(one.about[key] for key in ("dataset", "reading", "target")) for one in self.evaluated)
+        return [*dict.fromkeys(place for place in places if place[2])]
 
     @cached_property
     def reading(self) -> str:
@@ -74,46 +80,25 @@ class FoundRun:
 
     def records(self) -> list[Record]:
         """Returns every number that was measured. Raises ValueError where one is none."""
-        found = [*self._pretext(), *self._probes(), *self._seconds(), *self._evaluated()]
+        found = [*self._seconds(), *self._evaluated()]
         losses = [sum(epoch[split]["loss"].values()) for epoch in self.metrics for split in ("train", "validation")]
         for what, value in [(r["measure"], r["value"]) for r in found] + [("the loss", loss) for loss in losses]:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{what} is {value!r}")
         return found
 
-    def _pretext(self) -> Iterator[Record]:
-        for split, result in self.results.get("pretext", {}).items():
-            yield {"measure": "pretext accuracy", "split": split, "value": result["accuracy"]}
-            for reader, value in result["by"].items():
-                yield {"measure": "pretext accuracy by reader", "split": split, "blocks": reader, "value": value}
-
-    def _probes(self) -> Iterator[Record]:
-        for kind, rows, measure in (
-            ("probes", "rows", "probe accuracy"),
-            ("analysis", "decoder", "explained variance"),
-        ):
-            for result in self.results.get(kind, {}).values():
-                place = {"probed_on": result["dataset"], "reading": result["reading"]}
-                place |= {"target": result.get("target", "class")} if kind == "probes" else {}
-                for row in result[rows]:
-                    at = {**place, "source": row["source"], "blocks": row["blocks"], "measure": measure}
-                    yield from ({**at, "split": s, "value": row[s]} for s in ("validation", "test") if s in row)
-                if "seconds" in result:
-                    source = "probe" if kind == "probes" else kind
-                    yield {**place, "measure": "seconds", "source": source, "value": result["seconds"]}
-
     def _seconds(self) -> Iterator[Record]:
-        for step, seconds in self.results.get("seconds", {}).items():
-            yield {"measure": "seconds", "source": f"{step} step", "value": seconds}
         if self.metrics:
             seconds = sum(epoch["seconds"] for epoch in self.metrics)
-            yield {"measure": "seconds", "source": "pretraining", "value": seconds}
+            yield {"measure": "seconds", "source": "pretraining", "value": seconds, "unit": "s"}
 
     def _evaluated(self) -> Iterator[Record]:
-        here = {"probed_on": self.config["dataset"], "reading": self.reading, "source": self.label, "split": "test"}
-        for found in self.evaluated:
-            names = {"block": "blocks", "dataset": "probed_on"}
-            yield {**here, **{names.get(k, k): v for k, v in found.items()}, "value": found["value"]}
+        names = {"block": "blocks", "dataset": "probed_on"}
+        for one in self.evaluated:
+            place = {names.get(key, key): one.about[key] for key in ABOUT}
+            yield {**place, "measure": "seconds", "source": one.name, "value": one.about["value"], "unit": "s"}
+            for record in one.records:
+                yield {**place, **{names.get(key, key): value for key, value in record.items()}}
 
 
 def read_run(path: Path, name: str) -> FoundRun:
@@ -132,50 +117,38 @@ def read_run(path: Path, name: str) -> FoundRun:
             )
     if lacking := {"versions", "hardware", "git_commit"} - run.record.keys():
         raise RunError(f"{path / CONFIG_FILE} lacks {min(lacking)}: restore it, or train the run again")
-    results = folder.read_results()
-    embeddings = {place: _embedding(path / "analysis" / f"{place}.npz") for place in results.get("analysis", {})}
+    found = evaluations(path)
+    embeddings = {one.path.stem: _embedding(one.arrays) for one in found if one.arrays.is_file()}
     return FoundRun(
         name=name,
         run=run,
-        results=results,
         metrics=folder.read_metrics(),
-        evaluated=[found for file in sorted((path / "evaluations").glob("*.jsonl")) for found in _lines(file)],
-        embeddings={place: found for place, found in embeddings.items() if found is not None},
+        evaluated=found,
+        embeddings={place: points for place, points in embeddings.items() if points is not None},
     )
 
 
-def _lines(path: Path) -> list[Record]:
-    """Reads the records of an evaluation. Raises RunError where they are damaged."""
-    try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not all(isinstance(record, dict) and {"measure", "value"} <= record.keys() for record in found):
-            raise ValueError("a line is no record")
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}): delete it, then evaluate the run again") from error
-    return found
-
-
 def _embedding(path: Path) -> tuple[dict[str, Points], npt.NDArray[np.int64]] | None:
-    """Reads t-SNE points of each block and their labels; None where none were made."""
-    if not path.is_file():
-        return None
+    """Reads points in the plane of each block and their labels; None where the arrays are something else."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        labels = arrays.pop("labels")
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}): delete it, then run `fftrain analyse` again") from error
-    if any(points.shape != (len(labels), 2) or not np.isfinite(points).all() for points in arrays.values()):
-        raise RunError(f"{path} holds no points of {len(labels)} images: delete it, then run `fftrain analyse` again")
-    blocks = (key for key in arrays if key.startswith("block"))
-    return {key: arrays[key] for key in sorted(blocks, key=lambda key: (len(key), key))}, labels
+        raise RunError(f"{path} is damaged ({error}): delete it, then evaluate the run again") from error
+    labels = arrays.pop("labels", None)
+    blocks = sorted((key for key in arrays if key.startswith("block")), key=lambda key: (len(key), key))
+    if labels is None or not blocks or any(arrays[key].shape != (len(labels), 2) for key in blocks):
+        return None
+    if not all(np.isfinite(arrays[key]).all() for key in blocks):
+        raise RunError(f"{path} holds points that are no numbers: delete it, then evaluate the run again")
+    return {key: arrays[key] for key in blocks}, labels
 
 
 def pair_records(found: Mapping[str, Any]) -> list[Record]:
-    """Returns how alike the blocks of two runs are, trained and untrained, and each to itself before training.
+    """Returns how alike the blocks of two runs are, trained and untrained.
 
     Args:
-        found: what `fftrain.analyse.compare_runs` returns.
+        found: what `fftrain.similar.compare_runs` returns.
     """
     one, other = found["methods"]
     rows, columns = found["blocks"], found["blocks_of_b"]
@@ -185,8 +158,6 @@ def pair_records(found: Mapping[str, Any]) -> list[Record]:
         for a, line in zip(rows, found[key], strict=True)
         for b, value in zip(columns, line, strict=True)
     ]
-    for method, blocks, line in zip((one, other), (rows, columns), found["cka_untrained"], strict=True):
-        compared += [(f"{method} and itself untrained", a, a, v) for a, v in zip(blocks, line, strict=True)]
     if not all(isinstance(value, int | float) and math.isfinite(value) for *_, value in compared):
         raise ValueError("a similarity is no number")
     about = {"measure": "cka", "method": f"{one} and {other}", "reading": " and ".join(found["readings"])}

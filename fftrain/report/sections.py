@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,19 +17,15 @@ from torch import Tensor
 from ffcore.errors import ImageError, RunError, SettingError
 from ffcore.files import read_json
 from ffmodels.run import Run
-from fftrain.evaluate import view_of
 from fftrain.loader import Loader, scaled
+from fftrain.loading import view_of
 from fftrain.report import figures, inventory, tables
+from fftrain.report.cells import SHARE
 from fftrain.report.curves import Curve, block_curves, cka_curves, readout_curves
 from fftrain.report.findings import findings
 from fftrain.report.frame import Collection
-from fftrain.report.means import (
-    PRETEXT,
-    PROBE,
-    READER,
-    Group,
-    Published,
-)
+from fftrain.report.means import PROBE, READER, Group, Published, of_classes
+from fftrain.report.records import PRETEXT
 from fftrain.report.tables import Table
 
 # Panels of one figure of training curves; where figures of blocks are cut off, in %.
@@ -37,7 +34,7 @@ PANELS, FLOOR = 3, -20.0
 SEEN = 8
 DECODED = "explained variance"
 # Measures that have a part of their own; any other gets one by its name.
-KNOWN = (PRETEXT, READER, PROBE, DECODED, "cka", "seconds")
+KNOWN = (PRETEXT, READER, PROBE, DECODED, "cka", "seconds", "points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +81,7 @@ def of_study(found: Collection, whole: Sequence[Group], published: Published) ->
     search = _section("Search", "search", tables.search_table(found))
     about = _section("What was run", "", inventory.headline_table(found), inventory.problems_table(found))
     measured = [
-        _section("In short", "found", points=findings(whole)),
+        _section("In short", "found", points=_findings(found, whole)),
         _section("Pretext accuracy", "pretext", tables.pretext_table(told, published)),
         _section("Transfer", "transfer", tables.transfer_table(own, published)),
         _section("Supervised reference", "supervised", tables.supervised_table(supervised, published)),
@@ -98,18 +95,24 @@ def of_study(found: Collection, whole: Sequence[Group], published: Published) ->
     return [about, *([] if search.empty else [search]), *(measured if whole else []), _every(found)]
 
 
-def of_runs(found: Collection, whole: Sequence[Group], results: Table) -> list[Section]:
-    """Returns the parts of the report over a plain folder."""
+def of_runs(found: Collection, whole: Sequence[Group], results: Table, frame: pd.DataFrame) -> list[Section]:
+    """Returns the parts of the report over a plain folder; `frame` is its own with what validation chose."""
+    others = [tables.measured_table(found, frame, measure) for measure in of_classes(found)]
     settings = map(inventory.settings_table, found.runs)
     return [
-        _section("Results", "results", results, inventory.problems_table(found)),
-        _section("In short", "found", points=findings(whole)),
+        _section("Results", "results", results, *others, inventory.problems_table(found)),
+        _section("In short", "found", points=_findings(found, whole)),
         *_by_block(whole),
         *_representations(found, whole),
         _served(found.root / "prediction.json"),
         _section("All numbers", "", tables.probes_table(found), inventory.exports_table(found.runs)),
         _every(found, *settings),
     ]
+
+
+def _findings(found: Collection, whole: Sequence[Group]) -> list[str]:
+    """Returns sentences on the probes, then on what else was measured of the classes."""
+    return [sentence for measure in (PROBE, *of_classes(found)) for sentence in findings(whole, measure)]
 
 
 def _section(
@@ -141,9 +144,11 @@ def _every(found: Collection, *settings: Table) -> Section:
 
 
 def _curves(
-    title: str, text: str, name: str, ylabel: str, curves: Sequence[Curve], whole: Sequence[Group], note: str = ""
+    title: str, text: str, name: str, what: str, curves: Sequence[Curve], whole: Sequence[Group], unit: str = SHARE
 ) -> Section:
     """Returns a part with a figure for each data set, and the table of what they draw."""
+    unit = "%" if unit == SHARE else unit
+    ylabel = f"{what} ({unit})"
     methods, pictures = list(dict.fromkeys(group.method for group in whole)), []
     drawn = [curve for curve in curves if any(curve.means)]
     for dataset in dict.fromkeys(curve.dataset for curve in drawn):
@@ -151,7 +156,7 @@ def _curves(
         lines = "; ".join(dict.fromkeys(curve.name for curve in mine))
         alt = f"Line chart: {ylabel} by block on {dataset}; lines {lines}"
         pictures.append(_draw(f"{name} {dataset}", alt, figures.block_lines, mine, ylabel, FLOOR, methods))
-    return _section(title, text, tables.curve_table(f"{title}, in %", curves), pictures=pictures, note=note)
+    return _section(title, text, tables.curve_table(f"{title}, in {unit}", curves), pictures=pictures)
 
 
 def _by_block(whole: Sequence[Group]) -> list[Section]:
@@ -159,8 +164,8 @@ def _by_block(whole: Sequence[Group]) -> list[Section]:
     pretext = [*readout_curves(whole), *block_curves(whole, PROBE, "pretext")]
     probes = block_curves(whole, PROBE, "class")
     return [
-        _curves("Pretext accuracy by block", "by_block", "pretext", "pretext accuracy (%)", pretext, whole),
-        _curves("Linear probes by block", "probes", "probes", "test accuracy (%)", probes, whole),
+        _curves("Pretext accuracy by block", "by_block", "pretext", "pretext accuracy", pretext, whole),
+        _curves("Linear probes by block", "probes", "probes", "test accuracy", probes, whole),
     ]
 
 
@@ -169,19 +174,26 @@ def _representations(found: Collection, whole: Sequence[Group]) -> list[Section]
     by_name = {cell.name: cell.method for cell in found.cells}
     to = " and ".join(dict.fromkeys(by_name[other] for _, other in found.pairs)) or "the reference"
     decoder, alike = block_curves(whole, DECODED), cka_curves(found)
-    others = found.frame[~found.frame["measure"].isin(KNOWN)][["measure", "target"]].drop_duplicates()
+    others = found.frame[~found.frame["measure"].isin(KNOWN)][["measure", "unit", "target", "split"]]
+    others = others.sort_values("split", kind="stable").drop_duplicates(["measure", "target"])  # test before validation
     return [
-        _curves("Explained variance of the pixels", "decoder", "decoder", "explained variance (%)", decoder, whole),
-        _curves(f"Similarity to {to}", "cka", "cka", "linear CKA (%)", alike, whole),
+        _curves("Explained variance of the pixels", "decoder", "decoder", "explained variance", decoder, whole),
+        _curves(f"Similarity to {to}", "cka", "cka", "linear CKA", alike, whole),
         *(
-            _curves(f"{measure} {target}".strip(), "other", measure, f"{measure} (%)", curves, whole)
-            for measure, target in others.itertuples(index=False, name=None)
-            for curves in [block_curves(whole, measure, target)]
+            _curves(title, "other", title, measure, block_curves(whole, measure, target, split), whole, unit=unit)
+            for measure, unit, target, split in others.itertuples(index=False, name=None)
+            for title in [_title(measure, target, split)]
         ),
         _section("Training curves", "curves", pictures=_training(whole)),
         _section("t-SNE of the features", "embeddings", pictures=_embeddings(whole)),
         _section("What the methods see", "examples", pictures=_examples(whole)),
     ]
+
+
+def _title(measure: str, target: str, split: str) -> str:
+    """Returns what the part about a measure is called that has no part of its own."""
+    of = f" of the {target} label" if target not in ("", "class") else ""
+    return measure[:1].upper() + measure[1:] + of + ("" if split in ("", "test") else f", {split}")
 
 
 def _training(whole: Sequence[Group]) -> list[Picture]:

@@ -17,13 +17,14 @@ from fftrain.report.means import (
     LAST,
     NOT_MEASURED,
     NOT_PUBLISHED,
-    PRETEXT,
     PROBE,
     Group,
     Mean,
     Published,
     block_order,
+    chosen,
 )
+from fftrain.report.records import PRETEXT
 
 # What stands where there is no value.
 NO_VALUE = ("", NOT_MEASURED, NOT_PUBLISHED)
@@ -244,25 +245,64 @@ def results_table(found: Collection, frame: pd.DataFrame) -> Table:
     """
     rows = []
     for cell in found.cells:
-        word = NOT_MEASURED if cell.state in ("done", UNFINISHED) else cell.state
+        word = _word(cell)
         told = {split: _value(found, cell, measure=PRETEXT, split=split) for split in ("validation", "test")}
         first = UNFINISHED if cell.state == UNFINISHED else word
         shown = [first if told["validation"] is None else _seen(cell, told["validation"])]
         shown.append(word if told["test"] is None else f"{100 * told['test']:.1f}")
         if cell.state == "done" and not cell.tells:
             shown = ["", ""]
-        mine = select(frame, run=cell.name, measure=CHOSEN)
-        places = dict.fromkeys((dataset, reading) for dataset, reading, target in cell.probed if target == "class")
-        for probed_on, reading in places or [("", "")]:
-            row = [cell.name, cell.method, cell.dataset, cell.view, *shown, probed_on, reading]
-            for source in (cell.method, "random", "raw"):
-                probe = select(mine, probed_on=probed_on, reading=reading, source=source).to_dict("records")
-                texts = [f"{100 * p['value']:.1f}" + (f" ({p['blocks']})" if source != "raw" else "") for p in probe]
-                row.append(texts[0] if texts else word)
-            rows.append(row)
+        for place in _places(cell) or [("", "")]:
+            at = _sources(cell, frame, PROBE, place)
+            rows.append([cell.name, cell.method, cell.dataset, cell.view, *shown, *place, *at])
     columns = ("run", "method", "pretrained on", "view", "pretext accuracy", "pretext test", "probed on", "reading")
     title = "Results: accuracy in %; pretext on validation, probes on test (blocks chosen on validation)"
     return Table(title=title, columns=(*columns, "probe", "random", "raw"), rows=rows)
+
+
+def measured_table(found: Collection, frame: pd.DataFrame, measure: str) -> Table:
+    """Returns one row for each run and place of which something else was measured of the classes, with both baselines.
+
+    Args:
+        found: what lies in the folder.
+        frame: its frame with what validation chose.
+        measure: what was measured.
+    """
+    rows = [
+        [cell.name, cell.method, cell.dataset, cell.view, *place, *_sources(cell, frame, measure, place)]
+        for cell in found.cells
+        for place in _places(cell)
+    ]
+    columns = ("run", "method", "pretrained on", "view", "measured on", "reading", "its features", "random", "raw")
+    title = f"{measure[:1].upper()}{measure[1:]}, test in % (blocks chosen on validation)"
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _word(cell: Cell) -> str:
+    """Returns what stands where a run has no value."""
+    return NOT_MEASURED if cell.state in ("done", UNFINISHED) else cell.state
+
+
+def _places(cell: Cell) -> list[tuple[str, str]]:
+    """Returns the data sets and readings of which a run's classes are told."""
+    return [*dict.fromkeys((dataset, reading) for dataset, reading, target in cell.probed if target == "class")]
+
+
+def _sources(cell: Cell, frame: pd.DataFrame, measure: str, place: tuple[str, str]) -> list[str]:
+    """Returns what was measured of a run's own features and of both baselines, at the blocks that validation chose."""
+    mine = select(frame, run=cell.name, measure=chosen(measure), probed_on=place[0], reading=place[1])
+    found = []
+    for source in (cell.method, "random", "raw"):
+        rows = select(mine, source=source).to_dict("records")
+        texts = [_figure(row) + (f" ({row['blocks']})" if source != "raw" else "") for row in rows]
+        found.append(texts[0] if texts else _word(cell))
+    return found
+
+
+def _figure(row: Mapping[str, Any]) -> str:
+    """Returns a number in %, with its interval where it has one."""
+    interval = "" if pd.isna(row["low"]) else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return f"{100 * row['value']:.1f}{interval}"
 
 
 def _value(found: Collection, cell: Cell, **wanted: Any) -> float | None:

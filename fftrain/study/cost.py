@@ -5,18 +5,16 @@ An estimate to plan by: a study corrects it by the cells that it has finished. L
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ffmodels.linear import last_blocks
-from fftrain.config import ProbeConfig
-from fftrain.probe import GRID
 from fftrain.study.sketch import products
-from fftrain.study.spec import Cell, step_name
+from fftrain.study.spec import Cell
 
 # Seconds of a step that is too small to count, by block and pass, and of everything around a cell.
 STEP_OVERHEAD = 2e-4
@@ -60,13 +58,14 @@ def estimate(cell: Cell, machine: Machine) -> dict[str, float]:
     """Returns the estimated seconds of each step of a cell, on one process."""
     training, testing = _pretraining(cell, machine)
     found = {"pretrain": CELL_OVERHEAD + training}
-    if cell.tested:
-        found["test"] = testing
-    found |= {step_name(probe): _probe(cell, probe, machine) for probe in cell.probes}
-    if cell.analysis is not None:
-        images, points = min(cell.analysis.images, cell.facts.train), max(2, cell.analysis.points)
-        decoders = 2 * sum((2 * images * D**2 + 20 * D**3) / (machine.flops / 2) for D in _read(cell))
-        found["analysis"] = decoders + len(cell.sketch.dims) * 1e-3 * points * math.log(points)
+    facts = cell.facts
+    images = facts.train + facts.validation + facts.test
+    # Those of baselines are shared with other cells; products in float64 and small ones are slower.
+    extracting = 1.3 * images * products(cell.config, facts).features / machine.flops
+    for name, configs in cell.places.items():
+        parts: list[Any] = [config.evaluation for config in configs]
+        counted = sum(3 * 1.3 * part.products(facts, _read(cell)) / machine.flops for part in parts)
+        found[name] = extracting + counted + (testing if any(not part.labels for part in parts) else 0.0)
     return found
 
 
@@ -88,12 +87,3 @@ def _pretraining(cell: Cell, machine: Machine) -> tuple[float, float]:
     epoch = images * precision * count.step / machine.flops + step * -(-images // config.batch_size)
     curves = 2 * min(config.eval_images, images) * (told + count.step / 3 / machine.flops)
     return config.epochs * (epoch + curves) + facts.validation * told, facts.test * told
-
-
-def _probe(cell: Cell, probe: ProbeConfig, machine: Machine) -> float:
-    """Returns the estimated seconds of the probes of all blocks; the baselines are shared with other cells."""
-    facts, features = cell.facts, sum(_read(cell))
-    images = facts.train + facts.validation + facts.test
-    extracting = 2 * images * products(cell.config, facts).features / machine.flops
-    row = 4 * facts.classes * len(GRID) * features / (machine.flops / 3) + 4 * 4 * features / machine.bytes
-    return extracting + 1.3 * probe.epochs * facts.train * row

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fnmatch
 import shlex
 import shutil
-import time
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,13 +22,13 @@ from typing import Any
 import torch
 
 from ffcore.errors import FFStudyError, InUse, RunError, SettingError, WriteError
-from ffcore.files import LOCK_FILE, AnyPath, claimed, lock, read_json, sha256, write_json
-from ffcore.plugins import is_outside
-from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, check_weights
-from fftrain.parts import PARTS
+from ffcore.files import LOCK_FILE, AnyPath, claimed, lock, read_json, write_json
+from ffmodels.evaluated import evaluations
+from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, check_weights, weights_digest
 from fftrain.report.records import read_run
 from fftrain.run import RunFolder, git_commit
 from fftrain.study import STUDY_FILE, STUDY_FORMAT, cost
+from fftrain.study.planning import outside
 from fftrain.study.spec import Cell, Spec
 from fftrain.study.steps import Work, steps
 
@@ -111,8 +110,7 @@ class Study:
         """Says what goes on with a study that was stopped."""
         if not (self.path / STUDY_FILE).exists():
             return "stopped before the first cell: the same command starts again"
-        parts = {getattr(cell.config, kind).part_name for cell in self.spec.cells for kind in PARTS}
-        trusted = [word for name in sorted(filter(is_outside, parts)) for word in ("--trust-plugin", name)]
+        trusted = [word for name in sorted({*outside(self.spec.content)}) for word in ("--trust-plugin", name)]
         return f"stopped: `{shlex.join(['fftrain', 'study', '--out', str(self.path), *trusted])}` goes on"
 
     def folder(self, cell: Cell) -> Path:
@@ -131,7 +129,7 @@ class Study:
         """Whether the comparison of two cells is there, whole, and of the weights that they have."""
         try:
             found = read_json(self.pair_file(pair))
-            weights = [sha256(self.folder(cell) / BACKBONE_FILE) for cell in pair]
+            weights = [weights_digest(self.folder(cell)) for cell in pair]
             return bool(found["weights"] == weights and found["cka"])
         except (RunError, OSError, KeyError, TypeError):
             return False
@@ -161,8 +159,9 @@ class Study:
             state = self.state(cell)
             left[cell.name] = sum(steps[name] for name in state.left)
             if state.status == DONE:
-                took = RunFolder(self.folder(cell)).read_results().get("seconds", {})
-                spent += sum(value for value in took.values() if isinstance(value, float))
+                folder = RunFolder(self.folder(cell))
+                spent += sum(epoch["seconds"] for epoch in folder.read_metrics())
+                spent += sum(one.about["value"] for one in evaluations(folder.path))
                 planned += sum(steps.values())
         return {name: seconds * (spent / planned if spent else 1.0) for name, seconds in left.items()}
 
@@ -186,10 +185,10 @@ class Study:
             if (folder / BACKBONE_FILE).exists():
                 check_weights(folder / BACKBONE_FILE)
             run.read_metrics()
-            results = run.read_results()
-            left = tuple(step.name for step in todo if not step.done(folder, results))
+            found = evaluations(folder)
+            left = tuple(step.name for step in todo if not step.done(folder, found))
             if todo[0].name in left:  # training forgets what was measured on other weights
-                if results.get("pretext") or results.get("probes"):
+                if found and not (folder / BACKBONE_FILE).exists():
                     raise RunError(f"{folder} holds measurements, but {BACKBONE_FILE} is missing")
                 left = tuple(step.name for step in todo)
             if not left:
@@ -295,12 +294,9 @@ class Study:
             for step in steps(cell):
                 if step.name in left:
                     name = step.name
-                    began = time.perf_counter()
                     with run.claimed(accelerator):
                         step.run(folder, work)
                         accelerator.wait_for_everyone()
-                        if accelerator.is_main_process:
-                            run.add_seconds(name.partition(" ")[0], time.perf_counter() - began)
         except Exception as error:
             # Of several processes, those fail alike that find the settings, the data, the loss or another process at
             # fault. Any other error may be of one alone, for which the others wait: it ends them all.

@@ -10,10 +10,10 @@ from typing import Any, TypeVar, get_args
 from ffcore.errors import SettingError
 from ffcore.plugins import is_outside
 from ffcore.settings import Settings
-from fftrain.config import AnalysisConfig, DataSettings, ProbeConfig, RunConfig, placed
+from fftrain.config import DataSettings, EvaluationConfig, RunConfig, placed
 from fftrain.data import Facts
 from fftrain.options import GONE
-from fftrain.parts import PARTS, check_dataset, merged, named
+from fftrain.parts import EVALUATIONS, PARTS, check_dataset, merged, named
 from fftrain.recipes import default, label, read_recipe, recipes
 from fftrain.study.sketch import Sketch, sketch
 from fftrain.study.spec import Cell, only_data
@@ -30,16 +30,19 @@ AXES: Mapping[str, tuple[Any, ...]] = {
     "at": ("all",),
     "backbone": (default()["backbone"],),
     "seed": (0,),
+    "evaluation": ("linear", "decoder", "tsne", "similarity"),
     "reading": (),
     "target": ("class",),
     "transfer": (),
 }
 # What a recipe says.
 POINT = ("method", "cut", "at")
-TABLES = ("settings", "recipes", "parts", "probe", "analysis")
+TABLES = ("settings", "recipes", "parts", "evaluate")
 # What tables do not say, since axes do.
 OF_RUNS = {"dataset", "seed", *PARTS, *POINT}
-OF_PROBES = {"dataset", "reading", "target", "image_size", "grayscale", "skip_bad"}
+OF_EVALUATIONS = {"evaluation", "dataset", "reading", "target", "image_size", "grayscale", "skip_bad"}
+# What is measured of a method that tells the labels that it was trained on; of a search the first alone.
+TOLD = tuple({"name": "readout", "split": split} for split in ("validation", "test"))
 
 
 class Grid:
@@ -70,8 +73,8 @@ class Grid:
         if type(self.search) is not bool:
             raise SettingError(f"{source}: search is {self.search!r}: it must be true or false")
         self.lists = {axis: self._list(axis) for axis in AXES}
-        if self.search and (values["probe"] or self.lists["transfer"] or values.get("analysis")):
-            raise SettingError(f"{source}: search = true measures no probe, transfer or analysis: leave them out")
+        if self.search and (values["evaluate"] or self.lists["transfer"] or "evaluation" in values):
+            raise SettingError(f"{source}: search = true measures nothing: leave evaluation, evaluate and transfer out")
         self.recipes = {_own(key): table for key, table in values["recipes"].items()}
         self.parts = {_own(key): table for key, table in values["parts"].items()}
         self._check_tables()
@@ -129,28 +132,29 @@ class Grid:
         except SettingError as error:
             where = f"view {config.view.part_name!r} on {config.dataset!r}"
             raise SettingError(f"{self.source}: {where}: {error}") from error
-        if self.search:
-            return Cell(config=config, facts=facts, sketch=found, search=True)
-        analysis = self.values.get("analysis", {})
-        return Cell(
-            config=config,
-            facts=facts,
-            sketch=found,
-            probes=tuple(self._probes(config, found)),
-            analysis=None if analysis is False else self._make(AnalysisConfig, analysis, f"{self.source}: analysis"),
-        )
+        evaluations = tuple(self._evaluations(config, found))
+        return Cell(config=config, facts=facts, sketch=found, evaluations=evaluations, search=self.search)
 
-    def _probes(self, config: RunConfig, found: Sketch) -> Iterator[ProbeConfig]:
-        """Yields the probes of a cell: of each target, data set and reading that it has."""
+    def _evaluations(self, config: RunConfig, found: Sketch) -> Iterator[EvaluationConfig]:
+        """Yields the evaluations of a cell: those that tell labels of each target, data set and reading that it has."""
         same = {key: getattr(config, key) for key in ("image_size", "grayscale", "skip_bad", "data_dir")}
         readings = [r for r in self.lists["reading"] if r in found.readings] or found.readings[:1]
+        usual = (config.dataset, found.readings[0], "class")
+        told = []
         for target in self.lists["target"]:
             if target == "pretext" and not config.view.pretext:  # type: ignore[attr-defined]
                 continue
             others = [name for name in self.lists["transfer"] if name != config.dataset] if target == "class" else []
-            for dataset, reading in itertools.product((config.dataset, *others), readings):
-                chosen = {**self.values["probe"], **same, "dataset": dataset, "reading": reading, "target": target}
-                yield self._make(ProbeConfig, chosen, f"{self.source}: probe")
+            told += [*itertools.product((config.dataset, *others), readings, (target,))]
+        named = () if self.search else self.lists["evaluation"]
+        parts = [{"name": n, **self.parts.get(n, {})} for n in named if n != TOLD[0]["name"]]
+        parts += TOLD[: 1 if self.search else 2] if found.tells else ()
+        for part in parts:
+            for place in told if EVALUATIONS.load(part["name"]).labels else [usual]:
+                where = dict(zip(("dataset", "reading", "target"), place, strict=True))
+                chosen = {**self.values["evaluate"], **same, **where, "evaluation": part}
+                chosen |= {"limit": None} if part in TOLD else {}  # as training measures it
+                yield self._make(EvaluationConfig, chosen, f"{self.source}: evaluate")
 
     def _make(self, kind: type[S], values: Mapping[str, Any], source: str) -> S:
         own = {key: value for key, value in self.overrides.items() if key in kind.model_fields}
@@ -167,7 +171,7 @@ class Grid:
             raise SettingError(f"{source}: {axis} is {given!r}: it must be a list of {word}")
         if axis == "dataset" and axis not in self.values:
             raise SettingError(f"{source}: dataset is missing: name at least one")
-        if not values and axis in self.values and axis not in ("reading", "transfer"):
+        if not values and axis in self.values and axis not in ("reading", "transfer", "evaluation"):
             raise SettingError(f"{source}: {axis} is an empty list: name at least one, or leave the key out")
         try:
             return tuple(dict.fromkeys(_value(axis, value) for value in values))
@@ -179,14 +183,13 @@ class Grid:
         of_runs = {f"recipes.{name}": table for name, table in self.recipes.items()}
         for what, table in {"settings": self.values["settings"], **of_runs}.items():
             self._check(what, table, RunConfig, OF_RUNS)
-        self._check("probe", self.values["probe"], ProbeConfig, OF_PROBES)
-        if self.values.get("analysis") is not False:
-            self._check("analysis", self.values.get("analysis", {}), AnalysisConfig, set())
-        used = {name for kind in PARTS for name in self.lists[kind]}
+        self._check("evaluate", self.values["evaluate"], EvaluationConfig, OF_EVALUATIONS)
+        kinds = {**PARTS, "evaluation": EVALUATIONS}
+        used = {name for kind in kinds for name in self.lists[kind]}
         for name, table in self.parts.items():
-            holders = [parts for parts in PARTS.values() if name in (used if is_outside(name) else parts)]
+            holders = [parts for parts in kinds.values() if name in (used if is_outside(name) else parts)]
             if not holders and not is_outside(name):
-                known = ", ".join(part for parts in PARTS.values() for part in parts)
+                known = ", ".join(part for parts in kinds.values() for part in parts)
                 raise SettingError(f"{self.source}: parts.{name} is no part: choose among {known}")
             for parts in holders:
                 if not is_outside(name):
@@ -224,11 +227,11 @@ def _value(axis: str, value: Any) -> Any:
     if axis in ("dataset", "transfer"):
         check_dataset(value)
         return placed(value)
-    if axis in PARTS:
-        return PARTS[axis].name(value)
+    if axis in PARTS or axis == "evaluation":
+        return (EVALUATIONS if axis == "evaluation" else PARTS[axis]).name(value)
     if axis == "cut":
         return str(value)
-    legal = {"recipe": (*recipes(),), "target": get_args(ProbeConfig.model_fields["target"].annotation)}
+    legal = {"recipe": (*recipes(),), "target": get_args(EvaluationConfig.model_fields["target"].annotation)}
     value = value.replace("_", "-") if axis == "recipe" else value
     if axis in legal and value not in legal[axis]:
         hint = "random and raw stand beside every method; " if value in ("random", "raw") else ""

@@ -1,19 +1,20 @@
-"""How a study is planned: a TOML file -> cells, each a run with its probes, all checked before any starts.
+"""How a study is planned: a TOML file -> cells, each a run with its evaluations, all checked before any starts.
 
 dataset = ["mnist", "imagefolder:photos"]    # lists are multiplied; a single value may stand without brackets
 view = ["rotation", "jigsaw"]
 recipe = ["ff", "bp"]                        # or: method = [...], cut = ["block", "never"], at = ["all", "last"]
 backbone = ["mlp"]
 seed = [0, 1, 2]
-reading = ["neutral", "zeros", "pixels"]     # readings probed, of methods that have them
-target = ["class", "pretext"]                # what the probes tell; pretext: of views that make labels
-transfer = ["fashion-mnist"]                 # probed too, where images have the same shape
+evaluation = ["linear", "knn"]               # what is measured of each
+reading = ["neutral", "zeros", "pixels"]     # readings of which labels are told, of methods that have them
+target = ["class", "pretext"]                # the labels; pretext: of views that make some
+transfer = ["fashion-mnist"]                 # told there too, where images have the same shape
 [settings]                                   # of every cell: options of fftrain pretrain; a list tries each value
 [recipes.bp]                                 # of the cells that are called so; goes before [settings]
 [parts.mlp]                                  # settings of a part wherever it is used; a list tries each value
-[probe]                                      # options of fftrain probe
-[analysis]                                   # options of fftrain analyse; analysis = false leaves it out
-search = true                                # train and read the validation split alone: no test, probe, analysis
+[parts.linear]                               # of an evaluation; a list is its value
+[evaluate]                                   # options of fftrain evaluate
+search = true                                # train and read the validation split alone: no test, no evaluation
 reference = "bp"                             # what cells are called that the others are compared with
 [published]                                  # data set -> the column of published figures it stands beside
 [[grid]]                                     # several grids in one study: each may override all but the last two
@@ -31,7 +32,7 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
 from ffcore.plugins import is_outside, trust
 from ffcore.settings import read_toml, underscored
-from fftrain.config import DataSettings, placed
+from fftrain.config import DataSettings, EvaluationConfig, placed
 from fftrain.data import Facts, look_at
 from fftrain.launcher import precision
 from fftrain.parts import DATASETS, FOLDER, PARTS
@@ -50,6 +51,8 @@ WAS = {
     "seeds": "seed",
     "slots": "reading",
     "targets": "target",
+    "probe": "[parts.linear]",
+    "analysis": "evaluation, a list, and [parts.decoder] or [parts.tsne]",
 }
 
 
@@ -67,7 +70,7 @@ def choose(preset: str | None, path: Path | None, out: Path | None, overrides: M
         return plan(_as_launched(read_preset(preset)), preset, overrides)
     if path is not None:
         content = _as_launched(read_toml(path, "--spec"))
-        for name in _outside(content):
+        for name in outside(content):
             trust(name)
         return plan(content, path.stem, overrides, str(path))
     if out is None:
@@ -92,11 +95,11 @@ def _as_launched(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "settings": {"mixed_precision": precision(), **settings}}
 
 
-def _outside(content: Mapping[str, Any]) -> Iterator[str]:
+def outside(content: Mapping[str, Any]) -> Iterator[str]:
     """Yields the code outside the package that a spec names."""
     grids = content.get("grid")
     for table in (content, *(grids if isinstance(grids, list) else ())):
-        for axis in ("dataset", "transfer", *PARTS):
+        for axis in ("dataset", "transfer", "evaluation", *PARTS):
             values = table.get(axis, ()) if isinstance(table, Mapping) else ()
             for name in values if isinstance(values, list) else (values,):
                 if isinstance(name, str) and is_outside(name) and not name.startswith(FOLDER):
@@ -139,7 +142,7 @@ def plan(
         made.append(Grid(_laid_over(shared, grid, where), where, own, look))
         for cell in made[-1].cells():
             cells[cell.digest] = _united(cells[cell.digest], cell, where) if cell.digest in cells else cell
-    found = _with_probes_that_fit(cells.values(), look, what)
+    found = _with_evaluations_that_fit(cells.values(), look, what)
     reference = content.get("reference", _defaults()["reference"])
     _check_names(content, made, found, what)
     return Spec(name=name, content=dict(content), overrides=own, reference=reference, cells=found)
@@ -186,9 +189,7 @@ def _laid_over(shared: Mapping[str, Any], grid: Mapping[str, Any], source: str) 
     if "method" not in found:
         found.setdefault("recipe", _defaults()["recipe"])
     for table in TABLES:
-        if table != "analysis" or isinstance(found.get(table), Mapping):  # it may be false
-            above = shared.get(table) or {}
-            found[table] = _merge(above, grid.get(table, {}), f"{source}: {table}")
+        found[table] = _merge(shared.get(table, {}), grid.get(table, {}), f"{source}: {table}")
     return found
 
 
@@ -208,42 +209,48 @@ def _merge(one: Any, other: Any, what: str) -> dict[str, Any]:
 
 
 def _united(one: Cell, other: Cell, source: str) -> Cell:
-    """Returns a cell that two grids hold, with the probes of both.
+    """Returns a cell that two grids hold, with the evaluations of both.
 
     Raises:
         SettingError: where they measure the same thing with other settings.
     """
-    probes = {step_name(probe): probe for probe in one.probes}
-    for probe in other.probes:
-        if probes.setdefault(step_name(probe), probe) != probe:
-            raise SettingError(f"{source}: {step_name(probe)!r} of {one.name} is in another grid with other settings")
-    if None not in (one.analysis, other.analysis) and one.analysis != other.analysis:
-        raise SettingError(f"{source}: the analysis of {one.name} is in another grid with other settings")
-    search, analysis = one.search and other.search, one.analysis or other.analysis
-    return replace(one, probes=tuple(probes.values()), search=search, analysis=analysis)
+    mine, theirs = (_by_name(cell) for cell in (one, other))
+    for name in mine.keys() & theirs.keys():
+        if not (mine[name] <= theirs[name] or theirs[name] <= mine[name]):  # a search has one readout of the two
+            raise SettingError(f"{source}: {name!r} of {one.name} is in another grid with other settings")
+    evaluations = tuple(dict.fromkeys((*one.evaluations, *other.evaluations)))
+    return replace(one, evaluations=evaluations, search=one.search and other.search)
 
 
-def _with_probes_that_fit(
+def _by_name(cell: Cell) -> dict[str, set[EvaluationConfig]]:
+    found: dict[str, set[EvaluationConfig]] = {}
+    for config in cell.evaluations:
+        name = step_name(config).replace("evaluate", config.evaluation.called)
+        found.setdefault(name, set()).add(config)
+    return found
+
+
+def _with_evaluations_that_fit(
     cells: Iterable[Cell], look: Callable[[DataSettings], Facts], source: str
 ) -> tuple[Cell, ...]:
-    """Returns the cells without probes on images of another shape than theirs, or of classes that are not there.
+    """Returns the cells without evaluations of images of another shape than theirs, or of classes that are not there.
 
     Raises:
         SettingError: where a data set for transfer has a shape that no cell's has, or a cell's classes are to be
-            probed, and no data set has some.
+            told, and no data set has some.
     """
     found: list[Cell] = []
     wanted, used = set(), set()
     for cell in cells:
-        alike = [probe for probe in cell.probes if look(only_data(probe)).shape == cell.facts.shape]
-        probes = tuple(p for p in alike if p.target != "class" or look(only_data(p)).classes)
-        if cell.probes and not probes:
+        alike = [config for config in cell.evaluations if look(only_data(config)).shape == cell.facts.shape]
+        fit = tuple(c for c in alike if not _tells_classes(c) or look(only_data(c)).classes)
+        if any(map(_tells_classes, cell.evaluations)) and not any(map(_tells_classes, fit)):
             raise SettingError(
-                f"{source}: {cell.config.dataset!r} has no classes to probe: name a data set with classes in transfer"
+                f"{source}: {cell.config.dataset!r} has no classes to tell: name a data set with classes in transfer"
             )
-        wanted |= {str(probe.dataset) for probe in cell.probes}
-        used |= {str(probe.dataset) for probe in alike}
-        found.append(replace(cell, probes=probes))
+        wanted |= {str(config.dataset) for config in cell.evaluations}
+        used |= {str(config.dataset) for config in alike}
+        found.append(replace(cell, evaluations=fit))
     for name in sorted(wanted - used):
         raise SettingError(
             f"{source}: transfer has {name!r}, whose images have the shape of no other data set: leave it out, or "
@@ -252,11 +259,17 @@ def _with_probes_that_fit(
     return tuple(found)
 
 
+def _tells_classes(config: EvaluationConfig) -> bool:
+    part: Any = config.evaluation
+    return part.labels and config.target == "class"
+
+
 def _check_names(content: Mapping[str, Any], grids: Iterable[Grid], cells: Iterable[Cell], source: str) -> None:
     """Raises SettingError where something is named that no cell has."""
     cells = list(cells)
     labels = {cell.config.label for cell in cells}
     parts = {getattr(cell.config, kind).part_name for cell in cells for kind in PARTS}
+    parts |= {config.evaluation.part_name for cell in cells for config in cell.evaluations}
     readings = list(dict.fromkeys(reading for cell in cells for reading in cell.sketch.readings))
     for grid in grids:
         for name in grid.recipes:

@@ -9,13 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fftrain.config import AnalysisConfig, DataSettings, ProbeConfig, RunConfig, flat, keyed
+from fftrain.config import DataSettings, EvaluationConfig, RunConfig, flat, keyed
 from fftrain.data import Facts
 from fftrain.parts import FOLDER
 from fftrain.study.sketch import Sketch, sketch
 
 # In what compared cells are alike, beside their data.
 ALIKE = ("holdout", "view", "seed", "backbone")
+# The evaluation that a study makes of pairs of cells too.
+PAIRED = "similarity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +28,14 @@ class Cell:
         config: the settings.
         facts: what is known of its data set.
         sketch: what the settings come to on it.
-        probes: of its features.
-        analysis: of its features; None leaves it out.
+        evaluations: of its features.
         search: whether nothing but validation is read.
     """
 
     config: RunConfig
     facts: Facts
     sketch: Sketch
-    probes: tuple[ProbeConfig, ...] = ()
-    analysis: AnalysisConfig | None = None
+    evaluations: tuple[EvaluationConfig, ...] = ()
     search: bool = False
 
     @cached_property
@@ -53,9 +53,12 @@ class Cell:
         return f"{'-'.join(words)}-s{config.seed}-{self.digest[:8]}"
 
     @property
-    def tested(self) -> bool:
-        """Whether the test split is read for what the method tells."""
-        return self.sketch.tells and not self.search
+    def places(self) -> dict[str, list[EvaluationConfig]]:
+        """What is measured of the same features, by the step that does it."""
+        found: dict[str, list[EvaluationConfig]] = {}
+        for config in self.evaluations:
+            found.setdefault(step_name(config), []).append(config)
+        return found
 
     def agrees(self, config: RunConfig) -> bool:
         """Whether settings are this cell's. Raises SettingError where they do not go together on its data."""
@@ -89,7 +92,7 @@ class Spec:
             return only_data(cell.config), *(getattr(cell.config, key) for key in ALIKE)
 
         partners: dict[tuple[Any, ...], Cell] = {}
-        analysed = [cell for cell in self.cells if cell.analysis is not None]
+        analysed = [cell for cell in self.cells if PAIRED in {c.evaluation.called for c in cell.evaluations}]
         for cell in analysed:
             if cell.config.label == self.reference:
                 partners.setdefault(place(cell), cell)
@@ -129,11 +132,10 @@ class Spec:
                 "settings": keyed(cell.config),
                 "varied": self.varied(cell),
                 "search": cell.search,
-                "probes": [
-                    {"dataset": p.dataset, "reading": p.reading, "target": p.target, "settings": keyed(p)}
-                    for p in cell.probes
+                "evaluations": [
+                    {"evaluation": config.evaluation.called, **where(config), "settings": keyed(config)}
+                    for config in cell.evaluations
                 ],
-                "analysis": None if cell.analysis is None else keyed(cell.analysis),
             }
             for cell in self.cells
         ]
@@ -147,9 +149,15 @@ def only_data(config: DataSettings) -> DataSettings:
     return DataSettings(**{name: getattr(config, name) for name in DataSettings.model_fields})
 
 
-def step_name(probe: ProbeConfig) -> str:
-    """Returns what a probe is called among the steps of a cell."""
-    return f"probe {probe.dataset} {probe.reading} {probe.target}"
+def where(config: EvaluationConfig) -> dict[str, Any]:
+    """Returns of which features an evaluation is, and which labels it tells: "" where it tells none."""
+    part: Any = config.evaluation
+    return {"dataset": config.dataset, "reading": config.reading, "target": config.target if part.labels else ""}
+
+
+def step_name(config: EvaluationConfig) -> str:
+    """Returns what the evaluations of the same features are called among the steps of a cell."""
+    return f"evaluate {config.dataset} {config.reading} {config.target}"
 
 
 def _short(name: str) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from ffmodels.run import BACKBONE_FILE
-from fftrain.analyse import analyse_run
-from fftrain.config import AnalysisConfig, DataSettings, ProbeConfig, keyed
+from ffmodels.evaluated import Evaluated
+from ffmodels.run import BACKBONE_FILE, weights_digest
+from fftrain.config import DataSettings, EvaluationConfig, keyed
 from fftrain.data import ImageData
-from fftrain.evaluate import evaluate_run, load_together
-from fftrain.probe import probe_run
+from fftrain.evaluate import evaluate_run
+from fftrain.loading import load_together
 from fftrain.progress import Reporter
-from fftrain.study.spec import Cell, only_data, step_name
+from fftrain.study.spec import Cell, only_data
 from fftrain.training import pretrain
 
 # Data sets kept in memory between the steps of a study.
@@ -45,10 +45,10 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of a cell: whether a run folder's results hold it, and what does it."""
+    """One step of a cell: whether it is done, by a run folder and what was measured of it, and what does it."""
 
     name: str
-    done: Callable[[Path, Mapping[str, Any]], bool]
+    done: Callable[[Path, Sequence[Evaluated]], bool]
     run: Callable[[Path, Work], Any]
 
 
@@ -56,9 +56,8 @@ def steps(cell: Cell) -> list[Step]:
     """Returns the steps of a cell, in their order."""
     config = cell.config
 
-    def trained(run: Path, results: Mapping[str, Any]) -> bool:
-        told = not cell.sketch.tells or "validation" in results.get("pretext", {})
-        return (run / BACKBONE_FILE).exists() and told
+    def trained(run: Path, found: Sequence[Evaluated]) -> bool:
+        return (run / BACKBONE_FILE).exists()
 
     def train(run: Path, work: Work) -> None:
         pretrain(
@@ -72,49 +71,30 @@ def steps(cell: Cell) -> list[Step]:
         if work.accelerator.is_main_process:  # what a finished cell does not need: three times its weights
             shutil.rmtree(run / "checkpoint", ignore_errors=True)
 
-    def tested(run: Path, results: Mapping[str, Any]) -> bool:
-        return "test" in results.get("pretext", {})
+    steps = [Step(name="pretrain", done=trained, run=train)]
+    for name, configs in cell.places.items():
 
-    def test(run: Path, work: Work) -> None:
-        data = work.load(config)
-        evaluate_run(run, split="test", accelerator=work.accelerator, data=data, reporter=work.reporter)
+        def measured(run: Path, found: Sequence[Evaluated], configs: Sequence[EvaluationConfig] = configs) -> bool:
+            return all(of(run, found, config) is not None for config in configs)
 
-    found = [Step(name="pretrain", done=trained, run=train)]
-    if cell.tested:
-        found.append(Step(name="test", done=tested, run=test))
-    for probe in cell.probes:
-
-        def probed(run: Path, results: Mapping[str, Any], probe: ProbeConfig = probe) -> bool:
-            return any(agrees(result["config"], probe) for result in results.get("probes", {}).values())
-
-        def fit(run: Path, work: Work, probe: ProbeConfig = probe) -> None:
-            probe_run(
+        def measure(run: Path, work: Work, configs: Sequence[EvaluationConfig] = configs) -> None:
+            evaluate_run(
                 run,
-                probe,
+                *configs,
                 accelerator=work.accelerator,
-                data=work.load(probe),
+                data=work.load(configs[0]),
                 baselines=work.baselines,
                 reporter=work.reporter,
             )
 
-        found.append(Step(name=step_name(probe), done=probed, run=fit))
-    if (analysis := cell.analysis) is not None:
-
-        def analysed(run: Path, results: Mapping[str, Any]) -> bool:
-            embedded = {path.stem for path in (run / "analysis").glob("*.npz")}
-            for place, result in results.get("analysis", {}).items():
-                if agrees(result["config"], analysis) and (place in embedded or not result["points"]):
-                    return True
-            return False
-
-        def analyse(run: Path, work: Work) -> None:
-            data = work.load(config)
-            analyse_run(run, analysis, accelerator=work.accelerator, data=data, reporter=work.reporter)
-
-        found.append(Step(name="analysis", done=analysed, run=analyse))
-    return found
+        steps.append(Step(name=name, done=measured, run=measure))
+    return steps
 
 
-def agrees(found: Mapping[str, Any], wanted: ProbeConfig | AnalysisConfig) -> bool:
-    """Whether recorded settings are those wanted; a reading that is left open is any."""
-    return all(found.get(k) == v for k, v in keyed(wanted).items() if v is not None or k != "reading")
+def of(run: Path, found: Sequence[Evaluated], config: EvaluationConfig) -> Evaluated | None:
+    """Returns what there is of an evaluation, of the weights that the run has; a reading that is left open is any."""
+    wanted = {k: v for k, v in keyed(config).items() if v is not None or k != "reading"}
+    for one in found:
+        if all(one.settings.get(k) == v for k, v in wanted.items()):
+            return one if one.whole and one.about["weights"] == weights_digest(run) else None
+    return None

@@ -8,11 +8,11 @@ from accelerate.utils import broadcast_object_list
 
 from ffcore.errors import InUse
 from ffcore.files import write_json
-from fftrain.analyse import compare_runs
 from fftrain.config import DataSettings
 from fftrain.data import ImageData
 from fftrain.launcher import make_accelerator
 from fftrain.progress import Reporter, duration
+from fftrain.similar import compare_runs
 from fftrain.study.folder import DAMAGED, DONE, Shard, Study
 from fftrain.study.spec import Cell
 from fftrain.study.steps import Work

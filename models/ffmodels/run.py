@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ffcore.errors import RunError, SettingError
-from ffcore.files import AnyPath, read_json, replacing
+from ffcore.files import AnyPath, read_json, replacing, sha256
 from ffcore.plugins import Plugins
 from ffmodels.backbones.base import Backbone, Shape
 from ffmodels.encoder import Encoder
@@ -205,6 +205,20 @@ def save_weights(module: nn.Module, path: Path) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     with replacing(path, SafetensorError) as partial:
         save_file(state, partial, metadata={"format": "pt"})
+
+
+def weights_digest(run: Path) -> str:
+    """Returns the SHA-256 of a run's weights; "" where there are none. A file that did not change is not read again."""
+    try:
+        found = (run / BACKBONE_FILE).stat()
+    except OSError:
+        return ""
+    return _digest(run / BACKBONE_FILE, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, *version: int) -> str:
+    return sha256(path)
 
 
 def check_weights(path: Path) -> None:

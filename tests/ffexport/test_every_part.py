@@ -19,14 +19,14 @@ from ffmodels.linear import last_blocks
 from ffmodels.run import Run
 from ffserve import Model
 from ffserve.metadata import HEADS, Named
-from fftrain import ProbeConfig, pretrain, probe_run
-from tests.parts import ALL, small_run
+from fftrain import evaluate_run, pretrain
+from tests.fftrain.training import evaluation
+from tests.parts import ALL, DEEP, small_run
 
 # The suite takes the readout of each method on one network, and a probe on each network, in the format that is served;
 # the slow marker has them all.
 METHOD, BACKBONE = "forward-forward", "mlp"
 QUICK = {(method, BACKBONE, "readout") for method, _ in ALL} | {(METHOD, backbone, "probe") for _, backbone in ALL}
-DEEP = {"resnet"}  # of many layers: for the slow marker alone
 EVERY = [(*pair, head) for pair in ALL for head in HEADS]
 
 
@@ -39,7 +39,7 @@ def run_of(tmp_path_factory):
         if (method, backbone) not in made:
             place = made[method, backbone] = root / f"{method}-{backbone}"
             pretrain(small_run(method, backbone), place)
-            probe_run(place, ProbeConfig(dataset="digits", limit=100, epochs=2, threads=1))
+            evaluate_run(place, evaluation("linear", limit=100, epochs=2))
         return made[method, backbone]
 
     return run

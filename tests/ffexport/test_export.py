@@ -250,7 +250,7 @@ def test_a_probe_of_other_weights_is_not_shipped(run_copy, trained):
     import shutil
 
     shutil.copy(trained / "bp" / "backbone.safetensors", run_copy / "backbone.safetensors")
-    with pytest.raises(RunError, match="was trained on other weights: run `fftrain probe"):
+    with pytest.raises(RunError, match=r"was trained on other weights: run `fftrain evaluate .* linear`"):
         export_run(run_copy)
 
 

@@ -62,13 +62,14 @@ FAULTS = (reading, scale, order, swapped, normalisation, transposed, another_blo
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
     """Two runs: `ff`, and a copy with a bias so low in the first block that noise leaves it one unit."""
-    from fftrain import ProbeConfig, probe_run
+    from fftrain import evaluate_run
+    from tests.fftrain.training import evaluation
 
     ill = Path(shutil.copytree(trained / "ff", tmp_path_factory.mktemp("ill") / "run"))
     weights = load_file(ill / "backbone.safetensors")
     weights["blocks.0.0.bias"] -= lowered(ill)
     save_file(weights, ill / "backbone.safetensors")
-    probe_run(ill, ProbeConfig(dataset="digits", epochs=2, threads=1))
+    evaluate_run(ill, evaluation("linear", epochs=2))
     return {"well": trained / "ff", "ill": ill}
 
 

@@ -18,11 +18,14 @@ from ffexport.subject import load_subject, temperature
 from ffmodels.backbones.mlp import MLP
 from ffmodels.conditions import LabelSlot, with_label
 from ffmodels.encoder import Encoder
+from ffmodels.evaluated import evaluations
 from ffmodels.goodness import GOODNESS
 from ffmodels.methods.forward_forward import LabelGoodness
 from ffmodels.run import Run
 from ffserve import Classifier
+from fftrain import evaluate_run
 from tests.ffexport.checks import metadata, reference
+from tests.fftrain.training import evaluation
 
 
 @pytest.mark.parametrize("between", ["rms", "layer"])
@@ -83,15 +86,16 @@ def test_what_trained_its_last_block_alone_is_read_there(run_copy):
 
 def test_the_probabilities_are_as_sure_as_they_are_right(trained, exported):
     images, _ = Run.load(trained / "ff").samples
-    found = read_json(trained / "ff" / "results.json")["pretext"]["validation"]
+    [told] = [one for one in evaluations(trained / "ff") if one.name == "readout"]
+    right, count = told.value(measure="pretext accuracy"), told.records[0]["images"]
     predicted = Classifier(exported["ff"] / "model.readout.onnx").predict(list(images), top_k=1)
     assert predicted[0].label in ("0", "90", "180", "270")
     sure = np.mean([p.probabilities[0] for p in predicted])
-    assert sure == pytest.approx((found["accuracy"] * found["images"] + 1) / (found["images"] + 2), abs=2e-3)
+    assert sure == pytest.approx((right * count + 1) / (count + 2), abs=2e-3)
     about = metadata(exported["ff"] / "model.readout.onnx")
     assert about["class_names"] == ["0", "90", "180", "270"]
     assert about["target"] == "pretext"
-    assert about["accuracy"] == {"validation": found["accuracy"]}
+    assert about["accuracy"] == {"validation": right}
     assert about["readout"].keys() == {"temperature"}
 
 
@@ -115,9 +119,16 @@ def test_equal_scores_have_a_temperature_too():
 def test_who_tells_nothing_is_told_so(trained, run_copy):
     with pytest.raises(SettingError, match="--probe digits-neutral/block1 goes with --head probe, not readout"):
         load_subject(Run.load(trained / "ff"), "readout", "digits-neutral/block1")
-    write_json(run_copy / "results.json", {"probes": {}})
-    with pytest.raises(RunError, match=r"lacks the accuracy on validation.*run `fftrain evaluate"):
+    for told in (run_copy / "evaluations").glob("readout-*.jsonl"):
+        told.unlink()
+    said = r"lacks the accuracy on validation.*run `fftrain evaluate .* readout`"
+    with pytest.raises(RunError, match=said):
         load_subject(Run.load(run_copy), "readout")
+    evaluate_run(run_copy, evaluation("readout", split="test"))
+    with pytest.raises(RunError, match=said):
+        load_subject(Run.load(run_copy), "readout")
+    evaluate_run(run_copy, evaluation("readout"))
+    assert load_subject(Run.load(run_copy), "readout").accuracy.keys() == {"validation", "test"}
     config = read_json(run_copy / "config.json")
     config["config"]["method"] = {"name": "hybrid-forward-forward"}
     write_json(run_copy / "config.json", config)

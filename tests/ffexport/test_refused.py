@@ -190,7 +190,9 @@ def test_a_probe_is_asked_for_where_there_is_none(run_copy):
     import shutil
 
     shutil.rmtree(run_copy / "probes")
-    with pytest.raises(SettingError, match=r"--head probe needs a probe, and .* has none: run `fftrain probe"):
+    with pytest.raises(
+        SettingError, match=r"--head probe needs a probe, and .* has none: run `fftrain evaluate .* linear`"
+    ):
         load_subject(Run.load(run_copy), "probe")
     assert load_subject(Run.load(run_copy)).head == "none"
     assert load_subject(Run.load(run_copy), None, "none").head == "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import statistics
@@ -11,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from ffcore.files import read_json, write_json
-from fftrain import ProbeConfig, probe_run, write_report
-from fftrain.analyse import analyse_run, compare_runs
-from fftrain.config import AnalysisConfig, DataSettings, keyed
+from fftrain import EvaluationConfig, evaluate_run, write_report
+from fftrain.config import DataSettings, keyed
 from fftrain.data import load_data
-from fftrain.evaluate import evaluate_run
 from fftrain.launcher import make_accelerator
-from fftrain.run import RunFolder
+from fftrain.similar import compare_runs
 from fftrain.study import STUDY_FORMAT
+from fftrain.study.spec import where
 from fftrain.training import pretrain
 from tests.fftrain.training import settings
 
@@ -91,42 +91,47 @@ def cell_name(method, seed, view="rotation"):
     return f"digits-{view}-{method}-s{seed}"
 
 
+def evaluations_of(method, seed, readings, *, whole):
+    """What is measured of a cell, in the order of study.json; `whole` ones have pictures and a decoder too."""
+    parts = [("linear", {"epochs": 2}, reading) for reading in readings]
+    if whole:
+        parts += [("decoder", {"images": 200}, readings[0]), ("similarity", {"images": 200}, readings[0])]
+        parts += [] if seed else [("tsne", {"points": 60}, readings[0])]
+    if method != "ff-unsupervised":
+        parts += [("readout", {"split": split}, readings[0]) for split in ("validation", "test")]
+    return [
+        EvaluationConfig(dataset="digits", reading=reading, threads=1, evaluation={"name": name, **given})
+        for name, given, reading in parts
+    ]
+
+
 def make_study(root: Path) -> Path:
     """Writes a study of real tiny runs with a failed, a damaged and a missing cell."""
     accelerator, data = make_accelerator(1), load_data(DataSettings(dataset="digits"))
     shared = {"dataset": "digits", "width": 24, "batch_size": 128, "lr": 3e-3, "epochs": 2, "threads": 1}
     made = [("ff", 0, "rotation"), ("ff", 1, "rotation"), ("bp", 0, "rotation"), ("bp", 1, "rotation")]
     made += [("bp-goodness-all", 0, "rotation"), ("ff-unsupervised", 0, "plain"), ("bp", 0, "plain")]
-    cells, configs = [], []
+    cells = []
     for method, seed, view in [*made, ("ff", 2, "rotation"), ("bp", 2, "rotation"), ("ff", 0, "jigsaw")]:
         readings = ("neutral", "zeros") if method == "ff" else ("pixels",)
         readings = ("neutral",) if method == "bp-goodness-all" else readings
-        probes = [{"dataset": "digits", "reading": reading, "target": "class"} for reading in readings]
+        there = (method, seed, view) in made
+        whole = there and view == "rotation" and method in ("ff", "bp")
+        asked = evaluations_of(method, seed, readings, whole=whole)
+        config = settings(method, **shared, view=view, seed=seed, holdout=method != "ff-unsupervised")
         plan = {"name": cell_name(method, seed, view), "dataset": "digits", "view": view, "method": method}
-        more = {"view": view, "seed": seed, "holdout": method != "ff-unsupervised"}
-        configs.append(settings(method, **shared, **more))
-        plan |= {"seed": seed, "settings": keyed(configs[-1]), "varied": {}}
-        cells.append({**plan, "probes": probes, "analysis": False})
-    for (method, seed, view), cell, config in zip(made, cells, configs, strict=False):
-        path = root / "cells" / cell["name"]
-        pretrain(config, path, accelerator=accelerator, data=data)
-        if method != "ff-unsupervised":
-            evaluate_run(path, split="test", accelerator=accelerator, data=data)
-        for place in cell["probes"]:
-            probe_run(path, ProbeConfig(dataset="digits", reading=place["reading"], epochs=2, threads=1), data=data)
-        folder = RunFolder(path)
-        if method in ("ff", "bp") and view == "rotation":
-            cell["analysis"] = True
-            reading = cell["probes"][0]["reading"]
-            results = folder.read_results()
-            rows = results["probes"][f"digits-{reading}"]["rows"]
-            pretext_rows = [{**row, "test": row["test"] / 2} for row in rows if row["source"] != "raw"]
-            other = {**results["probes"][f"digits-{reading}"], "target": "pretext", "rows": pretext_rows}
-            folder.add_result(("probes", f"digits-{reading}-pretext"), other)
-            analyse_run(path, AnalysisConfig(images=200, points=0 if seed else 60, threads=1), data=data)
-    elsewhere = RunFolder(root / "cells" / cell_name("bp", 0))
-    there = elsewhere.read_results()["probes"]["digits-pixels"]
-    elsewhere.add_result(("probes", "mnist-pixels"), {**there, "dataset": "mnist"})
+        plan |= {"seed": seed, "settings": keyed(config), "varied": {}}
+        plan["evaluations"] = [
+            {"evaluation": one.evaluation.called, **where(one), "settings": keyed(one)} for one in asked
+        ]
+        cells.append(plan)
+        if there:
+            path = root / "cells" / plan["name"]
+            pretrain(config, path, accelerator=accelerator, data=data)
+            evaluate_run(path, *asked, accelerator=accelerator, data=data)
+        if whole:
+            copied(path, readings[0], target="pretext")
+    copied(root / "cells" / cell_name("bp", 0), "pixels", dataset="mnist")
     write_json(
         root / "failed" / f"{cell_name('ff', 2)}.json", {"error": "the loss is <nan> | here", "step": "pretrain"}
     )
@@ -135,10 +140,10 @@ def make_study(root: Path) -> Path:
     config = read_json(damaged / "config.json")
     config["config"]["view"]["name"] = "jigsaw"
     write_json(damaged / "config.json", config)
-    (damaged / "results.json").write_text("{")
+    files_of(damaged, "linear")[0].write_text("{")
     pairs = [[cell_name("ff", seed), cell_name("bp", seed)] for seed in (0, 1, 2)]
     for a, b in pairs[:2]:
-        found = compare_runs(root / "cells" / a, root / "cells" / b, images=50, data=data)
+        found = compare_runs(root / "cells" / a, root / "cells" / b, data=data)
         write_json(root / "pairs" / f"{a}--{b}.json", found)
     about = {
         "format": STUDY_FORMAT,
@@ -151,6 +156,37 @@ def make_study(root: Path) -> Path:
         root / "study.json", {**about, "spec": {"published": {"digits": "mnist"}}, "cells": cells, "pairs": pairs}
     )
     return root
+
+
+def lines_of(path):
+    """The records of an evaluation's file, as they lie there: the first one is about it."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def files_of(run, name, **about):
+    """The files of an evaluation whose first line has these values, or its settings."""
+    found = {path: lines_of(path)[0] for path in sorted((run / "evaluations").glob(f"{name}-*.jsonl"))}
+    return [p for p, head in found.items() if about.items() <= {**head, **head["settings"]["evaluation"]}.items()]
+
+
+def copied(run, reading, **about):
+    """Copies a run's probes of a reading as if they were of another place, with lower numbers and without pixels."""
+    head, *found = lines_of(files_of(run, "linear", reading=reading, target="class")[0])
+    head = {**head, **about, "settings": {**head["settings"], **about}}
+    kept = [{**r, **about, "value": r["value"] / 2} for r in found if r["source"] != "raw"]
+    write_lines(run / "evaluations" / f"linear-{'-'.join(about.values())}.jsonl", [head, *kept])
+
+
+def remeasured(run, do):
+    """Changes every record of a run but those of what was measured; one for which `do` says False is left out."""
+    for path in (run / "evaluations").glob("*.jsonl"):
+        head, *found = lines_of(path)
+        write_lines(path, [head, *(record for record in found if do(record) is not False)])
 
 
 def part(study, root, *cells):
@@ -186,8 +222,23 @@ def reported(root, *, drawn=False):
 
 
 def measured(root, method, seed, view="rotation"):
-    """A run's results as they lie in its folder."""
-    return read_json(root / "cells" / cell_name(method, seed, view) / "results.json")
+    """Every number of a run, as it lies in its folder."""
+    return told(root / "cells" / cell_name(method, seed, view))
+
+
+def told(run):
+    """Every number that lies in a run's folder."""
+    return [record for path in sorted((run / "evaluations").glob("*.jsonl")) for record in lines_of(path)]
+
+
+def number(found, **wanted):
+    """The one number that has these values."""
+    [value] = [record["value"] for record in found if wanted.items() <= record.items()]
+    return value
+
+
+def pretext(found, split="test"):
+    return number(found, measure="pretext accuracy", split=split)
 
 
 def said(values, *remarks, lacking=""):
@@ -197,12 +248,13 @@ def said(values, *remarks, lacking=""):
     return f"{100 * sum(values) / len(values):.1f}{spread} ({'; '.join([count, *remarks])})"
 
 
-def probes(results, place, source, blocks=None):
+def probes(found, reading, source, blocks=None, *, dataset="digits", target="class"):
     """The blocks that validation chooses (or those asked for), and their test accuracy."""
-    rows = [row for row in results["probes"][place]["rows"] if row["source"] == source]
-    best = max(rows, key=lambda row: row["validation"])
-    row = best if blocks is None else next(row for row in rows if row["blocks"] == blocks)
-    return row["blocks"], row["test"]
+    about = {"measure": "probe accuracy", "dataset": dataset, "reading": reading, "target": target, "source": source}
+    mine = [record for record in found if about.items() <= record.items()]
+    best = max((record for record in mine if record["split"] == "validation"), key=lambda record: record["value"])
+    blocks = best["blocks"] if blocks is None else blocks
+    return blocks, number(mine, split="test", blocks=blocks)
 
 
 LACKING = {"ff": " of 3: seed 2 failed", "bp": " of 3: seed 2 missing"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 from PIL import Image
 
-from ffcore.files import read_json
+from ffmodels.evaluated import evaluations
 from fftrain.study import plan
 from tests.helpers import ROOT, python
 
@@ -42,15 +43,36 @@ width = 24
 [parts.forward-forward]
 threshold = 24.0
 
-[probe]
+[parts.linear]
 epochs = 3
+
+[parts.decoder]
+images = 100
+
+[parts.tsne]
+points = 40
+
+[parts.similarity]
+images = 100
+
+[evaluate]
 limit = 300
 threads = 1
+"""
+# An evaluation of somebody's own.
+OWN_EVALUATION = """
+from ffcore.settings import setting
+from fftrain.evaluations.base import Evaluation
 
-[analysis]
-images = 100
-points = 40
-threads = 1
+class Sum(Evaluation):
+    \"\"\"Sum of the features.\"\"\"
+    labels = False
+    times: float = setting(1.0, gt=0, description="What it is multiplied by.")
+
+    def measure(self, subject):
+        for choice in subject.choices():
+            total = sum(x.sum().item() for x in choice.features.chunks("validation"))
+            yield {"measure": "sum", "split": "validation", "blocks": choice.name, "value": self.times * total}
 """
 
 
@@ -72,14 +94,15 @@ def weights(out):
 
 
 def figures(out):
-    """Every figure of a study, without what a clock says."""
+    """Every figure of a study, by cell and settings, without what a clock says."""
 
-    def timeless(value):
-        if isinstance(value, dict):
-            return {k: timeless(v) for k, v in value.items() if k != "seconds"}
-        return [timeless(v) for v in value] if isinstance(value, list) else value
+    def timeless(one):
+        return [{k: v for k, v in one.about.items() if k != "value"}, *one.records]
 
-    return {name: timeless(read_json(path / "results.json")) for name, path in cells(out).items()}
+    def found(path):
+        return {json.dumps(dict(one.settings), sort_keys=True): timeless(one) for one in evaluations(path)}
+
+    return {name: found(path) for name, path in cells(out).items()}
 
 
 def times(folder):

@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from ffcore.errors import InUse
-from fftrain import AnalysisConfig, ProbeConfig, analyse_run, evaluate_run, pretrain, probe_run
+from ffcore.errors import InUse, RunError
+from fftrain import evaluate_run, pretrain
 from fftrain.launcher import make_accelerator
 from fftrain.run import RunFolder
 from fftrain.study import Shard, Study, run_study
 from tests.fftrain.studies import planned, times
-from tests.fftrain.training import SMALL, TINY, launched, settings, weights
+from tests.fftrain.training import SMALL, TINY, evaluation, launched, settings, weights
 from tests.helpers import ROOT, Ended, holding, one_line
 
 
@@ -69,8 +69,8 @@ def test_every_command_that_writes_into_a_folder_leaves_it_to_who_has_it(cli, ru
             ["fftrain", "pretrain", *TINY, "--out", run_copy],
             ["fftrain", "pretrain", "--resume", "--out", run_copy, "--epochs", 5],
             ["fftrain", "evaluate", run_copy],
-            ["fftrain", "probe", run_copy],
-            ["fftrain", "analyse", run_copy],
+            ["fftrain", "evaluate", run_copy, "linear"],
+            ["fftrain", "evaluate", run_copy, "decoder", "tsne", "similarity"],
             ["ffexport", run_copy, "--out", run_copy],
         ):
             one_line(cli(*command), 1, f"{run_copy} is in use by another process")
@@ -108,17 +108,19 @@ def test_the_functions_of_python_claim_too(run_copy):
         for call in (
             lambda: pretrain(settings(**SMALL), run_copy),
             lambda: pretrain(config, run_copy, resume=True),
-            lambda: evaluate_run(run_copy, split="test", accelerator=make_accelerator(1)),
-            lambda: probe_run(run_copy, ProbeConfig(dataset="digits", epochs=1)),
-            lambda: analyse_run(run_copy, AnalysisConfig(images=100, points=0)),
+            lambda: evaluate_run(run_copy, evaluation("readout", split="test"), accelerator=make_accelerator(1)),
+            lambda: evaluate_run(run_copy, evaluation("linear", dataset="digits", epochs=1)),
+            lambda: evaluate_run(run_copy, evaluation("decoder", images=100)),
         ):
             with pytest.raises(InUse, match="in use by another process"):
                 call()
 
 
 def test_a_folder_that_is_no_run_is_not_made_one(cli, tmp_path):
-    for command in ("evaluate", "probe", "analyse"):
-        one_line(cli("fftrain", command, tmp_path / "none"), 1, "none is not a run folder")
+    for names in ([], ["linear"], ["decoder", "tsne", "similarity"]):
+        one_line(cli("fftrain", "evaluate", tmp_path / "none", *names), 1, "none is not a run folder")
+    with pytest.raises(RunError, match="none is not a run folder"):
+        evaluate_run(tmp_path / "none", evaluation("linear"))
     one_line(cli("ffexport", tmp_path / "none"), 1, "none is not a run folder")
     assert os.listdir(tmp_path) == []
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from ffcore.plugins import Plugins
+from ffmodels.evaluated import read
 from ffmodels.parts import BACKBONES
 from fftrain.cli import KINDS
 from fftrain.options import GONE
 from fftrain.study import PRESETS
+from tests.fftrain.studies import times
 from tests.fftrain.training import TINY
 from tests.helpers import one_line
 
@@ -21,10 +24,17 @@ from tests.helpers import one_line
 def test_pretrain_prints_a_table_and_json_alone_on_standard_output(cli, tmp_path):
     ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / "a")
     assert ended.code == 0
-    assert "rotation accuracy on 143 validation images" in ended.out
+    assert f"{tmp_path}/a: readout on digits, reading neutral" in " ".join(ended.out.split())
+    assert "pretext accuracy" in ended.out
     assert "epoch 1/1" in ended.err
     ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / "b", "--json")
-    assert ended.json["pretext"]["validation"]["by"].keys() == {"block1", "block2", "blocks1-2-mean"}
+    assert ended.json["run"] == f"{tmp_path}/b"
+    [told] = ended.json["evaluations"]
+    assert (told["evaluation"], told["settings"]["evaluation"]["split"]) == ("readout", "validation")
+    predicts, *readers = told["records"]
+    assert {record["blocks"] for record in readers} == {"block1", "block2", "blocks1-2-mean"}
+    assert predicts["value"] in [record["value"] for record in readers if record["blocks"] == "blocks1-2-mean"]
+    assert {record["images"] for record in told["records"]} == {143}
 
 
 def test_without_out_the_run_is_named_by_what_it_is(cli, tmp_path, monkeypatch):
@@ -201,18 +211,45 @@ def test_resume_goes_on_and_refuses_another_recipe(cli, tmp_path):
     one_line(cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 1), 2, "--epochs is 1", "2")
 
 
-def test_probe_evaluate_and_report_of_a_run(cli, run_copy):
-    ended = cli("fftrain", "probe", run_copy, "--epochs", 1, "--reading", "zeros", "--threads", 1, "--json")
-    assert ended.json["dataset"] == "digits"
-    assert {row["source"] for row in ended.json["rows"]} == {"raw", "random", "ff"}
-    ended = cli("fftrain", "evaluate", run_copy, "--split", "test", "--threads", 1, "--json")
-    assert ended.json["images"] == 359
-    one_line(cli("fftrain", "evaluate", run_copy, "--split", "train"), 2, "--split is 'train'")
+def test_evaluate_and_report_of_a_run(cli, run_copy):
+    options = ["--reading", "zeros", "--threads", 1]
+    ended = cli("fftrain", "evaluate", run_copy, "linear", "linear.epochs=1", "readout.split=test", *options, "--json")
+    assert ended.json["run"] == str(run_copy)
+    linear, readout = ended.json["evaluations"]
+    assert (linear["evaluation"], linear["dataset"], linear["reading"]) == ("linear", "digits", "zeros")
+    assert linear["settings"]["evaluation"]["epochs"] == 1
+    assert {record["source"] for record in linear["records"]} == {"raw", "random", "ff"}
+    assert (readout["evaluation"], readout["records"][0]["images"]) == ("readout", 359)
+    for one in (linear, readout):
+        assert read(Path(one["file"])).records == one["records"]
+    before = times(run_copy)
+    again = cli("fftrain", "evaluate", run_copy, "linear", "linear.epochs=1", *options, "--json")
+    assert again.json["evaluations"] == [linear]  # what is there is done
+    wrong = (
+        (["readout.split=train"], "readout.split is 'train'", "validation, test"),
+        (["liner"], "'liner'", "did you mean linear?"),
+        (["linear.epoch=3"], "linear.epoch", "did you mean epochs?"),
+        (["liner.epochs=3"], "did you mean linear.epochs?"),
+        (["linear", "--target", "label"], "--target is 'label'", "class, pretext"),
+    )
+    for given, *words in wrong:
+        one_line(cli("fftrain", "evaluate", run_copy, *given), 2, *words)
+    assert times(run_copy) == before
     ended = cli("fftrain", "report", run_copy)
     assert ended.code == 0
     assert (run_copy / "report.html").is_file()
-    for command in ("probe", "evaluate", "report"):
+    for command in ("evaluate", "report"):
         one_line(cli("fftrain", command, run_copy / "none"), 1, "none")
+
+
+def test_commands_and_options_of_version_0_1_that_measured_name_their_successors(cli, run_copy):
+    for given, successor in (
+        (["probe", run_copy], f"`fftrain evaluate {run_copy} linear`"),
+        (["probe", "--reading", "zeros", run_copy, "--json"], "linear`"),
+        (["analyse", run_copy, "--points", 0], f"`fftrain evaluate {run_copy} decoder tsne similarity`"),
+        (["evaluate", run_copy, "--split", "test"], "write readout.split=test"),
+    ):
+        one_line(cli("fftrain", *given), 2, "is gone: write", successor)
 
 
 def test_help_says_each_default_and_what_each_name_means(cli, monkeypatch):
@@ -220,8 +257,10 @@ def test_help_says_each_default_and_what_each_name_means(cli, monkeypatch):
     said = " ".join(cli("fftrain", "pretrain", "--help").out.split()).replace("- ", "-")
     for default in ("--no-grayscale", "--holdout", "mnist", "60"):
         assert f"[default: {default}]" in said
+    measured = " ".join(cli("fftrain", "evaluate", "--help").out.split()).replace("- ", "-")
     for kind, named in KINDS.items():
-        assert all(f"{name} {' '.join(about.split())}" in said for name, about in named.items()), kind
+        shown = measured if kind == "evaluations" else said
+        assert all(f"{name} {' '.join(about.split())}" in shown for name, about in named.items()), kind
     said = " ".join(cli("fftrain", "study", "--help").out.split())
     assert all(f"{name} {about}" in said for name, about in PRESETS.items())
     assert "[env: FFSTUDY_DATA; default: ~/.cache/ffstudy]" in said
@@ -231,7 +270,7 @@ def test_the_summary_of_each_command_is_one_short_sentence(cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     out = cli("fftrain", "--help").out
     lines = out.partition("Commands:")[2].strip().splitlines()
-    assert len(lines) == 8
+    assert [line.split()[0] for line in lines] == ["pretrain", "list", "evaluate", "study", "report", "dump-images"]
     assert all(line.endswith(".") and not line.endswith("...") and len(line) <= 80 for line in lines)
 
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 import pytest
 
 from ffcore.errors import SettingError
-from ffmodels.parts import BACKBONES, METHODS
-from fftrain.config import AnalysisConfig, ProbeConfig, RunConfig, keyed
-from fftrain.parts import PARTS, VIEWS, make_part, merged
+from fftrain.config import EvaluationConfig, RunConfig, keyed
+from fftrain.parts import EVALUATIONS, PARTS, make_part, merged
 from fftrain.recipes import label, read_recipe, recipes
 from tests.fftrain.training import settings
+
+# Kinds of parts: those of a run, and what is measured of it.
+KINDS = {**PARTS, "evaluation": EVALUATIONS}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,7 @@ from tests.fftrain.training import settings
         ({"grayscale": 1}, "--grayscale is 1: it must be true or false"),
         ({"dataset": None}, "--dataset is None: it must be text"),
         ({"seed": -1}, "--seed is -1: it must be at least 0"),
+        ({"epochs": -1}, "--epochs is -1: it must be at least 0"),
         ({"at": "first"}, "--at is 'first': choose one of all, last"),
         ({"epoch": 3}, "epoch (set to 3) is no setting: did you mean epochs? choose among"),
     ],
@@ -45,6 +48,35 @@ def test_a_value_that_is_not_legal_is_named_with_what_is(values, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "no evaluation is named: choose among decoder, few-labels, knn, linear, "),
+        ({"evaluation": "lineer"}, "evaluation 'lineer' is unknown: did you mean linear? choose among "),
+        ({"evaluation": {"name": "linear", "epochs": 0}}, "linear.epochs is 0: it must be at least 1"),
+        ({"evaluation": {"name": "linear", "epoch": 3}}, "linear.epoch (set to 3) is no setting: did you mean epochs?"),
+        ({"evaluation": {"name": "tsne", "points": 3}}, "tsne.points is 3: it must be at least 4"),
+        ({"evaluation": {"name": "knn", "neighbours": []}}, "knn.neighbours is ()"),
+        ({"evaluation": {"name": "readout", "split": "train"}}, "readout.split is 'train': choose one of validation, "),
+        ({"evaluation": {"epochs": 3}}, "{'epochs': 3} is no evaluation: give its name"),
+        ({"evaluation": "knn", "target": "labels"}, "--target is 'labels': choose one of class, pretext"),
+        ({"evaluation": "knn", "limit": 0}, "--limit is 0: it must be at least 1"),
+        ({"evaluation": "knn", "epochs": 3}, "epochs (set to 3) is no setting"),
+    ],
+)
+def test_what_is_no_evaluation_is_named_with_what_is(values, message):
+    with pytest.raises(SettingError) as error:
+        EvaluationConfig(**values)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_that_tells_no_labels_has_no_target(name):
+    config = EvaluationConfig(evaluation=name, target="pretext")
+    assert config.target == ("pretext" if EVALUATIONS.load(name).labels else "class")
+    assert EvaluationConfig(**config.to_dict()) == config
+
+
 @pytest.mark.parametrize("recipe", recipes())
 def test_what_is_recorded_makes_the_same_run_again(recipe):
     config = settings(recipe, width=7, threshold=3, seed=5)
@@ -53,9 +85,9 @@ def test_what_is_recorded_makes_the_same_run_again(recipe):
     assert config.label == (recipe if isinstance(read_recipe(recipe)["method"], str) else config.method.called)
 
 
-@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_part_is_recorded_with_its_name_and_all_its_settings(kind):
-    for name in PARTS[kind]:
+    for name in KINDS[kind]:
         part = make_part(kind, name)
         recorded = part.to_dict()
         assert recorded["name"] == name
@@ -98,12 +130,12 @@ def test_recipes_say_what_they_are_and_an_unknown_one_is_refused():
         read_recipe("x")
 
 
-@pytest.mark.parametrize("kind", [RunConfig, ProbeConfig, AnalysisConfig])
+@pytest.mark.parametrize("kind", [RunConfig, EvaluationConfig])
 def test_every_setting_has_a_help_text(kind):
     assert all(len(field.description) > 10 for field in kind.model_fields.values())
 
 
-@pytest.mark.parametrize("plugins", [BACKBONES, METHODS, VIEWS])
+@pytest.mark.parametrize("plugins", KINDS.values(), ids=KINDS)
 def test_every_setting_of_a_part_has_a_help_text_and_a_default(plugins):
     for name in plugins:
         for field in plugins.load(name).model_fields.values():
@@ -115,6 +147,10 @@ def test_a_result_does_not_depend_on_where_it_was_made():
     config = settings(threads=3, data_dir="/data", track="tensorboard")
     assert keyed(config) == keyed(settings())
     assert {"threads", "data_dir", "track"}.isdisjoint(keyed(config))
+    measured = EvaluationConfig(evaluation="linear", threads=3, data_dir="/data", feature_memory=1.0)
+    assert keyed(measured) == keyed(EvaluationConfig(evaluation="linear"))
+    assert {"threads", "data_dir", "feature_memory"}.isdisjoint(keyed(measured))
+    assert keyed(measured) != keyed(EvaluationConfig(evaluation={"name": "linear", "epochs": 7}))
 
 
 def test_a_run_goes_on_with_more_epochs_but_not_with_another_seed():

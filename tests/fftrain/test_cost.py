@@ -43,14 +43,42 @@ def test_what_is_known_of_a_run_before_its_images_are():
     assert not cell(recipe="ff-unsupervised").sketch.tells
 
 
-def test_wider_networks_longer_trainings_and_more_probes_cost_more():
+def test_wider_networks_and_longer_trainings_cost_more():
     small = cell()
     for more in ({"parts": {"mlp": {"width": 4 * WIDTH}}}, {"settings": {"epochs": 100}}, {"view": "jigsaw"}):
         assert estimate(cell(**more), NOMINAL)["pretrain"] > estimate(small, NOMINAL)["pretrain"]
-    assert estimate(small, NOMINAL).keys() == {"pretrain", "test", "probe digits neutral class", "analysis"}
-    assert "test" not in estimate(cell(recipe="ff-unsupervised"), NOMINAL)
+    assert estimate(small, NOMINAL).keys() == {"pretrain", "evaluate digits neutral class"}
+
+
+def of_evaluations(names, recipe="ff", **parts):
+    """What the evaluations of the own images cost."""
+    made = cell(recipe=recipe, evaluation=names, parts={"mlp": {"width": WIDTH}, **parts})
+    [name] = made.places
+    return estimate(made, NOMINAL)[name]
+
+
+def test_what_an_evaluation_costs_follows_its_settings():
+    readout = of_evaluations([])
+    first, second, third = (of_evaluations("linear", linear={"epochs": n}) - readout for n in (100, 200, 300))
+    assert second == pytest.approx(2 * first)
+    assert third == pytest.approx(3 * first)
+    for name, key, (few, many) in (("decoder", "images", (100, 1000)), ("tsne", "points", (20, 100))):
+        costs = [of_evaluations(name, **{name: {key: value}}) for value in (few, many)]
+        assert readout < costs[0] < costs[1]
+    every = ["linear", "knn", "decoder", "tsne"]
+    assert of_evaluations(every) - readout == pytest.approx(sum(of_evaluations(name) - readout for name in every))
+
+
+def test_telling_the_test_split_costs_where_a_method_tells_alone():
+    blind = cell(recipe="ff-unsupervised", evaluation=[])
+    assert estimate(blind, NOMINAL).keys() == {"pretrain"}
+    tells = cell(recipe="ff", evaluation=[])
+    told = products(tells.config, tells.facts).told
+    assert of_evaluations([]) > tells.facts.test * told / NOMINAL.flops > 0
 
 
 def test_every_cell_of_the_presets_has_a_cost():
     for each in plan(read_preset("smoke"), "smoke").cells:
-        assert all(seconds > 0 for seconds in estimate(each, NOMINAL).values())
+        costs = estimate(each, NOMINAL)
+        assert costs.keys() == {"pretrain", *each.places}
+        assert all(seconds > 0 for seconds in costs.values())

@@ -23,9 +23,9 @@ def test_pretrain_resume_evaluate_and_probe_on_a_gpu(tmp_path, recipe, precision
     commands = [
         ["pretrain", *options, "--recipe", recipe, "--epochs", 10, "--out", run],
         ["pretrain", "--resume", "--epochs", 20, "--out", run],
-        ["probe", run, "--epochs", 5],
+        ["evaluate", run, "linear", "knn", "few-labels", "decoder", "similarity", "linear.epochs=5"],
     ]
-    for arguments in commands + ([] if recipe == "ff-unsupervised" else [["evaluate", run, "--split", "test"]]):
+    for arguments in commands + ([] if recipe == "ff-unsupervised" else [["evaluate", run, "readout.split=test"]]):
         ended = python("-m", "fftrain", *arguments, env=environment)
         assert ended.returncode == 0, ended.stderr
         if "--recipe" in arguments:

@@ -12,8 +12,7 @@ from ffcore.files import read_json
 from fftrain.report.findings import findings
 from fftrain.report.frame import collect
 from fftrain.report.means import groups
-from fftrain.run import RunFolder
-from tests.fftrain.reports import cell_name, change, measured, part, probes, reported
+from tests.fftrain.reports import cell_name, change, files_of, measured, part, probes, remeasured, reported
 
 
 def sentences(root):
@@ -23,12 +22,11 @@ def sentences(root):
 def set_test(root, method, seed, source, value):
     """Sets the test accuracy of all of a source's probes of one run."""
 
-    def do(results):
-        for result in results["probes"].values():
-            for row in result["rows"]:
-                row["test"] = value if row["source"] == source else row["test"]
+    def do(record):
+        if (record["measure"], record["split"], record["source"]) == ("probe accuracy", "test", source):
+            record["value"] = value
 
-    change(root / "cells" / cell_name(method, seed) / "results.json", do)
+    remeasured(root / "cells" / cell_name(method, seed), do)
 
 
 @pytest.fixture
@@ -58,10 +56,10 @@ def test_the_best_features_and_their_lead_are_those_of_the_run_folders(study):
         ("bp-goodness-all", "neutral", (0,)),
     ):
         runs = [measured(root, method, seed) for seed in seeds]
-        means[method] = statistics.mean(probes(run, f"digits-{reading}", method)[1] for run in runs)
-        random = statistics.mean(probes(run, f"digits-{reading}", "random")[1] for run in runs)
+        means[method] = statistics.mean(probes(run, reading, method)[1] for run in runs)
+        random = statistics.mean(probes(run, reading, "random")[1] for run in runs)
         means.setdefault(f"random with reading {reading}", random)
-    means["raw"] = probes(measured(root, "ff", 0), "digits-neutral", "raw")[1]
+    means["raw"] = probes(measured(root, "ff", 0), "neutral", "raw")[1]
     for name, mean in means.items():
         assert re.search(rf" {name} \(?{100 * mean:.1f}\b", said), (name, said)
     ranked = sorted(means, key=means.get, reverse=True)
@@ -98,18 +96,18 @@ def test_one_seed_says_that_the_spread_is_not_known(page):
 def test_nothing_is_concluded_where_nothing_was_probed(page, tmp_path):
     root = tmp_path / "runs"
     shutil.copytree(page[0] / "ff", root / "ff")
-    change(root / "ff" / "results.json", lambda results: results.pop("probes"))
+    for path in files_of(root / "ff", "linear"):
+        path.unlink()
     assert sentences(root) == []
     reported(root)
     assert "In short" not in (root / "report.html").read_text()
-    (root / "ff" / "results.json").unlink()
-    assert RunFolder(root / "ff").read_results() == {}
+    shutil.rmtree(root / "ff" / "evaluations")
     assert sentences(root) == []
 
 
 def test_parts_without_content_are_named_in_one_line(study, tmp_path):
     root = part(study, tmp_path / "tiny", ("bp", 0))
-    change(root / "cells" / cell_name("bp", 0) / "results.json", lambda results: results["probes"].pop("mnist-pixels"))
+    files_of(root / "cells" / cell_name("bp", 0), "linear", dataset="mnist")[0].unlink()
     reported(root)
     for name in ("report.html", "report.md"):
         text = (root / name).read_text()

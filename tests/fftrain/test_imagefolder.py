@@ -179,9 +179,10 @@ def test_a_person_is_told_how_a_folder_was_understood(tmp_path, cli):
     assert ended.code == 0
     said = "photos: train/ is train, val/ is validation; test is drawn from train/"
     assert ended.err.count(said) == 1
-    assert said not in cli("fftrain", "probe", run, "--epochs", 1).err
+    ended = cli("fftrain", "evaluate", run, "linear", "linear.epochs=1")
+    assert (ended.code, said in ended.err) == (0, False)
     other = splits(tmp_path / "others", training=9, testing=4)
-    ended = cli("fftrain", "probe", run, "--dataset", other, "--epochs", 1)
+    ended = cli("fftrain", "evaluate", run, "linear", "linear.epochs=1", "--dataset", other)
     assert "others: training/ is train, testing/ is test; validation is drawn from training/" in ended.err
 
 
@@ -228,17 +229,24 @@ def test_methods_without_labels_and_views_that_make_some_train_on_images_without
         run = tmp_path / recipe
         ended = cli("fftrain", "pretrain", "--recipe", recipe, "--view", view, *small, "--out", run)
         assert ended.code == 0, ended.err
-        one_line(
-            cli("fftrain", "probe", run, "--epochs", 1, "--threads", 1),
-            2,
-            f"{dataset} has no classes to tell apart: probe on a labelled data set of this shape (--dataset)",
-        )
-        ended = cli("fftrain", "probe", run, "--dataset", labelled, "--epochs", 1, "--threads", 1, "--json")
+        probe = ["evaluate", run, "linear", "linear.epochs=1", "--threads", 1]
+        made = ", or on what the view makes (--target pretext)" if view == "rotation" else ""
+        for name, command in (
+            ("linear", probe),
+            ("knn", ["evaluate", run, "knn"]),
+            ("few-labels", ["evaluate", run, "decoder", "few-labels"]),
+        ):
+            said = f"{dataset} has no classes to tell apart: evaluate {name} on a labelled data set of this shape"
+            one_line(cli("fftrain", *command), 2, f"{said} (--dataset){made}")
+        ended = cli("fftrain", *probe, "--dataset", labelled, "--json")
         assert ended.code == 0, ended.err
-        assert [row["blocks"] for row in ended.json["rows"]][-3:] == ["block1", "block2", "blocks1-2"]
-        ended = cli("fftrain", "analyse", run, "--points", 4, "--threads", 1)
+        [linear] = ended.json["evaluations"]
+        blocks = [record["blocks"] for record in linear["records"] if record["split"] == "test"]
+        assert blocks[-3:] == ["block1", "block2", "blocks1-2"]
+        without = ["decoder", "tsne", "similarity", "tsne.points=4"]
+        ended = cli("fftrain", "evaluate", run, *without, "--threads", 1)
         assert ended.code == 0, ended.err
-    ended = cli("fftrain", "probe", run, "--target", "pretext", "--epochs", 1, "--threads", 1)
+    ended = cli("fftrain", *probe, "--target", "pretext")
     assert ended.code == 0, ended.err
 
 
@@ -281,10 +289,10 @@ def test_images_that_cannot_be_read_are_left_out_and_recorded_where_that_is_aske
     assert recorded["config"]["skip_bad"] is True
     assert recorded["data"]["skipped"] == BROKEN
     assert sum(recorded["data"]["images"].values()) == 60
-    for command in ("evaluate", "probe", "analyse"):
-        short = {"probe": ["--epochs", 1], "analyse": ["--points", 0], "evaluate": ["--split", "test"]}[command]
-        ended = cli("fftrain", command, run, "--threads", 1, *short)
+    for names in (["readout.split=test"], ["linear", "linear.epochs=1"], ["decoder", "similarity"]):
+        ended = cli("fftrain", "evaluate", run, *names, "--threads", 1, "--json")
         assert ended.code == 0, ended.err
+        assert all(one["settings"]["skip_bad"] is True for one in ended.json["evaluations"])
     ended = cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2)
     assert ended.code == 0, ended.err
     (tmp_path / "photos" / "train" / "disc" / "a.png").unlink()  # it was drawn for a split: those are others now
@@ -324,8 +332,13 @@ def test_evaluating_reads_no_training_image(cli, tmp_path, monkeypatch):
     run, small = tmp_path / "run", ["backbone.width=8", "backbone.depth=1", "--epochs", 1, "--threads", 1]
     assert cli("fftrain", "pretrain", "--dataset", dataset, *small, "--out", run).code == 0
     watch(monkeypatch, read)
-    assert cli("fftrain", "evaluate", run, "--split", "test", "--threads", 1).code == 0
-    assert len(read) == 9 + 18
+    for names in (["readout.split=test"], ["tsne", "tsne.points=4", "similarity"]):
+        read.clear()
+        assert cli("fftrain", "evaluate", run, *names, "--threads", 1).code == 0
+        assert len(read) == 9 + 18
+    read.clear()
+    assert cli("fftrain", "evaluate", run, "decoder", "--threads", 1).code == 0
+    assert len(read) == 90 + 18
 
 
 def test_memory_is_looked_at_before_it_is_taken(cli, tmp_path, monkeypatch):
@@ -339,8 +352,8 @@ def test_memory_is_looked_at_before_it_is_taken(cli, tmp_path, monkeypatch):
     ended = cli("fftrain", "pretrain", "--dataset", dataset, "--image-size", 40, *small, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     monkeypatch.setattr("fftrain.memory.free_memory", lambda: 90 * 3 * 40 * 40)
-    ended = cli("fftrain", "probe", tmp_path / "run", "--epochs", 1, "--feature-memory", 1)
+    ended = cli("fftrain", "evaluate", tmp_path / "run", "linear", "linear.epochs=1", "--feature-memory", 1)
     assert ended.code == 0, ended.err
     monkeypatch.setattr("fftrain.features.check_memory", lambda needed, what: check_memory(needed * 2**20, what))
-    ended = cli("fftrain", "probe", tmp_path / "run", "--epochs", 1, "--feature-memory", 1)
+    ended = cli("fftrain", "evaluate", tmp_path / "run", "linear", "linear.epochs=2", "--feature-memory", 1)
     one_line(ended, 1, "there is not enough memory (features take", "--feature-memory")

@@ -20,8 +20,6 @@ from tests.helpers import one_line, python
 COMMANDS = [
     ["pretrain", *TINY, "--out"],
     ["evaluate"],
-    ["probe"],
-    ["analyse"],
     ["study", "--preset", "smoke", "--dry-run", "--out"],
 ]
 
@@ -92,7 +90,7 @@ def test_what_is_not_done_is_refused_by_name_in_every_command(cli, tmp_path, mon
     monkeypatch.setenv(variable, value)
     asked = "mixed precision 'fp8'" if value == "fp8" else f"{NOT_DONE.get(variable)} ({variable} is {value})"
     for command, *options in COMMANDS:
-        place = trained / "ff" if command in ("evaluate", "probe", "analyse") else tmp_path / "new"
+        place = trained / "ff" if command == "evaluate" else tmp_path / "new"
         one_line(cli("fftrain", command, *options, place), 2, f"the launcher asks for {asked}")
     assert not (tmp_path / "new").exists()
 
@@ -134,7 +132,7 @@ def test_fewer_threads_than_could_be_had_are_said(cli, tmp_path, monkeypatch, th
 
 def test_the_cells_of_a_study_have_the_launchers_precision_where_the_spec_says_none(tmp_path, monkeypatch, cli):
     spec = tmp_path / "mine.toml"
-    other = SPEC.replace("[probe]", '[recipes.bp]\nmixed-precision = "no"\n\n[probe]')
+    other = SPEC.replace("[evaluate]", '[recipes.bp]\nmixed-precision = "no"\n\n[evaluate]')
     spec.write_text(other)
 
     def used(planned):
@@ -168,7 +166,11 @@ def launch(*arguments, several=False):
 
 
 @pytest.mark.parametrize(
-    ("option", "several"), [(["--gradient_accumulation_steps=4"], False), (["--gradient-clipping", "1.0"], True)]
+    ("option", "several"),
+    [
+        (["--gradient_accumulation_steps=4"], False),
+        pytest.param(["--gradient-clipping", "1.0"], True, marks=pytest.mark.slow),
+    ],
 )
 def test_what_the_real_launcher_keeps_to_itself_is_refused_too(tmp_path, option, several):
     """It hands --gradient_accumulation_steps on to DeepSpeed alone."""

@@ -13,24 +13,22 @@ import torch
 from PIL import Image
 
 from ffcore.errors import RunError
-from fftrain import (
-    AnalysisConfig,
-    ProbeConfig,
-    analyse_run,
-    compare_runs,
-    evaluate_run,
-    probe_run,
-    write_report,
-)
+from ffmodels.evaluated import evaluations
+from fftrain import compare_runs, evaluate_run, write_report
 from fftrain.data import ImageData, Split
 from fftrain.report.names import short_names
 from fftrain.run import RunFolder
 from fftrain.training import pretrain
-from tests.fftrain.training import settings
+from tests.fftrain.studies import times
+from tests.fftrain.training import evaluation, settings
 from tests.helpers import one_line
 
 SETTINGS = {"width": 16, "depth": 2, "lr": 1e-3, "epochs": 1, "threads": 1}
-QUICK = AnalysisConfig(images=20, points=0, threads=1)
+LINEAR = evaluation("linear", epochs=1)
+TESTED = evaluation("readout", split="test")
+QUICK = (TESTED, evaluation("decoder", images=20), evaluation("similarity", images=20))
+# What is measured of the run's own data alone, and what of others of their shape too.
+OWN, ANY = ["readout.split=test"], ["linear", "linear.epochs=1", "decoder", "decoder.images=20", "similarity"]
 
 
 def arrays(name="beans", seed=0, classes=("a", "b", "c")):
@@ -59,23 +57,20 @@ def test_a_run_records_the_arrays_that_it_was_handed(beans):
 def test_no_command_takes_other_data_for_arrays_that_were_handed_over(cli, beans):
     for command in (
         ["evaluate", beans],
-        ["probe", beans],
-        ["analyse", beans],
+        ["evaluate", beans, *ANY],
         ["pretrain", "--resume", "--out", beans],
     ):
         ended = cli("fftrain", *command)
         one_line(ended, 1, f"{beans} was trained on 'beans', arrays", "as in evaluate_run(run, data=...)")
-    before = (beans / "results.json").read_bytes()
-    for command in ("evaluate", "analyse"):
-        ended = cli("fftrain", command, beans, "--dataset", "digits", "--threads", 1)
+    before = times(beans)
+    for names in ([], OWN, [*ANY, *OWN]):
+        ended = cli("fftrain", "evaluate", beans, *names, "--dataset", "digits", "--threads", 1)
         one_line(ended, 1, f"{beans} was trained on beans, and digits is not that")
     ended = cli("fftrain", "pretrain", "--resume", "--out", beans, "--epochs", 2, "--dataset", "digits")
     one_line(ended, 1, "was trained on beans, and digits is not that")
-    assert (beans / "results.json").read_bytes() == before
+    assert times(beans) == before
     for call in (
-        lambda: probe_run(beans, ProbeConfig()),
-        lambda: evaluate_run(beans),
-        lambda: analyse_run(beans, QUICK),
+        *(lambda config=config: evaluate_run(beans, config) for config in (LINEAR, *QUICK)),
         lambda: compare_runs(beans, beans),
         lambda: pretrain(RunFolder(beans).read_config(), beans, resume=True),
     ):
@@ -85,11 +80,14 @@ def test_no_command_takes_other_data_for_arrays_that_were_handed_over(cli, beans
 
 def test_what_was_handed_over_is_handed_over_again(beans):
     data = arrays()
-    measured = evaluate_run(beans, split="validation", data=data)
-    assert measured == RunFolder(beans).read_results()["pretext"]["validation"]
-    assert analyse_run(beans, QUICK, data=data)["dataset"] == "beans"
-    found = probe_run(beans, ProbeConfig(epochs=1, threads=1), data=data)
-    assert (found["dataset"], found["config"]["dataset"]) == ("beans", "beans")
+    [trained] = evaluations(beans)
+    assert evaluate_run(beans, evaluation("readout"), data=data) == [trained]  # it is there
+    trained.path.unlink()
+    [measured] = evaluate_run(beans, evaluation("readout"), data=data)
+    assert (measured.path, measured.records) == (trained.path, trained.records)
+    found = evaluate_run(beans, LINEAR, *QUICK, data=data)
+    assert [one.name for one in found] == ["linear", "readout", "decoder", "similarity"]
+    assert {(one.about["dataset"], one.settings["dataset"]) for one in found} == {("beans", "beans")}
     assert compare_runs(beans, beans, data=data)["images"] == 30
     pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=data)
     assert len(RunFolder(beans).read_metrics()) == 2
@@ -98,10 +96,10 @@ def test_what_was_handed_over_is_handed_over_again(beans):
 
 def test_the_same_data_by_another_name_are_the_runs_own(beans, tmp_path):
     renamed = arrays("kidney beans")
-    evaluate_run(beans, split="test", data=renamed)
-    assert analyse_run(beans, QUICK, data=renamed)["dataset"] == "beans"
-    assert probe_run(beans, ProbeConfig(epochs=1, threads=1), data=renamed)["dataset"] == "beans"
-    assert [*RunFolder(beans).read_results()["probes"]] == ["beans-neutral"]
+    found = evaluate_run(beans, LINEAR, *QUICK, data=renamed)
+    assert {one.about["dataset"] for one in found} == {"beans"}
+    assert os.listdir(beans / "probes") == ["beans-neutral"]
+    assert evaluate_run(beans, LINEAR, *QUICK, data=arrays()) == found
     pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=renamed)
     pretrain(settings(**SETTINGS), tmp_path / "other", data=renamed)
     assert compare_runs(beans, tmp_path / "other", data=renamed)["images"] == 30
@@ -112,29 +110,36 @@ def test_the_same_data_by_another_name_are_the_runs_own(beans, tmp_path):
 @pytest.mark.parametrize("other", [{"seed": 1}, {"classes": ("a", "b", "d")}])
 def test_other_arrays_are_refused_whatever_their_name(beans, name, other):
     data = arrays(name, **other)
-    before = (beans / "results.json").read_bytes()
+    before = times(beans)
     said = "has changed since" if name == "beans" else "was trained on beans, and peas is not that"
     for call in (
-        lambda: evaluate_run(beans, data=data),
-        lambda: analyse_run(beans, QUICK, data=data),
+        lambda: evaluate_run(beans, TESTED, data=data),
+        lambda: evaluate_run(beans, LINEAR, TESTED, data=data),
         lambda: pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=data),
         lambda: compare_runs(beans, beans, data=data),
     ):
         with pytest.raises(RunError, match=said):
             call()
-    assert (beans / "results.json").read_bytes() == before
-    if name == "peas":  # a probe may go elsewhere, and says where
-        assert probe_run(beans, ProbeConfig(epochs=1, threads=1), data=data)["dataset"] == "peas"
-    else:
-        with pytest.raises(RunError, match=said):
-            probe_run(beans, ProbeConfig(epochs=1, threads=1), data=data)
+    assert times(beans) == before
+    for config in (LINEAR, *QUICK[1:]):
+        if name == "peas":  # features may be read of other images, and it says of which
+            [found] = evaluate_run(beans, config, data=data)
+            assert found.about["dataset"] == found.settings["dataset"] == "peas"
+        else:
+            with pytest.raises(RunError, match=said):
+                evaluate_run(beans, config, data=data)
+    if name == "peas":
+        assert os.listdir(beans / "probes") == ["peas-neutral"]
+        [trained] = [one for one in evaluations(beans) if one.name == "readout"]
+        assert trained.about["dataset"] == "beans"
 
 
 def test_arrays_that_go_by_the_name_of_a_known_data_set_are_not_taken_for_it(cli, tmp_path):
     run = tmp_path / "run"
     pretrain(settings(**SETTINGS), run, data=arrays("digits", classes=tuple("0123456789")))
-    for command in ("evaluate", "probe", "analyse"):
-        one_line(cli("fftrain", command, run), 1, f"digits has changed since {run}", "arrays of that name")
+    for names in (OWN, ANY):
+        ended = cli("fftrain", "evaluate", run, *names)
+        one_line(ended, 1, f"digits has changed since {run}", "arrays of that name")
 
 
 def test_a_run_whose_settings_name_other_data_than_it_had_is_not_taken_for_one_of_those(cli, beans):
@@ -142,14 +147,21 @@ def test_a_run_whose_settings_name_other_data_than_it_had_is_not_taken_for_one_o
     config = json.loads(path.read_text())
     config["config"]["dataset"] = "digits"
     path.write_text(json.dumps(config))
-    for command in ("evaluate", "probe", "analyse"):
-        one_line(cli("fftrain", command, beans), 1, f"{beans} was trained on beans, and digits is not that")
+    for names in (OWN, ANY):
+        ended = cli("fftrain", "evaluate", beans, *names)
+        one_line(ended, 1, f"{beans} was trained on beans, and digits is not that")
 
 
-def test_a_probe_of_another_data_set_stays_one(cli, beans):
-    ended = cli("fftrain", "probe", beans, "--dataset", "digits", "--epochs", 1, "--threads", 1, "--json")
-    assert ended.json["dataset"] == "digits"
-    assert [*RunFolder(beans).read_results()["probes"]] == ["digits-neutral"]
+def test_what_is_measured_on_another_data_set_stays_that(cli, beans):
+    ended = cli("fftrain", "evaluate", beans, *ANY, "--dataset", "digits", "--threads", 1, "--json")
+    assert {one["dataset"] for one in ended.json["evaluations"]} == {"digits"}
+    assert os.listdir(beans / "probes") == ["digits-neutral"]
+    assert {one.name: one.about["dataset"] for one in evaluations(beans)} == {
+        "readout": "beans",
+        "linear": "digits",
+        "decoder": "digits",
+        "similarity": "digits",
+    }
 
 
 def folder_of(path, seed=0):
@@ -184,9 +196,8 @@ def photos(cli, tmp_path, monkeypatch):
 
 
 def commands(run, *options):
-    yield ["evaluate", run, "--threads", 1, *options]
-    yield ["probe", run, "--epochs", 1, "--threads", 1, *options]
-    yield ["analyse", run, "--images", 20, "--points", 0, "--threads", 1, *options]
+    yield ["evaluate", run, *OWN, "--threads", 1, *options]
+    yield ["evaluate", run, *ANY, "--threads", 1, *options]
     yield ["pretrain", "--resume", "--out", run, "--epochs", len(RunFolder(run).read_metrics()) + 1, *options]
 
 
@@ -203,7 +214,8 @@ def test_a_run_on_a_folder_works_from_anywhere(cli, photos, tmp_path, monkeypatc
 @pytest.mark.parametrize("place", ["--dataset imagefolder:{}", "--data-dir {}", "--data-dir {}/.."])
 def test_a_folder_that_has_moved_is_found_and_told_by_its_digest(cli, photos, tmp_path, monkeypatch, place):
     run, folder = photos
-    assert cli("fftrain", "probe", run, "--epochs", 1, "--threads", 1).code == 0
+    assert cli("fftrain", "evaluate", run, *ANY, "--threads", 1).code == 0
+    before = evaluations(run)
     (tmp_path / "b").mkdir()
     shutil.move(folder, tmp_path / "b" / "photos")
     monkeypatch.chdir(tmp_path)
@@ -213,14 +225,14 @@ def test_a_folder_that_has_moved_is_found_and_told_by_its_digest(cli, photos, tm
     option, now = place.format("b/photos").split(" ")
     for command in commands(run, option, now):
         if command[0] == "pretrain":
-            results = RunFolder(run).read_results()
+            found = evaluations(run)
         ended = cli("fftrain", *command)
         assert ended.code == 0, ended.err
-    [probe] = results["probes"].values()  # that of then and that of now are of one data set
-    assert probe["dataset"] == probe["config"]["dataset"] == f"imagefolder:{folder}"
-    assert (probe["config"]["image_size"], probe["config"]["grayscale"]) == (10, True)
-    [analysis] = results["analysis"].values()
-    assert analysis["dataset"] == f"imagefolder:{folder}"
+    assert all(one in found for one in before)  # what was measured then is of the same data: it is not done again
+    assert [one.name for one in found if one not in before] == ["readout"]
+    for one in found:
+        assert one.about["dataset"] == one.settings["dataset"] == f"imagefolder:{folder}"
+        assert (one.settings["image_size"], one.settings["grayscale"]) == (10, True)
     assert len(RunFolder(run).read_metrics()) == 2
     assert RunFolder(run).read_config().dataset == f"imagefolder:{folder}"
 
@@ -233,13 +245,13 @@ def test_a_folder_under_a_new_name_is_the_runs_own_and_other_images_are_not(cli,
         assert cli("fftrain", *command).code == 0
     for command in commands(run, "--dataset", f"imagefolder:{tmp_path}/others"):
         ended = cli("fftrain", *command)
-        if command[0] == "probe":
+        if "linear" in command:
             assert ended.code == 0, ended.err
-            assert "linear probes of the class on imagefolder:others" in ended.out
+            assert f"{run}: linear on imagefolder:others, reading neutral" in " ".join(ended.out.split())
         else:
             one_line(ended, 1, f"was trained on imagefolder:{folder}, and imagefolder:{tmp_path}/others is not that")
     for command in commands(run, "--data-dir", tmp_path / "others"):
-        one_line(cli("fftrain", *command), 1, "is not that" if command[0] != "probe" else "others")
+        one_line(cli("fftrain", *command), 1, "is not that")
 
 
 def test_an_image_that_was_changed_is_noticed_by_every_command(cli, photos):
@@ -257,8 +269,7 @@ def test_reports_name_folders_shortly_and_tell_those_of_one_name_apart(cli, tmp_
         folder_of(tmp_path / part / "photos", seed)
         config = settings(**SETTINGS, dataset=f"imagefolder:{tmp_path}/{part}/photos", image_size=10)
         pretrain(config, root / part)
-        probe_run(root / part, ProbeConfig(epochs=1, threads=1))
-        analyse_run(root / part, QUICK.changed(points=10))
+        evaluate_run(root / part, LINEAR, *QUICK, evaluation("tsne", points=10))
     write_report(root)
     told = "".join((root / name).read_text() for name in ("report.md", "report.html", "results.csv", "results.json"))
     assert str(tmp_path / "new") not in told

@@ -8,12 +8,13 @@ import pytest
 
 from ffcore.errors import RunError, SettingError
 from fftrain.study import choose, plan
-from tests.fftrain.studies import SMALL, TWO_VIEWS
+from tests.fftrain.studies import OWN_EVALUATION, SMALL, TWO_VIEWS
 
 
-def test_a_study_that_was_begun_is_not_trusted_with_code_that_it_names(tmp_path):
-    (tmp_path / "mine.py").write_text(TWO_VIEWS)
-    about = {"spec": {"dataset": "digits", "view": str(tmp_path / "mine.py")}, "name": "x", "overrides": {}}
+@pytest.mark.parametrize(("axis", "code"), [("view", TWO_VIEWS), ("evaluation", OWN_EVALUATION)])
+def test_a_study_that_was_begun_is_not_trusted_with_code_that_it_names(tmp_path, axis, code):
+    (tmp_path / "mine.py").write_text(code)
+    about = {"spec": {"dataset": "digits", axis: str(tmp_path / "mine.py")}, "name": "x", "overrides": {}}
     (tmp_path / "study.json").write_text(json.dumps(about))
     with pytest.raises(RunError, match=r"mine\.py' is code outside this package: .* --trust-plugin"):
         choose(None, None, tmp_path, {})
@@ -35,13 +36,21 @@ def test_a_study_that_was_begun_is_not_trusted_with_code_that_it_names(tmp_path)
         ),
         ({"dataset": ["imagefolder:"]}, "'imagefolder:': write the folder behind the colon"),
         (
-            {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "probe": {"epochs": 7}}]},
-            "my.toml, grid 2: 'probe digits neutral class' of digits-rotation-ff",
+            {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "parts": {"linear": {"epochs": 7}}}]},
+            "my.toml, grid 2: 'linear digits neutral class' of digits-rotation-ff",
         ),
         (
-            {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "analysis": {"points": 7}}]},
-            "my.toml, grid 2: the analysis of digits-rotation-ff",
+            {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "parts": {"tsne": {"points": 7}}}]},
+            "my.toml, grid 2: 'tsne digits neutral class' of digits-rotation-ff",
         ),
+        (
+            {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "evaluate": {"limit": 100}}]},
+            "digits neutral class' of digits-rotation-ff",
+        ),
+        ({"evaluation": ["lineer"]}, "evaluation 'lineer' is unknown: did you mean linear? choose among decoder, "),
+        ({"evaluation": "probe"}, "evaluation 'probe' is unknown: "),
+        ({"evaluation": True}, "evaluation is True: it must be a list of names"),
+        ({"evaluation": ["linear", 3]}, "evaluation is ['linear', 3]: it must be a list of names"),
         ({"recipe": ["random"]}, "recipe has 'random': random and raw stand beside every method"),
         ({"recipe": []}, "recipe is an empty list"),
         ({"recipe": "ff", "method": "cross-entropy"}, "recipe says method too: leave one of them out"),
@@ -69,15 +78,23 @@ def test_a_study_that_was_begun_is_not_trusted_with_code_that_it_names(tmp_path)
         ({"parts": {"sgd": {}}}, "parts.sgd is no part: choose among "),
         ({"parts": {"./mine.py": {}}}, "mine.py is used by no cell"),
         (
+            {"parts": {"linear": {"epoch": 3}}},
+            "parts.linear has 'epoch' (set to 3), which is no setting of it: did you mean epochs?",
+        ),
+        ({"parts": {"linear": {"epochs": 0}}}, "linear.epochs is 0: it must be at least 1"),
+        ({"parts": {"linear": {"epochs": [3, 4]}}}, "linear.epochs is (3, 4): it must be a whole number"),
+        ({"parts": {"tsne": {"points": -1}}}, "tsne.points is -1: it must be at least 4"),
+        (
             {"parts": {"mlp": {"widht": 3}}},
             "parts.mlp has 'widht' (set to 3), which is no setting of it: did you mean width?",
         ),
         ({"parts": {"mlp": 3}}, "parts.mlp is 3: it must be a table"),
         ({"parts": {"forward-forward": {"threshold": "high"}}}, "method.threshold is 'high': it must be a number"),
-        ({"probe": {"epochs": 0}}, "probe: --epochs is 0"),
-        ({"probe": {"reading": "zeros"}}, "probe has 'reading'"),
-        ({"analysis": {"points": -1}}, "analysis: --points is -1"),
-        ({"analysis": True}, "analysis is True"),
+        ({"evaluate": {"limit": 0}}, "evaluate: --limit is 0"),
+        ({"evaluate": {"reading": "zeros"}}, "evaluate has 'reading' (set to 'zeros'), which a list says"),
+        ({"evaluate": {"evaluation": "knn"}}, "evaluate has 'evaluation' (set to 'knn'), which a list says"),
+        ({"evaluate": {"epochs": 3}}, "evaluate has 'epochs' (set to 3), which is no setting of it"),
+        ({"evaluate": True}, "evaluate is True: it must be a table"),
         ({"grid": {}}, "grid is {}: write each grid as a [[grid]] table"),
         ({"grid": []}, "grid is []"),
         (
@@ -93,6 +110,9 @@ def test_a_study_that_was_begun_is_not_trusted_with_code_that_it_names(tmp_path)
         ({"seeds": [0]}, "seeds is gone: write seed"),
         ({"slots": ["zeros"]}, "slots is gone: write reading"),
         ({"grid": [{"targets": ["class"]}]}, "grid 1: targets is gone: write target"),
+        ({"probe": {"epochs": 3}}, "probe is gone: write [parts.linear]"),
+        ({"analysis": False}, "analysis is gone: write evaluation, a list, and [parts.decoder] or [parts.tsne]"),
+        ({"grid": [{"analysis": {"points": 9}}]}, "grid 1: analysis is gone: write evaluation"),
         ({"method": {"bp": {"lr": 1e-3}}}, "[method.bp] is gone: write [recipes.bp]"),
     ],
 )
@@ -112,8 +132,9 @@ def test_data_sets_that_are_missing_are_said_to_be():
     ("more", "message"),
     [
         ({"search": "yes"}, "search is 'yes': it must be true or false"),
-        ({"search": True, "transfer": ["mnist"]}, "search = true measures no probe, transfer or analysis"),
-        ({"search": True, "probe": {"epochs": 3}}, "search = true measures no probe, transfer or analysis"),
+        ({"search": True, "transfer": ["mnist"]}, "search = true measures nothing: leave evaluation, "),
+        ({"search": True, "evaluate": {"limit": 3}}, "search = true measures nothing: leave evaluation, "),
+        ({"search": True, "evaluation": ["linear"]}, "search = true measures nothing: leave evaluation, "),
     ],
 )
 def test_a_search_that_asks_for_more_is_refused(more, message):

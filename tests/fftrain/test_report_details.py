@@ -23,10 +23,14 @@ from tests.fftrain.reports import (
     NAMES,
     cell_name,
     change,
+    files_of,
+    lines_of,
     measured,
     part,
+    pretext,
     probes,
     records,
+    remeasured,
     reported,
     said,
 )
@@ -34,30 +38,33 @@ from tests.fftrain.reports import (
 
 def test_what_was_measured_with_other_settings_is_not_shown(study, tmp_path):
     root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0))
-    recorded = measured(root, "ff", 0)
-    probes_of, analysis = recorded["probes"], recorded["analysis"]["digits-neutral"]["config"]
 
-    def plan(epochs, images, reading):
+    def plan(epochs, images, points, reading):
         def do(content):
-            for place in content["cells"][0]["probes"]:
-                used = probes_of[f"digits-{place['reading']}"]["config"]
-                place["settings"] = {**used, "epochs": epochs if place["reading"] == "neutral" else used["epochs"]}
-            content["cells"][0]["analysis"] = {**analysis, "images": images, "reading": reading}
-            content["cells"][1]["analysis"] = None
+            for one in content["cells"][0]["evaluations"]:
+                part = one["settings"]["evaluation"]
+                if part["name"] == "linear":
+                    part["epochs"] = epochs if one["reading"] == "neutral" else 2
+                elif part["name"] == "decoder":
+                    part["images"], one["reading"], one["settings"]["reading"] = images, reading, reading
+                elif part["name"] == "tsne":
+                    part["points"] = points
 
         change(root / "study.json", do)
 
-    plan(2, 200, None)
+    plan(2, 200, 60, "neutral")
     tables, problems = reported(root, drawn=True)
     assert problems == {}
     assert (root / "figures" / "tsne-digits-rotation.svg").read_text().count("ff, seed 0")
-    plan(50, 10_000, None)
+    assert "ff" in [row["of"] for row in records(tables["Explained variance of the pixels, in %"])]
+    plan(50, 10_000, 1000, "neutral")
     tables, problems = reported(root, drawn=True)
     assert problems == {
         cell_name("ff", 0): (
             "incomplete",
-            "not measured: probe of digits, reading neutral, class (measured with other settings: epochs 2, not 50); "
-            "analysis (measured with other settings: images 200, not 10000)",
+            "not measured: linear of digits, reading neutral, class (measured with other settings: epochs 2, not 50); "
+            "decoder of digits, reading neutral (measured with other settings: images 200, not 10000); "
+            "tsne of digits, reading neutral (measured with other settings: points 60, not 1000)",
         )
     }
     rows = records(tables["Transfer: test accuracy of linear probes in %"])
@@ -68,11 +75,12 @@ def test_what_was_measured_with_other_settings_is_not_shown(study, tmp_path):
     assert "ff, seed 0" not in (root / "figures" / "tsne-digits-rotation.svg").read_text()
     kept = [r for r in read_json(root / "results.json") if r["run"] == cell_name("ff", 0)]
     assert {r["reading"] for r in kept if r["measure"] == "probe accuracy" and r["target"] == "class"} == {"zeros"}
-    assert "explained variance" not in {r["measure"] for r in kept}
-    plan(2, 200, "zeros")
-    assert reported(root)[1][cell_name("ff", 0)][1].endswith(
-        "(measured with other settings: reading neutral, not zeros)"
-    )
+    assert not {"explained variance", "points"} & {r["measure"] for r in kept}
+    plan(2, 200, 60, "zeros")
+    assert reported(root)[1][cell_name("ff", 0)][1] == "not measured: decoder of digits, reading zeros"
+    plan(2, 200, 60, "neutral")
+    change(root / "study.json", lambda content: content["cells"][0]["evaluations"][0]["settings"].update(limit=9))
+    assert reported(root)[1][cell_name("ff", 0)][1].endswith("(measured with other settings: limit None, not 9)")
 
 
 def test_raw_is_one_measurement_unless_it_differs(study, tmp_path):
@@ -85,35 +93,37 @@ def test_raw_is_one_measurement_unless_it_differs(study, tmp_path):
         blocks = records(tables["Linear probes by block, in %"])
         return [*found, next(row["pixels"] for row in blocks if row["of"] == "raw")]
 
-    [value] = {probes(measured(root, "ff", seed), "digits-neutral", "raw")[1] for seed in (0, 1)}
+    [value] = {probes(measured(root, "ff", seed), "neutral", "raw")[1] for seed in (0, 1)}
     assert shown(reported(root)[0]) == [f"{100 * value:.1f}"] * 3
 
-    def other(results):
-        for row in results["probes"]["digits-neutral"]["rows"]:
-            row["test"] = value + 0.02 if row["source"] == "raw" else row["test"]
+    def other(record):
+        if record["measure"] == "probe accuracy" and (record["source"], record["split"]) == ("raw", "test"):
+            record["value"] = value + 0.02
 
-    change(root / "cells" / cell_name("ff", 1) / "results.json", other)
+    remeasured(root / "cells" / cell_name("ff", 1), other)
     assert shown(reported(root)[0]) == [said([value, value + 0.02])] * 3
 
 
 def test_seeds_that_are_not_tested_yet_are_lacking(study, tmp_path):
     root = part(study, tmp_path / "tiny", ("ff", 0), ("ff", 1), ("bp", 0), ("bp", 1))
-    values = [measured(root, "ff", seed)["pretext"] for seed in (0, 1)]
+    values = {
+        split: [pretext(measured(root, "ff", seed), split) for seed in (0, 1)] for split in ("validation", "test")
+    }
 
     def row():
         return records(tables["Pretext accuracy in %"])[0]
 
-    change(root / "cells" / cell_name("ff", 1) / "results.json", lambda results: results["pretext"].pop("test"))
+    files_of(root / "cells" / cell_name("ff", 1), "readout", split="test")[0].unlink()
     tables, problems = reported(root)
-    test = values[0]["test"]["accuracy"]
+    test = values["test"][0]
     assert row()["digits"] == said([test], lacking=" of 2: seed 1 not measured")
     assert row()["digits difference"] == f"{100 * test - 98.9:+.1f}"
-    assert problems == {cell_name("ff", 1): ("incomplete", "not measured: pretext accuracy on test")}
+    assert problems == {cell_name("ff", 1): ("incomplete", "not measured: readout on test of digits, reading neutral")}
     [gap] = records(tables["ff less bp, in points"])
     assert "validation" not in gap["pretext gap"]
-    change(root / "cells" / cell_name("ff", 0) / "results.json", lambda results: results["pretext"].pop("test"))
+    files_of(root / "cells" / cell_name("ff", 0), "readout", split="test")[0].unlink()
     tables, _ = reported(root)
-    assert row()["digits"] == said([found["validation"]["accuracy"] for found in values], "validation")
+    assert row()["digits"] == said(values["validation"], "validation")
     assert (row()["digits published"], row()["digits difference"]) == ("98.9", "")
     [gap] = records(tables["ff less bp, in points"])
     assert "validation" in gap["pretext gap"]
@@ -202,15 +212,27 @@ def test_a_comparison_that_failed_says_why(study, tmp_path):
     assert reported(root)[1] == {}
 
 
-def test_wall_time_is_not_that_of_the_last_attempt(study, tmp_path):
+def test_wall_time_is_that_of_all_epochs_and_evaluations(study, tmp_path):
     root = part(study, tmp_path / "tiny", ("bp", 0))
     path = root / "cells" / cell_name("bp", 0)
     epochs = sum(record["seconds"] for record in RunFolder(path).read_metrics())
-    for pretrain_seconds, shown in ((epochs / 2, epochs), (epochs + 7, epochs + 7)):
-        seconds = {"pretrain": pretrain_seconds, "test": 2.0}
-        change(path / "results.json", lambda results, seconds=seconds: results.update(seconds=seconds))
-        found = collect(root)
-        assert seconds_of(found, found.cells[0])["all"] == pytest.approx(shown + 2.0)
+    seconds = [lines_of(file)[0]["value"] for file in (path / "evaluations").glob("*.jsonl")]
+    assert min(seconds) > 0
+    found = collect(root)
+    assert seconds_of(found, found.cells[0]) == {
+        "pretraining": pytest.approx(epochs),
+        "evaluations": pytest.approx(sum(seconds)),
+        "all": pytest.approx(epochs + sum(seconds)),
+    }
+    shutil.rmtree(path / "evaluations")
+    found = collect(root)
+    assert seconds_of(found, found.cells[0]) == {"pretraining": epochs, "evaluations": 0.0, "all": epochs}
+
+
+def commands(root, *names):
+    """The commands that the report tells of these, by what they measure."""
+    rows = records(reported(root)[0]["Commands of every measurement"])
+    return [shlex.split(row["command"]) for row in rows if row["of"] in names]
 
 
 def test_each_figure_can_be_measured_again_by_its_command(study, tmp_path, cli, monkeypatch):
@@ -218,24 +240,61 @@ def test_each_figure_can_be_measured_again_by_its_command(study, tmp_path, cli, 
     pair = [cell_name("ff", 0), cell_name("bp", 0)]
     change(root / "study.json", lambda plan: plan.update(pairs=[pair]))
     shutil.copytree(study[0] / "pairs", root / "pairs")
-    name = cell_name("ff", 0)
-    path = root / "cells" / name / "results.json"
-    change(path, lambda results: results["probes"].pop("digits-neutral-pretext"))  # doctored
-    before = read_json(path)
-    rows = records(reported(root)[0]["Commands of every measurement"])
-    commands = {row["what"]: shlex.split(row["command"]) for row in rows if row["of"] in (name, "--".join(pair))}
-    path.unlink()
+    run = root / "cells" / pair[0]
+    files_of(run, "linear", target="pretext")[0].unlink()  # doctored
+    before = {path: lines_of(path) for path in (run / "evaluations").glob("*.jsonl")}
+    told = commands(root, pair[0], "--".join(pair))
+    assert len(told) == len(before) + 1 == 8
+    shutil.rmtree(run / "evaluations")
     monkeypatch.chdir(root)
-    for words in commands.values():
-        assert cli(*words).code == 0, words
-    after = read_json(path)
-    assert after["pretext"] == before["pretext"]
-    for kind, figures in (("probes", "rows"), ("analysis", "decoder")):
-        assert after[kind].keys() == before[kind].keys()
-        for place, result in after[kind].items():
-            assert result[figures] == before[kind][place][figures]
-            assert {**result["config"], "data_dir": None} == {**before[kind][place]["config"], "data_dir": None}
-    assert "--against" in commands["linear CKA"]
+    files = {}
+    for words in told:
+        ended = cli(*words, "--threads", 1, "--json")
+        assert ended.code == 0, (words, ended.err)
+        [one] = ended.json["evaluations"]
+        files[root / one["file"]] = one["records"]
+    for path, (head, *found) in before.items():
+        again, *same = lines_of(path)
+        assert {**again, "value": 0} == {**head, "value": 0}
+        assert same == found == files.pop(path)
+    [[path, compared]] = files.items()
+    assert lines_of(path)[0]["settings"]["evaluation"]["against"] == f"cells/{pair[1]}"
+    kept = read_json(root / "pairs" / f"{'--'.join(pair)}.json")
+    values = [record["value"] for record in compared if record["measure"] == f"cka to cells/{pair[1]}"]
+    assert values == pytest.approx([value for line in kept["cka"] for value in line])
+
+
+def test_a_command_names_what_was_used_and_what_is_there_is_not_measured_again(study, tmp_path, cli, monkeypatch):
+    root = part(study, tmp_path / "tiny", ("ff", 0))
+    name = cell_name("ff", 0)
+    words = {" ".join(command[3:5]): command for command in commands(root, name)}
+    place = ["--dataset", "digits", "--reading", "neutral", "--target", "class"]
+    assert words["decoder decoder.images=200"][5:] == place
+    assert words["tsne tsne.points=60"][5:] == place
+    assert words["readout --dataset"][4:] == place  # its split is the default
+    assert words["readout readout.split=test"][5:] == place
+    [path] = files_of(root / "cells" / name, "decoder")
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    monkeypatch.chdir(root)
+    for command in words.values():
+        if "pretext" not in command:  # doctored
+            ended = cli(*command, "--json")
+            assert ended.code == 0, ended.err
+            [one] = ended.json["evaluations"]
+            head, *found = lines_of(root / one["file"])
+            assert one == {**head, "file": one["file"], "records": found}
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_a_command_names_every_setting_that_is_no_default(page, tmp_path, cli, monkeypatch):
+    root = shutil.copytree(page[0], tmp_path / "my runs")
+    monkeypatch.chdir(root)
+    words = ["knn.neighbours=[1, 3]", "knn.temperature=0.5", "--limit", 60, "--target", "pretext"]
+    ended = cli("fftrain", "evaluate", "ff", "knn", *words, "--json")
+    assert ended.code == 0, ended.err
+    [command] = [command for command in commands(root, "ff") if "knn" in command]
+    assert cli(*command, "--json").json == ended.json
+    assert {*map(str, words)} < {*command}
 
 
 def test_figures_of_an_earlier_report_are_deleted_and_no_others(study, tmp_path):

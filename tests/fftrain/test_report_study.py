@@ -26,13 +26,17 @@ from tests.fftrain.reports import (
     PUBLISHED,
     cell_name,
     change,
+    files_of,
     markdown_tables,
     measured,
+    number,
     part,
+    pretext,
     probes,
     records,
     reported,
     said,
+    told,
 )
 
 
@@ -41,37 +45,37 @@ def test_means_spreads_and_differences_are_those_of_the_run_folders(study, metho
     root, tables = study
     runs = [measured(root, method, seed) for seed in (0, 1)]
     row = next(r for r in records(tables["Pretext accuracy in %"]) if (r["view"], r["method"]) == ("rotation", method))
-    values = [run["pretext"]["test"]["accuracy"] for run in runs]
+    values = [pretext(run) for run in runs]
     assert row["digits"] == said(values, lacking=LACKING[method])
     assert row["digits published"] == str(PUBLISHED["pretext"][method])
     assert row["digits difference"] == f"{100 * statistics.mean(values) - PUBLISHED['pretext'][method]:+.1f}"
 
-    place = {"ff": "digits-neutral", "bp": "digits-pixels"}[method]
+    reading = {"ff": "neutral", "bp": "pixels"}[method]
     rows = records(tables["Transfer: test accuracy of linear probes in %"])
     mine = [r for r in rows if (r["view"], r["method"]) == ("rotation", method)]
     for row, blocks in zip(mine, (None, "blocks2-4"), strict=True):
-        found = [probes(run, place, method, blocks) for run in runs]
+        found = [probes(run, reading, method, blocks) for run in runs]
         values = [value for _, value in found]
         chosen = ["/".join(dict.fromkeys(name for name, _ in found))] if blocks is None else []
         assert row["digits"] == said(values, *chosen, lacking=LACKING[method])
         assert row["digits difference"] == f"{100 * statistics.mean(values) - PUBLISHED['transfer'][method]:+.1f}"
-        values = [probes(run, place, "random", blocks)[1] for run in runs]
+        values = [probes(run, reading, "random", blocks)[1] for run in runs]
         assert row["digits random"] == said(values, lacking=" of 3")
-        [raw] = {probes(run, place, "raw")[1] for run in runs}
+        [raw] = {probes(run, reading, "raw")[1] for run in runs}
         assert row["digits raw"] == f"{100 * raw:.1f}"
 
 
 def test_the_gap_is_of_pairs_of_one_seed(study):
     root, tables = study
     [row] = records(tables["ff less bp, in points"])
-    pretext = {m: [measured(root, m, s)["pretext"]["test"]["accuracy"] for s in (0, 1)] for m in ("ff", "bp")}
+    solved = {m: [pretext(measured(root, m, s)) for s in (0, 1)] for m in ("ff", "bp")}
     transfer = {
-        m: [probes(measured(root, m, s), f"digits-{reading}", m)[1] for s in (0, 1)]
+        m: [probes(measured(root, m, s), reading, m)[1] for s in (0, 1)]
         for m, reading in (("ff", "neutral"), ("bp", "pixels"))
     }
-    assert row["difficulty"] == said([1 - value for value in pretext["bp"]], lacking=" of 3")
+    assert row["difficulty"] == said([1 - value for value in solved["bp"]], lacking=" of 3")
     for name, values, published in (
-        ("pretext gap", pretext, 98.9 - 99.2),
+        ("pretext gap", solved, 98.9 - 99.2),
         ("transfer gap (chosen blocks)", transfer, 76.3 - 97.5),
     ):
         differences = [ff - bp for ff, bp in zip(values["ff"], values["bp"], strict=True)]
@@ -84,22 +88,22 @@ def test_ablation_supervised_readings_and_other_data_sets(study):
     root, tables = study
     found = {row["method"]: row for row in records(tables["Ablation: accuracy in %"])}
     assert [*found] == ["bp", "bp-goodness-all", "ff"]
-    for method, (pretext, transfer) in ABLATION.items():
-        assert found[method]["pretext published"] == str(pretext)
+    for method, (quoted, transfer) in ABLATION.items():
+        assert found[method]["pretext published"] == str(quoted)
         assert found[method]["transfer published"] == str(transfer)
     [row] = records(tables["Supervised reference: test accuracy in %"])
     run = measured(root, "bp", 0, "plain")
-    own = run["pretext"]["test"]["accuracy"]
+    own = pretext(run)
     assert row["own accuracy"] == said([own])
     assert row["difference of own"] == f"{100 * own - 98.8:+.1f}"
-    assert row["probe (last three)"] == said([probes(run, "digits-pixels", "bp", "blocks2-4")[1]])
+    assert row["probe (last three)"] == said([probes(run, "pixels", "bp", "blocks2-4")[1]])
     title = "What the label pixels hold when features are read: test accuracy in %"
     for row in [r for r in records(tables[title]) if r["view"] == "rotation"]:
-        values = [probes(measured(root, "ff", s), f"digits-{row['reading']}", "ff", "blocks2-4")[1] for s in (0, 1)]
+        values = [probes(measured(root, "ff", s), row["reading"], "ff", "blocks2-4")[1] for s in (0, 1)]
         assert row["probe (last three)"] == said(values, lacking=" of 3")
     [row] = records(tables["Transfer to another data set: test accuracy in %"])
     assert (row["pretrained on"], row["probed on"]) == ("digits", "mnist")
-    values = [probes(measured(root, "bp", 0), "mnist-pixels", "bp", "blocks2-4")[1]]
+    values = [probes(measured(root, "bp", 0), "pixels", "bp", "blocks2-4", dataset="mnist")[1]]
     assert row["probe (last three)"] == said(values, lacking=" of 3")
 
 
@@ -109,20 +113,22 @@ def test_figures_of_blocks_are_those_of_the_run_folders(study):
     decoded = {(r["pretrained on"], r["of"]): r for r in records(tables["Explained variance of the pixels, in %"])}
     solved = {(r["pretrained on"], r["of"]): r for r in records(tables["Pretext accuracy by block, in %"])}
     alike = {r["of"]: r for r in records(tables["Similarity to bp, in %"])}
+    changed = {(r["pretrained on"], r["of"]): r for r in records(tables["Cka to untrained, validation, in %"])}
     ff = [measured(root, "ff", seed) for seed in (0, 1)]
     pairs = [read_json(root / "pairs" / f"{cell_name('ff', s)}--{cell_name('bp', s)}.json") for s in (0, 1)]
     for i, block in enumerate(BLOCKS):
-        values = [probes(run, "digits-neutral", "ff", block)[1] for run in ff]
+        values = [probes(run, "neutral", "ff", block)[1] for run in ff]
         assert rows["digits rotation", "ff"][block] == said(values, lacking=" of 3")
-        values = [run["pretext"]["test"]["by"][block] for run in ff]
+        about = {"split": "test", "blocks": block}
+        values = [number(run, measure="pretext accuracy by reader", **about) for run in ff]
         assert solved["digits rotation", "ff, readout"][block] == said(values, lacking=" of 3")
-        values = [probes(run, "digits-neutral-pretext", "ff", block)[1] for run in ff]
+        values = [probes(run, "neutral", "ff", block, target="pretext")[1] for run in ff]
         assert solved["digits rotation", "ff"][block] == said(values, lacking=" of 3")
-        lines = [run["analysis"]["digits-neutral"]["decoder"] for run in ff]
-        values = [next(r["test"] for r in run if (r["source"], r["blocks"]) == ("ff", block)) for run in lines]
+        values = [number(run, measure="explained variance", source="ff", **about) for run in ff]
         assert decoded["digits rotation", "ff"][block] == said(values, lacking=" of 3")
         assert alike["ff and bp"][block] == said([pair["cka"][i][i] for pair in pairs])
-        assert alike["bp and itself untrained"][block] == said([pair["cka_untrained"][1][i] for pair in pairs])
+        values = [number(run, measure="cka to untrained", blocks=block) for run in ff]
+        assert changed["digits rotation", "ff"][block] == said(values, lacking=" of 3")
 
 
 def test_failed_damaged_and_missing_cells_are_said_and_never_filled(study):
@@ -135,7 +141,10 @@ def test_failed_damaged_and_missing_cells_are_said_and_never_filled(study):
     }
     assert problems[cell_name("bp", 2)]["state"] == "missing"
     assert problems[cell_name("ff", 0, "jigsaw")]["state"] == "damaged"
-    assert "results.json is damaged" in problems[cell_name("ff", 0, "jigsaw")]["reason"]
+    assert re.search(
+        r"/evaluations/linear-\w+\.jsonl is damaged \(.+\): delete it, then evaluate the run again",
+        problems[cell_name("ff", 0, "jigsaw")]["reason"],
+    )
     assert dict(tables["The study"][1:])["cells"] == "7 done, 1 failed, 1 damaged, 1 missing, of 10"
     jigsaw = [r for r in records(tables["Pretext accuracy in %"]) if r["view"] == "jigsaw"]
     assert [r["digits"] for r in jigsaw] == ["damaged"]
@@ -154,18 +163,16 @@ def test_what_was_read_on_validation_says_so_and_that_it_was_trained_on(study, t
     root = part(study, tmp_path / "tiny", ("bp", 0))
     run = root / "cells" / cell_name("bp", 0)
     change(run / "config.json", lambda record: record["config"].update(holdout=False))
-    change(run / "results.json", lambda results: results["pretext"].pop("test"))
+    files_of(run, "readout", split="test")[0].unlink()
     [row] = records(reported(root)[0]["Pretext accuracy in %"])
-    assert row["digits"] == said(
-        [measured(root, "bp", 0)["pretext"]["validation"]["accuracy"]], "validation, trained on"
-    )
+    assert row["digits"] == said([pretext(told(run), "validation")], "validation, trained on")
     assert "Runs with --no-holdout were trained on the validation images too" in (root / "report.md").read_text()
 
 
 def test_a_method_that_tells_nothing_has_no_pretext_accuracy(study):
     root, tables = study
     name = cell_name("ff-unsupervised", 0, "plain")
-    assert "pretext" not in read_json(root / "cells" / name / "results.json")
+    assert not files_of(root / "cells" / name, "readout")
     assert all("accuracy" not in r["validation"] for r in RunFolder(root / "cells" / name).read_metrics())
     for title in ("Pretext accuracy in %", "Supervised reference: test accuracy in %", "Ablation: accuracy in %"):
         assert "ff-unsupervised" not in {cell for row in tables[title] for cell in row}
@@ -181,20 +188,17 @@ def test_csv_and_json_hold_every_number_of_the_folders(study):
     with (root / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [{key: str(value) for key, value in record.items()} for record in tidy] == lines
+    keys = ("measure", "split", "reading", "target", "source", "blocks")
     wanted = set()
-    for path in (root / "cells").glob("*/results.json"):
-        if path.parent.name == cell_name("ff", 0, "jigsaw"):
+    for run in (root / "cells").iterdir():
+        if run.name == cell_name("ff", 0, "jigsaw"):
             continue
-        results = read_json(path)
-        for split, found in results.get("pretext", {}).items():
-            wanted.add((path.parent.name, "pretext accuracy", split, "", "", "", found["accuracy"]))
-        for measure, parts in (("probe accuracy", "probes"), ("explained variance", "analysis")):
-            for found in results.get(parts, {}).values():
-                for row in found["rows" if parts == "probes" else "decoder"]:
-                    place = (found.get("target", "class") if parts == "probes" else "", row["source"], row["blocks"])
-                    wanted |= {(path.parent.name, measure, s, *place, row[s]) for s in ("validation", "test")}
-    keys = ("run", "measure", "split", "target", "source", "blocks", "value")
-    assert wanted <= {tuple(record[key] for key in keys) for record in tidy}
+        for record in told(run):
+            about = {**record, "source": record.get("source", record["evaluation"])}  # of seconds
+            wanted.add((run.name, record["dataset"], *(about.get(key, "") for key in keys), record["value"]))
+    assert len({row[2] for row in wanted}) == 7
+    lying = {tuple(record[key] for key in ("run", "probed_on", *keys, "value")) for record in tidy}
+    assert wanted == {row for row in lying if row[1]}
     [seconds] = [r["value"] for r in tidy if r["run"] == cell_name("bp", 0) and r["source"] == "pretraining"]
     assert seconds == sum(r["seconds"] for r in RunFolder(root / "cells" / cell_name("bp", 0)).read_metrics())
 

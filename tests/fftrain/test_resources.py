@@ -18,12 +18,14 @@ from safetensors import SafetensorError
 
 from ffcore.errors import WriteError
 from ffcore.files import replacing
+from ffmodels.evaluated import evaluations
 from ffmodels.run import load_encoder, save_weights
-from fftrain import ProbeConfig, probe_run
+from fftrain import evaluate_run
 from fftrain.config import DataSettings
+from fftrain.parts import EVALUATIONS
 from fftrain.run import RunFolder
 from fftrain.training import Training, pretrain
-from tests.fftrain.training import SMALL, epochs, settings, weights
+from tests.fftrain.training import SMALL, epochs, evaluation, settings, weights
 from tests.helpers import ROOT, Ended, one_line, python
 
 SMALLISH = ["--dataset", "digits", "backbone.width=256", "backbone.depth=2", "--lr", 1e-3, "--threads", 1]
@@ -56,7 +58,7 @@ def finished(tmp_path_factory):
     """A run of which each checkpoint takes about 3 MiB."""
     run = tmp_path_factory.mktemp("finished") / "run"
     pretrain(settings(dataset="digits", width=256, depth=2, lr=1e-3, epochs=1, threads=1), run)
-    probe_run(run, ProbeConfig(epochs=1, threads=1))
+    evaluate_run(run, evaluation("linear", epochs=1))
     return run
 
 
@@ -91,9 +93,13 @@ def test_so_does_one_that_goes_on_and_it_still_can(cli, disk, finished, room):
 @pytest.mark.parametrize(
     "command",
     [
-        ["fftrain", "probe", "--epochs", 1, "--reading", "zeros", "--threads", 1],
-        ["fftrain", "analyse", "--images", 100, "--points", 100, "--threads", 1],
-        ["fftrain", "evaluate", "--split", "test", "--threads", 1],
+        ["fftrain", "evaluate", "linear", "linear.epochs=1", "--reading", "zeros", "--threads", 1],
+        ["fftrain", "evaluate", "knn", "--threads", 1],
+        ["fftrain", "evaluate", "few-labels", "few-labels.draws=2", "--threads", 1],
+        ["fftrain", "evaluate", "decoder", "decoder.images=100", "--threads", 1],
+        ["fftrain", "evaluate", "tsne", "tsne.points=100", "--threads", 1],
+        ["fftrain", "evaluate", "similarity", "--threads", 1],
+        ["fftrain", "evaluate", "readout.split=test", "--threads", 1],
         ["ffexport", "--format", "all"],
         ["ffexport", "--precision", "fp16"],
     ],
@@ -140,8 +146,21 @@ def test_a_run_folder_that_is_taken_away_is_missed_at_once(tmp_path, monkeypatch
     monkeypatch.setattr(Training, "train_epoch", take_away)
     with pytest.raises(WriteError, match="run was moved or deleted while it was written into"):
         pretrain(settings(**SMALL), run)
-    with pytest.raises(WriteError, match="moved or deleted"):
-        RunFolder(run).add_result(("pretext", "test"), {})
+
+
+@pytest.mark.parametrize("name", ["linear", "tsne"])
+def test_so_is_one_that_is_measured(run_copy, monkeypatch, name):
+    measure = EVALUATIONS.load(name).measure
+
+    def take_away(self, subject):
+        yield from measure(self, subject)
+        if subject.trained:
+            shutil.rmtree(run_copy)
+
+    monkeypatch.setattr(EVALUATIONS.load(name), "measure", take_away)
+    with pytest.raises(WriteError, match="run was moved or deleted while it was written into"):
+        evaluate_run(run_copy, evaluation(name, **({"epochs": 1} if name == "linear" else {"points": 10})))
+    assert not run_copy.exists()
 
 
 def limited(*command, gib):
@@ -176,12 +195,11 @@ def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(run_co
 
 MEASURED = """
 import resource, sys
-from fftrain import AnalysisConfig, ProbeConfig, analyse_run, evaluate_run, probe_run
-from fftrain.launcher import make_accelerator
-run, accelerator = sys.argv[1], make_accelerator(1)
-evaluate_run(run, split="test", accelerator=accelerator)
-analyse_run(run, AnalysisConfig(points=5, threads=1))
-probe_run(run, ProbeConfig(epochs=1, batch_size=16, threads=1))
+from fftrain import EvaluationConfig, evaluate_run
+parts = {"readout": {"split": "test"}, "decoder": {}, "tsne": {"points": 5}, "similarity": {}, "knn": {}}
+parts |= {"linear": {"epochs": 1, "batch_size": 16}, "few-labels": {"per_class": 2}}
+for name, settings in parts.items():
+    evaluate_run(sys.argv[1], EvaluationConfig(evaluation={"name": name, **settings}, threads=1))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -254,16 +272,17 @@ def test_where_a_file_system_has_no_locks_one_line_says_what_goes_on(cli, no_loc
 
 def test_paths_may_be_text(tmp_path, trained):
     from ffexport import export_run, newest_run
-    from fftrain import AnalysisConfig, Study, analyse_run, compare_runs, evaluate_run, plan, write_report
+    from fftrain import Study, compare_runs, plan, write_report
     from fftrain.data import dump_images
 
     out = str(tmp_path / "run")
     config = settings(**{**SMALL, "epochs": 1}, data_dir=tmp_path)
     pretrain(config, out)
     pretrain(config, out, resume=True)
-    probe_run(out, ProbeConfig(epochs=1, threads=1), baselines=str(tmp_path / "baselines"))
-    evaluate_run(out, split="test", data_dir=tmp_path)
-    analyse_run(out, AnalysisConfig(images=50, points=0, data_dir=tmp_path))
+    parts = [evaluation("linear", epochs=1), evaluation("readout", split="test", data_dir=tmp_path)]
+    parts += [evaluation("similarity", images=50, against=str(trained / "bp")), evaluation("decoder", images=50)]
+    found = evaluate_run(out, *parts, baselines=str(tmp_path / "baselines"))
+    assert {one.path for one in found} < {one.path for one in evaluations(Path(out))}
     assert compare_runs(out, str(trained / "bp"), images=20)["images"] == 20
     assert newest_run(str(tmp_path)) == Path(out)
     manifest = export_run(out, out=str(tmp_path / "export"))

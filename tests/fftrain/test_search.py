@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffcore.files import read_json
+from ffmodels.evaluated import evaluations
 from fftrain import write_report
 from fftrain.study import Shard, Study, run_study
 from tests.fftrain.reports import markdown_tables, records
@@ -30,11 +30,12 @@ def test_a_search_ranks_what_it_tried_by_validation_and_reads_nothing_else(tmp_p
     assert run_study(study, command="test", shard=Shard()) == {}
     found = {}
     for cell in study.spec.cells:
-        results = read_json(study.folder(cell) / "results.json")
-        assert {*results["pretext"]} == {"validation"}
-        assert not {"probes", "analysis"} & results.keys()
+        [readout] = evaluations(study.folder(cell))
+        assert readout.name == "readout"
+        assert {record["split"] for record in readout.records} == {"validation"}
+        assert not (study.folder(cell) / "probes").exists()
         assert study.state(cell).status == "done"
-        found[cell.config.lr] = results["pretext"]["validation"]["accuracy"]
+        found[cell.config.lr] = readout.value(measure="pretext accuracy")
     write_report(study.path)
     text = (study.path / "report.md").read_text(encoding="utf-8")
     rows = records(markdown_tables(text)["Pretext accuracy on validation in %"])

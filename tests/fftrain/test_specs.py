@@ -28,7 +28,11 @@ def test_presets_are_legal_and_hold_what_they_promise(name):
         protocol = {(c.config.epochs, c.config.lr, c.config.holdout) for c in cells}
         assert protocol == {(60, 1e-4, False)}
         assert {(c.config.backbone.width, c.config.backbone.depth) for c in cells} == {(2000, 4)}
-        assert {p.epochs for c in cells for p in c.probes} == {100}
+        probes = [e.evaluation for c in cells for e in c.evaluations if e.evaluation.called == "linear"]
+        assert {probe.epochs for probe in probes} == {100}
+        assert all(
+            {"linear", "decoder", "tsne", "similarity"} <= {e.evaluation.called for e in c.evaluations} for c in cells
+        )
     with pytest.raises(SettingError, match=r"--preset is 'papper': choose one of paper, quick, smoke"):
         read_preset("papper")
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from ffserve import console
-from fftrain import progress
+from fftrain import evaluate_run, progress
+from fftrain.parts import EVALUATIONS
 from fftrain.progress import Reporter, TerminalReporter
 from fftrain.run import RunFolder
 from fftrain.stopping import AGAIN, stopping
+from tests.fftrain.training import evaluation
 from tests.helpers import ROOT, one_line
 
 TINY = ["--dataset", "digits", "backbone.width=24", "backbone.depth=2", "--limit", "800", "--threads", "1"]
@@ -46,7 +48,9 @@ def training(run, **how):
     return child
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_a_stopped_training_names_the_command_that_goes_on(cli, tmp_path, number):
     run = tmp_path / "my run"
     child = training(run)
@@ -141,12 +145,12 @@ def test_of_several_processes_each_ends_at_once(monkeypatch, default_signals):
         assert all(signal.getsignal(number) is signal.SIG_DFL for number in console.ENDING)
 
 
-def test_a_stopped_probe_and_study_say_so(cli, monkeypatch, run_copy, tmp_path):
+def test_a_stopped_evaluation_and_study_say_so(cli, monkeypatch, run_copy, tmp_path):
     def stop(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fftrain.probe.fit", stop)
-    ended = cli("fftrain", "probe", run_copy, "--threads", 1)
+    monkeypatch.setattr(EVALUATIONS.load("linear"), "fit", stop)
+    ended = cli("fftrain", "evaluate", run_copy, "linear", "--threads", 1)
     assert AGAIN in ended.err
     one_line(ended, 130, "interrupted")
     monkeypatch.setattr("fftrain.study.folder.Study.run_cell", stop)
@@ -174,20 +178,18 @@ def test_where_no_bar_is_drawn_a_quiet_time_ends_in_a_line(monkeypatch, capsys):
     assert set(capsys.readouterr().err.splitlines()) == {"a line"}
 
 
-def test_probes_and_epochs_say_which_of_how_many_and_how_long_the_rest_takes(cli, tmp_path):
+def test_epochs_say_how_long_the_rest_takes_and_probes_what_they_read(cli, tmp_path):
     run: Path = tmp_path / "run"
     ended = cli("fftrain", "pretrain", *TINY, "--epochs", 3, "--out", run)
     lines = [line for line in ended.err.splitlines() if line.startswith("epoch ")]
     assert [bool(re.search(r" s, about \S+ (s|min|h) left$", line)) for line in lines] == [True, True, False]
-    ended = cli("fftrain", "probe", run, "--epochs", 1, "--threads", 1)
+    ended = cli("fftrain", "evaluate", run, "linear", "linear.epochs=1", "--threads", 1)
     names = ["raw pixels", *(f"{of} {name}" for of in ("random", "ff") for name in ("block1", "block2", "blocks1-2"))]
-    for number, name in enumerate(names, start=1):
-        assert f"probe {number}/7 digits-neutral, {name}: validation" in ended.err
+    said = r"^probe (.*): validation \d\.\d{4} \(lr \S+, weight decay \S+\)$"
+    assert re.findall(said, ended.err, re.MULTILINE) == names
 
 
-def test_the_time_left_counts_the_probes_that_come_after(trained, run_copy):
-    from fftrain import ProbeConfig, probe_run
-
+def test_the_time_left_counts_the_probes_of_the_same_features_that_come_after(run_copy):
     class Ahead(Reporter):
         def __init__(self):
             self.ahead = []
@@ -197,6 +199,7 @@ def test_the_time_left_counts_the_probes_that_come_after(trained, run_copy):
             yield from items
 
     reporter = Ahead()
-    probe_run(run_copy, ProbeConfig(dataset="digits", epochs=2, threads=1), reporter=reporter)
-    widths = [784, *[48, 48, 48, 48, 144] * 2]
-    assert reporter.ahead == pytest.approx([2 * sum(widths[i + 1 :]) / widths[i] for i in range(11)])
+    evaluate_run(run_copy, evaluation("linear", epochs=2), reporter=reporter)
+    widths = [48, 48, 48, 48, 144]
+    of_blocks = [2 * sum(widths[i + 1 :]) / widths[i] for i in range(5)]
+    assert reporter.ahead == pytest.approx([0, *of_blocks, *of_blocks])

@@ -14,29 +14,37 @@ import pytest
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
+from ffmodels.evaluated import evaluations
 from fftrain.progress import duration
-from fftrain.study import Shard, Study, plan, read_preset, run_study
+from fftrain.study import Shard, Study, choose, plan, read_preset, run_study
 from fftrain.study.cost import NOMINAL, estimate
-from tests.fftrain.studies import SPEC, cells, figures, planned, start, study_command, times, weights
+from tests.fftrain.studies import OWN_EVALUATION, SPEC, cells, figures, planned, start, study_command, times, weights
 from tests.helpers import one_line, python
 
 
-def test_every_cell_is_trained_tested_probed_analysed_and_compared(finished):
+def test_every_cell_is_trained_measured_and_compared(finished):
     out, ended = finished
     found = json.loads(ended.stdout)
     assert [cell["status"] for cell in found["cells"]] == ["done"] * 3
     assert found["seconds_left"] == 0
     assert {cell["name"] for cell in found["cells"]} == {*cells(out)}
     for cell in read_json(out / "study.json")["cells"]:
-        results = read_json(out / "cells" / cell["name"] / "results.json")
+        measured = evaluations(out / "cells" / cell["name"])
         tells = cell["method"] != "ff-unsupervised"
-        assert {*results.get("pretext", {})} == ({"validation", "test"} if tells else set())
-        assert not tells or results["pretext"]["test"]["images"] == 359
-        [probe] = results["probes"].values()
-        assert {row["source"] for row in probe["rows"]} == {"raw", "random", cell["method"]}
-        [analysis] = results["analysis"].values()
-        assert {row["source"] for row in analysis["decoder"]} == {"raw", "random", cell["method"]}
-        assert {*results["seconds"]} == {"pretrain", "probe", "analysis", *(("test",) if tells else ())}
+        assert [one.name for one in measured] == ["decoder", "linear", *["readout"] * 2 * tells, "similarity", "tsne"]
+        told = [record for one in measured for record in one.records if record["measure"] == "pretext accuracy"]
+        assert {record["split"]: record["images"] for record in told} == (
+            {"validation": 143, "test": 359} if tells else {}
+        )
+        sources = {one.name: {record["source"] for record in one.records} for one in measured}
+        assert sources["linear"] == sources["decoder"] == {"raw", "random", cell["method"]}
+        assert sources["similarity"] == sources["tsne"] == {cell["method"]}
+        recorded = [one["settings"] for one in cell["evaluations"]]
+        assert len(recorded) == len(measured)
+        for one in measured:  # as they were planned, down to the reading
+            assert {**one.settings, "limit": None} in [{**settings, "limit": None} for settings in recorded]
+            assert one.about["value"] > 0
+        assert len([*(out / "cells" / cell["name"] / "probes").rglob("*.safetensors")]) == 5
         assert not (out / "cells" / cell["name"] / "checkpoint").exists()
     [pair] = (out / "pairs").iterdir()
     assert read_json(pair)["methods"] == ["ff", "bp"]
@@ -123,7 +131,11 @@ def test_two_processes_give_the_figures_of_one(finished, spec, tmp_path):
         else:
             assert one == two, path
 
-    compare(figures(finished[0]), figures(out))
+    one, two = figures(finished[0]), figures(out)
+    for about, *_ in (records for found in (one, two) for cell in found.values() for records in cell.values()):
+        del about["weights"]
+        about["files"] = [name.rpartition("-")[0] for name in about.get("files", ())]  # named by what they are of
+    compare(one, two)
 
 
 def test_a_wrong_number_of_processes_is_refused(cli, spec, tmp_path):
@@ -132,9 +144,11 @@ def test_a_wrong_number_of_processes_is_refused(cli, spec, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_leaving_a_setting_of_a_probe_out_measures_with_its_default(copy):
-    found = Study(copy, planned(SPEC.replace("epochs = 3\nlimit = 300", "epochs = 3")))
-    assert all(state["left"][0].startswith("probe") for state in found.listing(Shard()))
+@pytest.mark.parametrize("setting", ["[parts.linear]\nepochs = 3\n", "[evaluate]\nlimit = 300\n"])
+def test_leaving_a_setting_of_an_evaluation_out_measures_with_its_default(copy, setting):
+    found = Study(copy, planned(SPEC.replace(setting, setting.splitlines()[0] + "\n")))
+    assert [cell["status"] for cell in found.listing(Shard())] == ["started"] * 3
+    assert all(state["left"][0].startswith("evaluate ") for state in found.listing(Shard()))
 
 
 def test_a_plan_that_would_lose_cells_is_refused(copy, cli, spec):
@@ -156,19 +170,57 @@ def test_what_this_machine_cannot_do_is_refused_before_anything_starts(cli, tmp_
 
 def test_other_settings_of_a_measurement_do_that_again_and_nothing_else(copy):
     before = weights(copy)
+    kept = {one.path: one.path.read_bytes() for path in cells(copy).values() for one in evaluations(path)}
     trained = {name: (path / "backbone.safetensors").stat().st_mtime_ns for name, path in cells(copy).items()}
     found = Study(copy, planned(SPEC.replace("epochs = 3", "epochs = 4")))
     assert [state["left"] for state in found.listing(Shard())] == [
-        ["probe digits neutral class"],
-        ["probe digits pixels class"],
-        ["probe digits pixels class"],
+        ["evaluate digits neutral class"],
+        ["evaluate digits pixels class"],
+        ["evaluate digits pixels class"],
     ]
     assert run_study(found, command="test", shard=Shard()) == {}
     assert weights(copy) == before
     assert {n: (p / "backbone.safetensors").stat().st_mtime_ns for n, p in cells(copy).items()} == trained
     for path in cells(copy).values():
-        [probe] = read_json(path / "results.json")["probes"].values()
-        assert probe["config"]["epochs"] == 4
+        [linear] = [one for one in evaluations(path) if one.name == "linear"]  # the old one is gone
+        assert linear.settings["evaluation"]["epochs"] == 4
+        now = {one.path: one.path.read_bytes() for one in evaluations(path)}
+        assert [file for file in now if now[file] != kept.get(file)] == [linear.path]
+        assert len(now) == len({file for file in kept if path in file.parents})
+    assert {state["status"] for state in found.listing(Shard())} == {"done"}
+
+
+def test_an_evaluation_that_is_asked_for_later_is_measured_beside_the_others(copy):
+    kept = {one.path: one.path.read_bytes() for path in cells(copy).values() for one in evaluations(path)}
+    usual = '["linear", "decoder", "tsne", "similarity"]'
+    for names in (usual.replace("]", ', "knn"]'), '"linear"'):
+        found = Study(copy, planned(f"evaluation = {names}\n{SPEC}"))
+        assert run_study(found, command="test", shard=Shard()) == {}
+        assert {state["status"] for state in found.listing(Shard())} == {"done"}
+        for path in cells(copy).values():
+            now = {one.path: one for one in evaluations(path)}
+            assert [one.name for file, one in now.items() if file not in kept] == ["knn"]
+        assert {file: file.read_bytes() for file in kept} == kept
+
+
+def test_an_evaluation_of_somebodys_own_is_measured_and_again_where_it_is_another(copy, cli, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_EVALUATION)
+    spec = tmp_path / "own.toml"
+    name = json.dumps(str(tmp_path / "mine.py"))
+    spec.write_text(f"evaluation = [{name}]\n{SPEC}\n[parts.{name}]\ntimes = 2.0\n")
+    first, second = {}, {}
+    for found in (first, second):
+        ended = cli("fftrain", "study", "--spec", spec, "--out", copy)
+        assert ended.code == 0, ended.err
+        for cell, path in cells(copy).items():
+            [own] = [one for one in evaluations(path) if one.name == "mine"]
+            found[cell] = {record["blocks"]: record["value"] for record in own.records}
+        spec.write_text(spec.read_text().replace("times = 2.0", "times = 1.0"))
+    assert all({"pixels", "block1"} <= found.keys() for found in first.values())
+    halved = {cell: {blocks: value / 2 for blocks, value in found.items()} for cell, found in first.items()}
+    assert second == halved
+    (tmp_path / "mine.py").write_text(OWN_EVALUATION + "\n# changed\n")
+    assert [cell["status"] for cell in Study(copy, choose(None, spec, None, {})).listing(Shard())] == ["started"] * 3
 
 
 def test_a_study_may_grow(copy):

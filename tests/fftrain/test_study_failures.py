@@ -12,7 +12,7 @@ import pytest
 
 from ffcore.errors import RunError, WriteError
 from ffcore.files import read_json
-from fftrain.run import RunFolder
+from ffmodels.evaluated import evaluations
 from fftrain.study import Shard, Study, run_study, steps
 from tests.fftrain.studies import SPEC, cells, figures, folder_of_images, planned, times, weights
 from tests.helpers import python
@@ -37,7 +37,9 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(cli, tmp_path):
     ("file", "content"),
     [
         ("config.json", "{"),
-        ("results.json", '{"pretext": 3}'),
+        ("evaluations/linear-*.jsonl", '{"measure": "seconds", "value": 3}\n'),
+        pytest.param("evaluations/similarity-*.jsonl", "x\n", marks=pytest.mark.slow),
+        pytest.param("evaluations/tsne-*.jsonl", "", marks=pytest.mark.slow),
         pytest.param("metrics.jsonl", "x\n", marks=pytest.mark.slow),
         pytest.param("config.json", None, marks=pytest.mark.slow),
         ("backbone.safetensors", "x"),
@@ -45,13 +47,13 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(cli, tmp_path):
 )
 def test_a_damaged_cell_is_reported_and_can_be_redone_and_nothing_else_is_lost(copy, cli, finished, file, content):
     name, *others = cells(copy)
-    path = copy / "cells" / name / file
+    path = next((copy / "cells" / name).glob(file))
     path.unlink() if content is None else path.write_text(content)
     before = {other: times(copy / "cells" / other) for other in others}
     ended = cli("fftrain", "study", "--out", copy, "--json")
     assert ended.code == 1
     assert {cell["name"]: cell["status"] for cell in ended.json["cells"]}[name] == "damaged"
-    assert file in ended.err
+    assert path.name in ended.err
     assert "--redo-damaged" in ended.err
     assert cli("fftrain", "study", "--out", copy, "--redo-damaged").code == 0
     assert (copy / "discarded" / f"{name}-1").is_dir()
@@ -64,9 +66,8 @@ def test_weights_that_do_not_fit_are_found_when_they_are_read(copy, cli, trained
     """The file is whole, but another network's."""
     name = next(iter(cells(copy)))
     shutil.copy(trained / "ff" / "backbone.safetensors", copy / "cells" / name)
-    results = RunFolder(copy / "cells" / name).read_results()
-    del results["analysis"]
-    (copy / "cells" / name / "results.json").write_text(json.dumps(results))
+    [decoder] = (copy / "cells" / name / "evaluations").glob("decoder-*.jsonl")
+    decoder.unlink()
     for _ in range(2):
         ended = cli("fftrain", "study", "--out", copy, "--json")
         assert ended.code == 1
@@ -76,24 +77,43 @@ def test_weights_that_do_not_fit_are_found_when_they_are_read(copy, cli, trained
     assert cli("fftrain", "study", "--out", copy, "--redo-damaged").code == 0
 
 
-@pytest.mark.parametrize("file", ["samples.npz", "analysis/digits-neutral.npz"])
+@pytest.mark.parametrize("file", ["samples.npz", "evaluations/tsne-*.npz"])
 def test_what_a_report_would_call_damaged_is_damaged(copy, cli, file):
     name = next(name for name in cells(copy) if "-ff-s0" in name)
-    (copy / "cells" / name / file).write_bytes(b"garbage")
+    [path] = (copy / "cells" / name).glob(file)
+    path.write_bytes(b"garbage")
     ended = cli("fftrain", "study", "--out", copy, "--json")
     assert ended.code == 1
     assert {cell["name"]: cell["status"] for cell in ended.json["cells"]}[name] == "damaged"
-    assert file in ended.err
+    assert path.name in ended.err
+
+
+@pytest.mark.parametrize("file", ["evaluations/tsne-*.npz", "evaluations/knn-*.jsonl", "probes/*/block1.safetensors"])
+def test_a_lost_file_of_an_evaluation_is_made_again_and_nothing_else(copy, file):
+    found = Study(copy, planned(f'evaluation = ["linear", "tsne", "knn"]\n{SPEC}'))
+    assert run_study(found, command="test", shard=Shard()) == {}
+    cell = next(cell for cell in found.spec.cells if cell.config.label == "ff")
+    [path] = found.folder(cell).glob(file)
+    path.unlink()
+    before = times(found.folder(cell))
+    assert found.state(cell).left == ("evaluate digits neutral class",)
+    assert run_study(found, command="test", shard=Shard()) == {}
+    assert found.state(cell).status == "done"
+    assert path.is_file()
+    changed = {other for other, then in times(found.folder(cell)).items() if before.get(other) != then}
+    of = {"linear" if "probes" in other.parts else other.name.partition("-")[0] for other in changed}
+    assert of == {"linear" if "probes" in path.parts else path.name.partition("-")[0]}
 
 
 def test_a_finished_cell_without_its_weights_is_damaged_and_nothing_is_forgotten(copy):
     found = Study(copy, planned())
     cell = found.spec.cells[0]
     (found.folder(cell) / "backbone.safetensors").unlink()
-    before = (found.folder(cell) / "results.json").read_bytes()
+    before = times(found.folder(cell))
     assert cell.name in run_study(found, command="test", shard=Shard())
     assert found.state(cell).status == "damaged"
-    assert (found.folder(cell) / "results.json").read_bytes() == before
+    assert times(found.folder(cell)) == before
+    assert len([*(found.folder(cell) / "evaluations").glob("*.jsonl")]) == 6
 
 
 def test_a_damaged_or_outdated_comparison_is_made_again(copy):
@@ -127,7 +147,7 @@ def test_a_full_disk_is_no_damage_and_is_tried_again(copy, monkeypatch):
     def fail(*arguments, **more):
         raise WriteError("no space left")
 
-    monkeypatch.setattr(steps, "probe_run", fail)
+    monkeypatch.setattr(steps, "evaluate_run", fail)
     assert set(run_study(found, command="test", shard=Shard()).values()) == {"no space left"}
     assert {found.state(cell).status for cell in found.spec.cells} == {"failed"}
     monkeypatch.undo()
@@ -177,10 +197,15 @@ def test_killed_at_any_write_a_study_ends_as_if_it_had_not_been(tmp_path, monkey
 
 
 def test_fewer_images_than_tsne_needs_are_no_reason_to_go_on_for_ever(tmp_path):
-    text = SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]').replace("points = 40", "points = 2")
-    found = Study(tmp_path / "few", planned(text))
+    folder_of_images(tmp_path / "few", [8] * 12)
+    text = SPEC.replace('"digits"', f'"imagefolder:{tmp_path}/few"').replace("limit = 300\n", "")
+    text = text.replace('["ff", "bp", "ff-unsupervised"]', '["ff"]').replace("images = 100", "images = 10")
+    found = Study(tmp_path / "x", planned(text))
+    assert found.spec.cells[0].facts.validation < 4
     assert run_study(found, command="test", shard=Shard()) == {}
     assert found.state(found.spec.cells[0]).status == "done"
+    [tsne] = [one for one in evaluations(found.folder(found.spec.cells[0])) if one.name == "tsne"]
+    assert [record["value"] for record in tsne.records] == [0]
 
 
 def test_a_plan_that_was_lost_is_written_anew_and_its_cells_are_kept(copy, cli, spec):

@@ -8,7 +8,7 @@ from functools import cache
 
 from safetensors.torch import load_file
 
-from fftrain.config import RunConfig
+from fftrain.config import EvaluationConfig, RunConfig
 from fftrain.data import load_data
 from fftrain.loader import Loader
 from fftrain.parts import merged
@@ -56,6 +56,13 @@ def settings(recipe="ff", **flat):
     named = {name for names in places.values() for name in names} | {"goodness", "threshold"}
     rest = {name: value for name, value in flat.items() if name not in named}
     return RunConfig(**merged({"view": "rotation"}, point, {k: v for k, v in parts.items() if v}, rest))
+
+
+def evaluation(name, **flat):
+    """What is measured, its own settings given flat beside the others: evaluation("linear", epochs=1, limit=100)."""
+    own = {key: value for key, value in flat.items() if key not in EvaluationConfig.model_fields}
+    others = {key: value for key, value in flat.items() if key not in own}
+    return EvaluationConfig(evaluation={"name": name, **own}, **{"threads": 1, **others})
 
 
 @cache

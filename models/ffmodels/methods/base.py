@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,9 @@ class Method(Part):
 
     All modules are made under the run's seed. Parameters of a head are trained with its block, by the block's unit.
     """
+
+    trains: ClassVar[bool] = True
+    """Whether anything is trained: a run of one that does not has no epochs."""
 
     def needs(self) -> Needs:
         """Returns what it asks of data and views."""

@@ -6,18 +6,46 @@ Letters: N images, P pixels of an image, p of a chunk, B images of a chunk, F fe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ffcore.settings import setting
+from ffmodels.evaluated import Record
 from ffmodels.linear import Standardisation
+from fftrain.data import Facts, drawn
+from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import Features
 
 # What a chunk of float64 may take, and what is kept of chunks that are wanted again, in bytes.
 BYTES, KEPT = 2**25, 2**28
 # What validation chooses from: lambda of |Y - XW|^2 / N + lambda |W|^2, for centred X of a mean square of 1.
 PENALTIES = tuple(10.0**k for k in range(-5, 0))
+
+
+class Decoder(Evaluation):
+    """Share of the pixels' variance that a linear decoder gives back; validation chooses its penalty."""
+
+    labels = False
+
+    images: int = setting(10_000, ge=10, description="Training images that the decoder is fitted on.")
+
+    def products(self, facts: Facts, widths: Sequence[int]) -> float:
+        """Returns those of the Gram matrices and of their factors, of two sources: the pixels cost little."""
+        images = min(self.images, facts.train)
+        return sum(2.0 * images * F**2 + 20 * F**3 for F in widths)
+
+    def measure(self, subject: Subject) -> Iterator[Record]:
+        """Yields the explained variance on validation and test, at most 1, of each choice of blocks."""
+        index = drawn(subject.data.train, self.images)
+        pixels = Features.of_pixels(subject.data).rows(index)
+        for choice in subject.choices():
+            kept = decode(choice.features.rows(index), pixels)
+            for split in ("validation", "test"):
+                about = {"measure": "explained variance", "split": split, "blocks": choice.name}
+                yield {**about, "value": kept[split], "penalty": kept["penalty"]}
 
 
 def decode(features: Features, pixels: Features) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Evaluations, a file each: what is measured of the frozen features."""
