@@ -43,6 +43,9 @@ class Plugins(Mapping[str, str]):
         path = _files(self.package)[name]
         return _first_line(path)
 
+    def __contains__(self, name: object) -> bool:
+        return name in _files(self.package)  # a Mapping's own would read the file
+
     def __iter__(self) -> Iterator[str]:
         return iter(_files(self.package))
 
@@ -140,6 +143,7 @@ def _files(package: str) -> dict[str, Path]:
     return {name.replace("_", "-"): Path(places[0]) / f"{name}.py" for name in names}
 
 
+@cache
 def _first_line(path: Path) -> str:
     """Returns the first line of what a file's first class says, or of the file's own docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
