@@ -10,16 +10,13 @@ The batch is that of all processes. Letters: B images of all processes, P width 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
-import torch
 from torch import Tensor, nn
 
 from ffcore.settings import setting
-from ffmodels.backbones.base import BlockInfo, as_it_is
+from ffmodels.backbones.base import BlockInfo
 from ffmodels.batch import Batch
 from ffmodels.methods.base import Method, Needs
-from ffmodels.norm import BatchNorm
+from ffmodels.projector import in_full_precision, projector
 
 
 class Barlow(Method):
@@ -42,23 +39,7 @@ class _Head(nn.Module):
         super().__init__()
         self.redundancy = redundancy
         self.normalise = block.normalise
-        inputs, first = block.dim, nn.Sequential()
-        if len(block.shape) > 1:
-            first = nn.Sequential(
-                nn.Conv2d(block.shape[0], width, 1, bias=False),
-                BatchNorm(width),
-                nn.ReLU(),
-                nn.AdaptiveAvgPool2d(1),
-                nn.Flatten(),
-            )
-            inputs = width
-        self.projector = nn.Sequential(
-            *first,
-            nn.Linear(inputs, width, bias=False),
-            BatchNorm(width),
-            nn.ReLU(),
-            nn.Linear(width, width, bias=False),
-        )
+        self.projector = projector(block, width)
 
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
         one, other = (batch.gather(p) for p in self.projector(self.normalise(h)).chunk(2))
@@ -67,13 +48,15 @@ class _Head(nn.Module):
 
 def barlow_loss(one_BP: Tensor, other_BP: Tensor, redundancy: float) -> Tensor:
     """Returns the loss of two views' projections, a scalar, at least float32; what never changes has c = 0."""
-    kind = one_BP.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
-        one_BP, other_BP = (_standardised(as_it_is(p)) for p in (one_BP, other_BP))
-        c_PP = one_BP.T @ other_BP / one_BP.shape[0]
-        own_P = c_PP.diagonal()
-        apart = c_PP.square().sum() - own_P.square().sum()
-        return (1 - own_P).square().sum() + redundancy * apart
+    return in_full_precision(_loss, one_BP, other_BP, redundancy=redundancy)
+
+
+def _loss(one_BP: Tensor, other_BP: Tensor, redundancy: float) -> Tensor:
+    one_BP, other_BP = _standardised(one_BP), _standardised(other_BP)
+    c_PP = one_BP.T @ other_BP / one_BP.shape[0]
+    own_P = c_PP.diagonal()
+    apart = c_PP.square().sum() - own_P.square().sum()
+    return (1 - own_P).square().sum() + redundancy * apart
 
 
 def _standardised(p_BP: Tensor) -> Tensor:
