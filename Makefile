@@ -6,7 +6,7 @@ DEMO := runs/demo
 # The demo's recipes: small enough for a laptop, chosen on the validation split of the digits.
 NETWORK := --dataset digits --lr 1e-3 --eval-images 250 backbone.width=256 backbone.depth=3
 STUDY := $(NETWORK) --view rotation --batch-size 32 --epochs 40
-LOCAL := $(NETWORK) --method barlow --view two-shifts --batch-size 128 --epochs 60
+LOCAL := $(NETWORK) --method vicreg --view two-shifts --batch-size 128 --epochs 60
 
 # What `make check-install` tries; one that is not here is left out.
 PYTHONS ?= python3.11 python3.12 python3.13
@@ -34,16 +34,16 @@ demo: $(VENV)/.installed
 	@rm -rf $(DEMO)
 	$(BIN)/fftrain pretrain --recipe ff $(STUDY) --out $(DEMO)/ff
 	$(BIN)/fftrain pretrain --recipe bp $(STUDY) --out $(DEMO)/bp
-	$(BIN)/fftrain pretrain $(LOCAL) --out $(DEMO)/barlow
-	@for run in ff bp barlow; do echo "$(BIN)/fftrain evaluate $(DEMO)/$$run linear few-labels linear.epochs=50"; \
+	$(BIN)/fftrain pretrain $(LOCAL) --out $(DEMO)/vicreg
+	@for run in ff bp vicreg; do echo "$(BIN)/fftrain evaluate $(DEMO)/$$run linear few-labels linear.epochs=50"; \
 	  $(BIN)/fftrain evaluate $(DEMO)/$$run linear few-labels linear.epochs=50 || exit 1; done
-	$(BIN)/ffexport $(DEMO)/barlow --format all
-	$(BIN)/ffexport $(DEMO)/barlow --precision int8
+	$(BIN)/ffexport $(DEMO)/vicreg --format all
+	$(BIN)/ffexport $(DEMO)/vicreg --precision int8
 	$(BIN)/ffexport $(DEMO)/ff --head readout
 	$(BIN)/fftrain dump-images digits $(DEMO)/images
-	$(BIN)/ffserve predict --model $(DEMO)/barlow "$$(ls $(DEMO)/images/3/*.png | head -n 1)"
-	@$(BIN)/ffserve predict --model $(DEMO)/barlow --json "$$(ls $(DEMO)/images/3/*.png | head -n 1)" > $(DEMO)/prediction.json
-	$(BIN)/ffserve compare --run $(DEMO)/barlow --rounds 3 --chart $(DEMO)/compare.svg
+	$(BIN)/ffserve predict --model $(DEMO)/vicreg "$$(ls $(DEMO)/images/3/*.png | head -n 1)"
+	@$(BIN)/ffserve predict --model $(DEMO)/vicreg --json "$$(ls $(DEMO)/images/3/*.png | head -n 1)" > $(DEMO)/prediction.json
+	$(BIN)/ffserve compare --run $(DEMO)/vicreg --rounds 3 --chart $(DEMO)/compare.svg
 	@$(BIN)/fftrain report $(DEMO)
 	@echo "exports side by side: $(DEMO)/compare.svg; what answers what: $(DEMO)/prediction.json"
 
