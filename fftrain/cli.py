@@ -225,9 +225,9 @@ def evaluate(
 ) -> None:
     """Measure the frozen backbone.
 
-    Raw pixels and the untrained backbone are measured beside it. RUN/evaluations holds each result; what is there is
-    not done again. `fftrain list evaluations NAME` shows settings; a file of your own (./mine.py) is an evaluation too.
-    Validation chooses, and what it chose reads the test split, once a call.
+    Raw pixels and the untrained backbone are measured beside it, where that says something. RUN/evaluations holds each
+    result; what is there is not done again. `fftrain list evaluations NAME` shows settings; a file of your own
+    (./mine.py) is an evaluation too. Validation chooses; the test split has no say.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from pydantic import SkipValidation, model_validator
 
 from ffcore.errors import SettingError
 from ffcore.settings import Part, Settings, setting
-from fftrain.parts import DATASETS, EVALUATIONS, FOLDER, PARTS, make_part
+from fftrain.parts import BASELINES, DATASETS, EVALUATIONS, FOLDER, PARTS, make_part
 from fftrain.recipes import default, label
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -104,6 +104,8 @@ class RunConfig(DataSettings):
         """Raises SettingError where settings do not go together."""
         if self.limit is not None and not self.holdout:
             raise SettingError(f"--limit is {self.limit}, but --no-holdout trains on all images: leave one of them out")
+        if self.label in BASELINES:
+            raise SettingError(f"--method {self.label!r} is what a baseline is called: give its file another name")
         return self
 
     @property

@@ -28,12 +28,13 @@ from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluati
 from ffmodels.run import Run, weights_digest
 from fftrain.config import EvaluationConfig, keyed
 from fftrain.data import ImageData, file_name, load_data
-from fftrain.evaluations.base import RANDOM, RAW, Evaluation, Subject
+from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import choices, feature_memory, name_of
 from fftrain.launcher import make_accelerator
 from fftrain.loading import load_together, pretext_data, view_of
 from fftrain.own import to_measure
 from fftrain.parts import FOLDER as IMAGES
+from fftrain.parts import RANDOM, RAW
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder, describe
 
@@ -116,8 +117,6 @@ class _Measuring:
         named = {"dataset": config.dataset, "reading": encoder.reading}
         read_as = {key: getattr(config, key) for key in ("image_size", "grayscale", "skip_bad")}
         self.configs = [config.changed(**named, **read_as) for config in configs]
-        for config in self.configs:
-            self._check(config)
         self.sources: dict[str, Encoder | None] = {RAW: None}
         if self.measured.method.trains:
             self.sources[RANDOM] = self.measured.encoder(encoder.reading, untrained=True)
@@ -126,6 +125,8 @@ class _Measuring:
         self.probes = run / "probes" / f"{place_name(data.name)}-{encoder.reading}{asked}"
         self.weights = weights_digest(run)
         self.place: dict[str, str] = {"dataset": data.name, "reading": encoder.reading, "target": config.target}
+        for config in self.configs:
+            self._check(config)
 
     def _check(self, config: EvaluationConfig) -> None:
         if _part(config).labels and not self.data.class_names:
@@ -134,7 +135,7 @@ class _Measuring:
                 f"{self.data.name} has no classes to tell apart: evaluate {_part(config).called} on a labelled data "
                 f"set of this shape (--dataset){made}"
             )
-        _part(config).check(self.measured, self.data)
+        _part(config).check(self.measured, self.data, self.place["reading"])
 
     def run(self) -> list[Evaluated]:
         """Measures what is not there yet, and returns all of it."""
@@ -170,6 +171,10 @@ class _Measuring:
                     if subject.trained:
                         about = {**one.about, "value": seconds[i]}
                         found[i] = self._write(Evaluated(path=one.path, about=about, records=records[i]), subject)
+        if lost := [one.name for one in found.values() if not one.path.exists()]:
+            raise SettingError(
+                f"{lost[0]} is asked for with several settings, of which the last is kept: ask for one at a time"
+            )
         return [found[i] for i in range(len(self.configs))]
 
     def _begun(self, config: EvaluationConfig) -> Evaluated:
@@ -205,15 +210,15 @@ class _Measuring:
         if kept is not None:
             return kept
         records = list(part.measure(subject))
-        for record in records:
+        if self.accelerator.num_processes > 1:
+            records = gather_object(records)
+        for record in records:  # of all processes, so that all of them end alike
             try:
                 check(record)
             except (ValueError, KeyError, TypeError) as error:
                 raise SettingError(
                     f"evaluation {part.called} gave a record that is not of a number ({error}): nothing of it is kept"
                 ) from error
-        if self.accelerator.num_processes > 1:
-            records = gather_object(records)
         order = {name_of(blocks): i for i, blocks in enumerate(choices(subject.encoder))}
         records.sort(key=lambda record: order.get(record.get("blocks", ""), -1))
         if path is not None and self.accelerator.is_main_process:
@@ -235,6 +240,7 @@ class _Measuring:
             "ffstudy": version("ffstudy"),
             "data": describe(self.data),
             "training": self.training,
+            "depends": dict(_part(config).depends()),
             "settings": {name: value for name, value in keyed(config).items() if name != "reading"},
         }
         if source == RANDOM:

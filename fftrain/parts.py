@@ -17,6 +17,9 @@ DATASETS = Plugins("fftrain.datasets", "dataset", "Dataset")
 EVALUATIONS = Plugins("fftrain.evaluations", "evaluation", "Evaluation")
 # What names a folder of images as a data set.
 FOLDER = "imagefolder:"
+# The sources that stand beside every number: the pixels, and the network before training.
+RAW, RANDOM = "raw", "random"
+BASELINES = (RAW, RANDOM)
 # A run's parts.
 PARTS = {"view": VIEWS, "backbone": BACKBONES, "method": METHODS}
 

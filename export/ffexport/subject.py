@@ -18,7 +18,7 @@ from ffexport.graph import DeployedModel
 from ffexport.registry import check_head
 from ffmodels.evaluated import evaluations
 from ffmodels.linear import last_blocks, load_head
-from ffmodels.run import BACKBONE_FILE, Run
+from ffmodels.run import BACKBONE_FILE, Run, weights_digest
 
 # What a probe's JSON must say of it.
 KEYS = {"dataset", "reading", "target", "blocks", "class_names", "validation", "test", "backbone_sha256"}
@@ -207,7 +207,7 @@ def _with_readout(run: Run) -> Subject:
             f"--head readout is for methods that tell labels apart, and {run.path} was trained by "
             f"{run.config['method']['name']}: use --head probe or none"
         )
-    told = [one for one in evaluations(run.path) if one.name == "readout"]
+    told = [one for one in evaluations(run.path, weights_digest(run.path)) if one.name == "readout"]
     first = {one.records[0]["split"]: one.records[0] for one in told if one.records}
     if "validation" not in first:
         raise RunError(

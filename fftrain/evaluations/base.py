@@ -22,6 +22,7 @@ from ffmodels.evaluated import Record
 from ffmodels.run import Run
 from fftrain.data import Facts, ImageData
 from fftrain.features import Features, choices, columns_of, extract, name_of
+from fftrain.parts import BASELINES
 from fftrain.progress import Reporter
 
 
@@ -117,11 +118,6 @@ class Subject:
             )
 
 
-# The sources that stand beside every number: the pixels, and the network before training.
-RAW, RANDOM = "raw", "random"
-BASELINES = (RAW, RANDOM)
-
-
 class Evaluation(Part):
     """A measurement of frozen features; its settings are what it is."""
 
@@ -134,8 +130,8 @@ class Evaluation(Part):
     training: ClassVar[bool] = True
     """Whether it reads training images."""
 
-    def check(self, run: Run, data: ImageData) -> None:
-        """Raises SettingError or RunError where it cannot be measured of a run on these images."""
+    def check(self, run: Run, data: ImageData, reading: str) -> None:
+        """Raises SettingError or RunError where it cannot be measured of a run on these images, read so."""
 
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns about how many floating-point operations it takes of one source; a study plans by it.

@@ -39,7 +39,7 @@ class FewLabels(Evaluation):
         from scipy import stats
 
         data, labels_N = subject.data, subject.data.train.labels.numpy()
-        drawn = self.drawn(labels_N)
+        drawn = self.drawn(labels_N, len(data.class_names))
         for choice in subject.choices():
             standardised = choice.features.standardised()
             scores: dict[float, list[float]] = {penalty: [] for penalty in PENALTIES}
@@ -63,14 +63,14 @@ class FewLabels(Evaluation):
                     "penalty": best,
                 }
 
-    def drawn(self, labels_N: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        """Returns the indices of the labelled images of each draw: `per_class` of each class, without repetition.
+    def drawn(self, labels_N: npt.NDArray[np.int64], count: int) -> list[npt.NDArray[np.int64]]:
+        """Returns the indices of the labelled images of each draw: `per_class` of each of `count` classes.
 
         Raises:
             SettingError: where a class has fewer.
         """
         found = []
-        classes, counts = np.unique(labels_N, return_counts=True)
+        classes, counts = np.arange(count), np.bincount(labels_N, minlength=count)
         if counts.min() < self.per_class:
             raise SettingError(
                 f"few-labels.per_class is {self.per_class}, and a class has {counts.min()} training images: ask for "

@@ -68,7 +68,7 @@ def _votes(
             cosine, index = torch.cat([near_BQ, cosine], 1), torch.cat([who_BQ, index], 1)
             near_BQ, at_BQ = cosine.topk(min(most, cosine.shape[1]))
             who_BQ = index.gather(1, at_BQ)
-        weight_BQ = ((near_BQ - 1) / settings.temperature).exp()
+        weight_BQ = ((near_BQ - near_BQ[:, :1]) / settings.temperature).exp()  # the nearest weighs 1
         for of, count in zip(found, settings.neighbours, strict=True):
             votes_BK = x_BF.new_zeros(len(x_BF), classes)
             of[done : done + len(x_BF)] = votes_BK.scatter_add_(1, labels_N[who_BQ[:, :count]], weight_BQ[:, :count])

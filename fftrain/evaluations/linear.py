@@ -9,6 +9,7 @@ Letters: B batch, F features, K classes, S settings, Q = S*K classes of all sett
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -48,6 +49,10 @@ class Linear(Evaluation):
 
         PROBES/BLOCKS.safetensors reads the features as they are: the standardisation is folded into its weights.
         """
+        if subject.trained:  # a probe that an interrupted call leaves is of no evaluation
+            if subject.main:
+                shutil.rmtree(subject.probes, ignore_errors=True)
+            subject.accelerator.wait_for_everyone()
         for choice in subject.choices():
             features = choice.features.standardised() if self.standardise else choice.features
             what = f"{subject.source} {choice.name}"

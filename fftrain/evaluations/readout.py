@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from ffcore.errors import RunError
+from ffcore.errors import RunError, SettingError
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
 from ffmodels.run import Run
@@ -24,11 +24,16 @@ class ReadOut(Evaluation):
 
     split: Literal["validation", "test"] = setting("validation", description="Test is read for the final number.")
 
-    def check(self, run: Run, data: ImageData) -> None:
-        """Raises RunError for a method that tells nothing, and for images that the run was not trained on."""
+    def check(self, run: Run, data: ImageData, reading: str) -> None:
+        """Raises RunError for a method that tells nothing, and for images or a reading that are not the run's own."""
         if run.readout() is None:
             name = run.config["method"]["name"]
-            raise RunError(f"{run.path} was trained without labels ({name}): it tells nothing")
+            raise RunError(
+                f"{run.path} was trained without labels ({name}): it tells nothing; name what shall be measured, such "
+                "as linear"
+            )
+        if reading != run.encoder().reading:
+            raise SettingError("readout reads as its method does: leave --reading out")
         if data.name != run.data["name"]:
             raise RunError(
                 f"{run.path} was trained on {run.data['name']}, and {data.name} is not that: its held-out images or "

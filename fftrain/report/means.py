@@ -258,7 +258,7 @@ def with_choices(found: Collection) -> pd.DataFrame:
         for run, probed_on, reading in zip(frame["run"], frame["probed_on"], frame["reading"], strict=True)
     ]
     frame = frame.assign(usual=pd.Series(usual, index=frame.index, dtype=bool))
-    of_classes = select(frame, target="class")
+    of_classes = select(frame, target="class", unit=SHARE)
     place = ["run", "measure", "probed_on", "reading", "source"]
     best = select(of_classes, split="validation").sort_values("value", ascending=False, kind="stable")
     test = select(of_classes, split="test")
@@ -272,7 +272,7 @@ def with_choices(found: Collection) -> pd.DataFrame:
 
 def of_classes(found: Collection) -> list[str]:
     """Returns what else was measured of the classes, on validation and test, beside probes."""
-    rows = select(found.frame, target="class")
+    rows = select(found.frame, target="class", unit=SHARE)
     splits = rows.groupby("measure", sort=False)["split"].agg(set).to_dict()
     return [measure for measure, of in splits.items() if of >= {"validation", "test"} and measure != PROBE]
 

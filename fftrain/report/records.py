@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ffcore.errors import RunError, SettingError
 from ffmodels.evaluated import ABOUT, Evaluated, Record, evaluations
-from ffmodels.run import CONFIG_FILE, Run
+from ffmodels.run import CONFIG_FILE, Run, weights_digest
 from fftrain.parts import PARTS
 from fftrain.recipes import label
 from fftrain.run import RunFolder
@@ -117,7 +117,7 @@ def read_run(path: Path, name: str) -> FoundRun:
             )
     if lacking := {"versions", "hardware", "git_commit"} - run.record.keys():
         raise RunError(f"{path / CONFIG_FILE} lacks {min(lacking)}: restore it, or train the run again")
-    found = evaluations(path)
+    found = evaluations(path, weights_digest(path))
     embeddings = {one.path.stem: _embedding(one.arrays) for one in found if one.arrays.is_file()}
     return FoundRun(
         name=name,

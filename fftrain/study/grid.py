@@ -186,6 +186,11 @@ class Grid:
         self._check("evaluate", self.values["evaluate"], EvaluationConfig, OF_EVALUATIONS)
         kinds = {**PARTS, "evaluation": EVALUATIONS}
         used = {name for kind in kinds for name in self.lists[kind]}
+        if TOLD[0]["name"] in self.parts:
+            raise SettingError(
+                f"{self.source}: parts.{TOLD[0]['name']} has no settings to try: it is measured on "
+                "validation and test by itself; leave it out"
+            )
         for name, table in self.parts.items():
             holders = [parts for parts in kinds.values() if name in (used if is_outside(name) else parts)]
             if not holders and not is_outside(name):

@@ -96,5 +96,7 @@ def of(run: Path, found: Sequence[Evaluated], config: EvaluationConfig) -> Evalu
     wanted = {k: v for k, v in keyed(config).items() if v is not None or k != "reading"}
     for one in found:
         if all(one.settings.get(k) == v for k, v in wanted.items()):
-            return one if one.whole and one.about["weights"] == weights_digest(run) else None
+            depends: Any = config.evaluation
+            same = one.about.get("depends", {}) == dict(depends.depends())
+            return one if one.whole and same and one.about["weights"] == weights_digest(run) else None
     return None

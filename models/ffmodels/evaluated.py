@@ -78,19 +78,27 @@ def check(record: Record) -> None:
         raise ValueError(f"{measure} is {value!r}")
 
 
-def evaluations(run: Path) -> list[Evaluated]:
+def evaluations(run: Path, weights: str | None = None) -> list[Evaluated]:
     """Reads everything that was measured of a run, by name.
+
+    Args:
+        run: a run folder.
+        weights: the SHA-256 of those that it was measured of; None means any.
 
     Raises:
         RunError: where a file is damaged.
     """
-    return [read(path) for path in sorted((run / FOLDER).glob("*.jsonl"))]
+    found = [read(path) for path in sorted((run / FOLDER).glob("*.jsonl"))]
+    return [one for one in found if weights in (None, one.about["weights"])]
 
 
 def read(path: Path) -> Evaluated:
     """Reads one evaluation. Raises RunError where its file is damaged."""
     try:
-        about, *records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if not lines:
+            raise ValueError("it is empty")
+        about, *records = map(json.loads, lines)
         for record in (about, *records):
             check(record)
         if lacking := {*ABOUT, "settings", "weights"} - about.keys():

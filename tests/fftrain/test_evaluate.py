@@ -411,6 +411,24 @@ def test_other_training_images_give_another_digest(run_copy):
     assert told_before.path == told_after.path  # it reads none
 
 
+def test_two_settings_of_one_evaluation_in_a_call_are_refused(run_copy):
+    few, more = (evaluation("decoder", images=count) for count in (50, 60))
+    with pytest.raises(SettingError, match="decoder is asked for with several settings, of which the last is kept"):
+        evaluate_run(run_copy, few, more)
+    kept = told(run_copy)["decoder"]
+    assert kept.settings["evaluation"]["images"] == 60
+
+
+@pytest.mark.parametrize("name", ["random", "raw"])
+def test_a_method_cannot_be_called_as_a_baseline_is(cli, tmp_path, name):
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\nfrom ffmodels.methods.base import Method\n\n"
+        "class Mine(Method):\n    def head(self, block, classes):\n        return nn.Identity()\n"
+    )
+    ended = cli("fftrain", "pretrain", "--method", tmp_path / f"{name}.py", "--out", tmp_path / "run")
+    one_line(ended, 2, f"--method '{name}' is what a baseline is called: give its file another name")
+
+
 FUNNEL = """
 from torch import nn
 from ffcore.settings import setting

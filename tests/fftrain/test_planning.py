@@ -245,8 +245,7 @@ def test_the_readout_is_planned_by_itself_and_named_beside_it_changes_nothing():
     tells, blind = made({**content, "evaluation": []})
     assert of_places(tells) == {"evaluate digits neutral class": TOLD}
     assert [step.name for step in steps(blind)] == ["pretrain"]
-    named = {"evaluation": "readout", "parts": {**SMALL["parts"], "readout": {"split": "test"}}}
-    assert [cell.evaluations for cell in made({**content, **named})] == [tells.evaluations, ()]
+    assert [cell.evaluations for cell in made({**content, "evaluation": "readout"})] == [tells.evaluations, ()]
     # What training measured is not measured again on the same images.
     limited = made({**content, "evaluation": [], "evaluate": {"limit": 100}})[0]
     assert limited.evaluations == tells.evaluations

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ffcore.errors import RunError
-from ffcore.files import read_json, write_json
+from ffcore.files import read_json, sha256, write_json
 from fftrain import write_report
 from fftrain.report.frame import collect
 from tests.fftrain.reports import (
@@ -196,7 +196,7 @@ def evaluated(run, name, *records, target="", reading="pixels"):
     place = {"evaluation": name, "dataset": "digits", "reading": reading, "target": target}
     about = {"measure": "seconds", **place, "settings": {"evaluation": {"name": name}, "dataset": "digits"}}
     source = "ff" if run.name == "ff" else "bp"
-    lines = [{**about, "data": "", "weights": "", "value": 1.0}]
+    lines = [{**about, "data": "", "weights": sha256(run / "backbone.safetensors"), "value": 1.0}]
     lines += [{**place, "source": source, **record} for record in records]
     write_lines(run / "evaluations" / f"{name}-1a2b.jsonl", lines)
 
@@ -340,3 +340,24 @@ def test_settings_that_differ_are_columns_of_the_records(page, tmp_path):
     found = read_json(root / "results.json")
     assert {(record["run"], record["lr"]) for record in found} == {("ff", 0.5), ("bp", 0.25)}
     assert "backbone.width" not in found[0]
+
+
+def test_figures_of_other_weights_are_not_shown(trained, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(trained / "ff", root / "ff")
+    before = write_report(root)["results"][0]
+    assert before["probe"] != "not measured"
+    shutil.copy(trained / "bp" / "backbone.safetensors", root / "ff" / "backbone.safetensors")
+    after = write_report(root)["results"][0]
+    assert after["probe"] == after["pretext accuracy"] == "not measured"
+
+
+def test_what_is_no_share_is_no_accuracy_of_the_classes(page, tmp_path):
+    root = shutil.copytree(page[0], tmp_path / "runs")
+    losses = [{"measure": "log loss", "unit": "nats", "split": s, "blocks": "block1", "value": 2.5} for s in SPLITS]
+    evaluated(root / "ff", "loss", *losses, target="class")
+    write_report(root)
+    text = (root / "report.md").read_text()
+    assert "log loss, in nats" in text.lower()
+    assert "250.0" not in text
+    assert "Log loss: " not in text

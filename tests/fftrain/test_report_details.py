@@ -258,7 +258,7 @@ def test_each_figure_can_be_measured_again_by_its_command(study, tmp_path, cli, 
         assert {**again, "value": 0} == {**head, "value": 0}
         assert same == found == files.pop(path)
     [[path, compared]] = files.items()
-    assert lines_of(path)[0]["settings"]["evaluation"]["against"] == f"cells/{pair[1]}"
+    assert lines_of(path)[0]["settings"]["evaluation"]["against"] == str(root / "cells" / pair[1])
     kept = read_json(root / "pairs" / f"{'--'.join(pair)}.json")
     values = [record["value"] for record in compared if record["measure"] == f"cka to cells/{pair[1]}"]
     assert values == pytest.approx([value for line in kept["cka"] for value in line])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ffcore.settings import setting
-from ffmodels.backbones.base import Backbone, BlockInfo
+from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition
 from ffmodels.methods.base import Method, Needs, Readout
@@ -67,7 +67,7 @@ class _Head(nn.Module):
         if self.beta < 1:
             losses.append((1 - self.beta) * functional.cross_entropy(self.logits(h), batch.labels))
         if self.beta > 0:
-            seen, labels = batch.gather(self.alike(self.normalise(h))), batch.gather(batch.labels)
+            seen, labels = batch.gather(_of_space(self.alike(self.normalise(h)))), batch.gather(batch.labels)
             target = functional.one_hot(labels, self.classes).float()
             losses.append(self.beta * in_full_precision(similarity_loss, seen, target))
         return torch.stack(losses).sum()
@@ -91,10 +91,15 @@ def similarity_loss(seen: Tensor, target_RK: Tensor) -> Tensor:
         seen: float [R, F], or maps [R, C, H, W], of which the deviation of each channel is taken: of one pixel, itself.
         target_RK: what the images should be alike in: one-hot labels.
     """
-    if seen.ndim > 2:
-        seen = seen.flatten(2)
-        seen = (seen.var(-1, unbiased=False) + 1e-8).sqrt() if seen.shape[-1] > 1 else seen.squeeze(-1)
-    return (_cosines(seen) - _cosines(target_RK)).square().mean()
+    return (_cosines(_of_space(seen)) - _cosines(target_RK)).square().mean()
+
+
+def _of_space(seen: Tensor) -> Tensor:
+    """Returns the deviation of each channel over space, [R, C]: of one pixel, itself."""
+    if seen.ndim == 2:
+        return seen
+    seen = as_it_is(seen).flatten(2)
+    return (seen.var(-1, unbiased=False) + 1e-8).sqrt() if seen.shape[-1] > 1 else seen.squeeze(-1)
 
 
 def _cosines(x_RF: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def reference(features, data, settings, penalty):
         (part.double().numpy() - mean) * scale for part in (features.train, features.validation, features.test)
     )
     found = []
-    for index in settings.drawn(data.train.labels.numpy()):
+    for index in settings.drawn(data.train.labels.numpy(), 3):
         of, targets = x[index], 2 * np.eye(3)[data.train.labels.numpy()[index]] - 1
         centre, middle = of.mean(0), targets.mean(0)
         gram = (of - centre).T @ (of - centre) + penalty * x.shape[1] * np.eye(x.shape[1])
@@ -63,14 +63,14 @@ def test_the_interval_is_students_of_the_mean(few):
 
 def test_every_source_is_asked_with_the_same_draws_of_as_many_of_each_class():
     labels = np.arange(90) % 3
-    one, other = (FewLabels(per_class=4, draws=5).drawn(labels) for _ in range(2))
+    one, other = (FewLabels(per_class=4, draws=5).drawn(labels, 3) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert len({tuple(sorted(draw)) for draw in one}) == 5
     for draw in one:
         assert len({*draw}) == 12
         assert np.bincount(labels[draw]).tolist() == [4, 4, 4]
     assert not all(
-        np.array_equal(a, b) for a, b in zip(one, FewLabels(per_class=4, draws=5, seed=1).drawn(labels), strict=True)
+        np.array_equal(a, b) for a, b in zip(one, FewLabels(per_class=4, draws=5, seed=1).drawn(labels, 3), strict=True)
     )
 
 
@@ -85,3 +85,8 @@ def test_the_test_split_has_no_say(few):
 def test_a_class_with_fewer_images_is_said(few):
     with pytest.raises(SettingError, match=r"few-labels.per_class is 500, and a class has \d+ training images"):
         [*FewLabels(per_class=500).measure(subject_of(*few))]
+
+
+def test_a_class_without_images_is_said():
+    with pytest.raises(SettingError, match=r"few-labels\.per_class is 1, and a class has 0 training images"):
+        FewLabels(per_class=1).drawn(np.arange(9) % 3, 4)

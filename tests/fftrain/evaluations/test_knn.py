@@ -11,7 +11,7 @@ from fftrain.features import Features
 from tests.fftrain.evaluations.subjects import blobs, made, subject_of
 
 
-@pytest.mark.parametrize("temperature", [0.07, 1.0])
+@pytest.mark.parametrize("temperature", [1e-4, 0.07, 1.0])
 @pytest.mark.parametrize("count", [1, 3, 20])
 def test_the_vote_is_that_of_scikit_learn(monkeypatch, count, temperature):
     monkeypatch.setattr("fftrain.features.ROWS", 37)  # several chunks of both sides
@@ -19,7 +19,10 @@ def test_the_vote_is_that_of_scikit_learn(monkeypatch, count, temperature):
     features, data = Features(*(x for x, _ in splits)), made([labels for _, labels in splits])
     [validation, test] = KNN(neighbours=(count,), temperature=temperature).measure(subject_of(features, data))
     reference = KNeighborsClassifier(
-        count, weights=lambda distance: np.exp(-distance / temperature), metric="cosine", algorithm="brute"
+        count,
+        weights=lambda far: np.exp(-(far - far.min(1, keepdims=True)) / temperature),
+        metric="cosine",
+        algorithm="brute",
     ).fit(*(part.numpy() for part in splits[0]))
     for found, (x, labels), split in ((validation, splits[1], "validation"), (test, splits[2], "test")):
         expected = reference.score(x.numpy(), labels.numpy())

@@ -39,7 +39,7 @@ def test_every_pair_of_blocks_of_two_runs_is_compared(trained, run_copy):
         run_copy, evaluation("similarity", images=50), evaluation("similarity", images=50, against=str(trained / "bp"))
     )
     compared = compare_runs(run_copy, trained / "bp", images=50)
-    to = f"cka to {trained / 'bp'}"
+    to = f"cka to {trained.name}/bp"
     for measure, key in ((to, "cka"), (f"{to}, both untrained", "cka_floor")):
         values = {record["blocks"]: record["value"] for record in found.records if record["measure"] == measure}
         pairs = [f"{a} and {b}" for a in compared["blocks"] for b in compared["blocks_of_b"]]
@@ -66,7 +66,7 @@ def test_other_weights_of_the_other_run_are_compared_anew(trained, run_copy, tmp
     [after] = evaluate_run(run_copy, config)
     assert after.path != before.path
     assert not before.path.exists()
-    one, two = (found.value(measure=f"cka to {other}") for found in (before, after))
+    one, two = (found.value(measure=f"cka to {other.parent.name}/bp") for found in (before, after))
     assert None not in (one, two)
     assert one != two
 
