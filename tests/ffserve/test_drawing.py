@@ -249,7 +249,9 @@ def mnist_test(request):
     return ink[:100], labels[:100]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if i % 3 == 0 else pytest.mark.slow) for i, kind in enumerate(KINDS)]
+)
 def test_the_model_that_ships_reads_real_digits_however_they_are_drawn(mnist_test, kind):
     ink, labels = mnist_test
     pictures = [KINDS[kind](one) for one in ink]

@@ -213,9 +213,11 @@ def test_resume_goes_on_and_refuses_another_recipe(cli, tmp_path):
 
 def test_evaluate_and_report_of_a_run(cli, run_copy):
     options = ["--reading", "zeros", "--threads", 1]
-    ended = cli("fftrain", "evaluate", run_copy, "linear", "linear.epochs=1", "readout.split=test", *options, "--json")
+    ended = cli("fftrain", "evaluate", run_copy, "linear", "linear.epochs=1", *options, "--json")
     assert ended.json["run"] == str(run_copy)
-    linear, readout = ended.json["evaluations"]
+    [linear] = ended.json["evaluations"]
+    ended = cli("fftrain", "evaluate", run_copy, "readout.split=test", *options[2:], "--json")
+    [readout] = ended.json["evaluations"]
     assert (linear["evaluation"], linear["dataset"], linear["reading"]) == ("linear", "digits", "zeros")
     assert linear["settings"]["evaluation"]["epochs"] == 1
     assert {record["source"] for record in linear["records"]} == {"raw", "random", "ff"}
@@ -230,6 +232,7 @@ def test_evaluate_and_report_of_a_run(cli, run_copy):
         (["liner"], "'liner'", "did you mean linear?"),
         (["linear.epoch=3"], "linear.epoch", "did you mean epochs?"),
         (["liner.epochs=3"], "did you mean linear.epochs?"),
+        (["readout", "--reading", "zeros"], "readout reads as its method does: leave --reading out"),
         (["linear", "--target", "label"], "--target is 'label'", "class, pretext"),
     )
     for given, *words in wrong:
