@@ -216,6 +216,7 @@ def test_weights_use_seven_bits_since_sums_of_eight_saturate_on_some_processors(
     assert 32 < max(np.abs(values.astype(int)).max() for values in weights) <= 64
 
 
+@pytest.mark.slow
 def test_weights_that_encoder_and_readout_share_are_halved_too(trained, tmp_path):
     export_run(trained / "ff", precision="fp16", head="readout", out=tmp_path)
     images = Run.load(trained / "ff").samples[0][:7]

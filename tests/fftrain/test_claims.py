@@ -53,6 +53,7 @@ def test_of_two_trainings_started_at_once_one_has_the_folder(tmp_path, resume):
     assert weights(tmp_path / "alone") == weights(run)
 
 
+@pytest.mark.slow
 def test_of_two_exports_one_has_the_folder(tmp_path, trained):
     """Both write the same: what one leaves is whole."""
     command = ["ffexport", trained / "bp", "--out", tmp_path / "export"]

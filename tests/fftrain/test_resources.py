@@ -244,6 +244,7 @@ def no_locks(tmp_path_factory):
     return {**os.environ, "LD_PRELOAD": str(folder / "nolock.so")}
 
 
+@pytest.mark.slow
 def test_where_a_file_system_has_no_locks_one_line_says_what_goes_on(cli, no_locks, tmp_path, run_copy, monkeypatch):
     new = ["fftrain", "pretrain", *SMALLISH, "--epochs", 1, "--limit", 100, "--out", tmp_path / "new"]
     said = "is on a file system without locks (No locks available)"
