@@ -51,9 +51,10 @@ from fftrain.allocator import keep_large_buffers
 from fftrain.config import RunConfig
 from fftrain.launcher import make_accelerator
 from fftrain.loop import train
+from fftrain.optimise import prepare
 from fftrain.parts import merged
 from fftrain.recipes import read_recipe
-from fftrain.training import Watch, prepare
+from fftrain.watch import Watch
 
 SHAPE = (1, 28, 28)
 PRETEXT_CLASSES = 4  # of the rotation

@@ -13,7 +13,7 @@ from pydantic import SkipValidation, model_validator
 
 from ffcore.errors import SettingError
 from ffcore.settings import Part, Settings, setting
-from fftrain.parts import BASELINES, DATASETS, EVALUATIONS, FOLDER, PARTS, make_part
+from fftrain.parts import BASELINES, DATASETS, EVALUATIONS, FOLDER, PARTS, VIEWS, make_part
 from fftrain.recipes import default, label
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -112,6 +112,30 @@ class RunConfig(DataSettings):
     def label(self) -> str:
         """What people call the method, cut so."""
         return label(self.method.part_name, self.cut, self.at)
+
+    def class_names(self, shape: tuple[int, int, int], of_data: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns what the labels tell apart that are trained on, of images of a shape and their classes.
+
+        Raises:
+            SettingError: where view and method do not go together on them.
+        """
+        view: Any = self.view
+        method: Any = self.method
+        view.check(shape)
+        needs = method.needs()
+        found: tuple[str, ...] = view.class_names(of_data)
+        if needs.views != view.views:
+            fitting = ", ".join(name for name in VIEWS if VIEWS.load(name).views == needs.views)
+            raise SettingError(
+                f"--view {view.part_name} gives {view.views} of an image where --method {method.part_name} takes "
+                f"{needs.views}: choose one of {fitting}"
+            )
+        if needs.labels and not found:
+            raise SettingError(
+                f"--method {method.part_name} reads labels, and {self.dataset} has no classes: choose a --view that "
+                "makes labels, a method without, or images in class folders"
+            )
+        return found
 
     def continued(self, given: RunConfig) -> RunConfig:
         """Returns the settings of a run that goes on as given now, where they may differ.

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from ffcore.errors import RunError, SettingError, TrainingError
 from ffcore.files import AnyPath
-from ffmodels.backbones.base import Backbone, Shape
+from ffmodels.backbones.base import Backbone
 from ffmodels.batch import Batch
 from ffmodels.draws import key
 from ffmodels.evaluated import Evaluated
@@ -33,13 +32,15 @@ from fftrain.loader import Loader
 from fftrain.loading import load_together
 from fftrain.loop import measure, train
 from fftrain.memory import rows_of
+from fftrain.optimise import prepare, rate
 from fftrain.own import found_at, recognised
-from fftrain.parts import VIEWS, public_name
+from fftrain.parts import public_name
 from fftrain.precision import slower_in_bf16
 from fftrain.progress import Reporter, time_left
 from fftrain.run import RunFolder, describe, describe_hardware
 from fftrain.told import accuracy, over_processes
 from fftrain.views.base import View
+from fftrain.watch import Watch
 
 # What a training ends with, where its method tells something.
 READOUT = "readout"
@@ -129,7 +130,7 @@ class Training:
         assert isinstance(view, View)
         assert isinstance(method, Method)
         self.view, self.method = view, method
-        class_names = check_together(config, data.shape, data.class_names)
+        class_names = config.class_names(data.shape, data.class_names)
         self.classes = len(class_names)
         self.condition = method.condition(self.classes, data.shape)
         self.backbone: Backbone = config.backbone.build(data.shape, config.seed)  # type: ignore[attr-defined]
@@ -292,98 +293,6 @@ class Training:
             remark = slower_in_bf16(-(-config.batch_size // accelerator.num_processes), widest)
             if remark is not None:
                 reporter.note(remark)
-
-
-class Watch:
-    """Adds up an epoch's losses, keeps what is not finite from the weights, and cuts gradients that are too long.
-
-    On a CPU a unit's losses are looked at before its optimizer steps. To look makes a GPU wait: there a flag on the
-    device lets the optimizer leave the step out, and the sums tell when the epoch ends. All processes decide alike.
-
-    Args:
-        accelerator: devices and processes.
-        names: of all losses, in their order.
-        clip: the largest norm of a unit's gradient; None: any.
-    """
-
-    def __init__(self, accelerator: Accelerator, names: Sequence[str], clip: float | None = None) -> None:
-        self.accelerator = accelerator
-        self.names = [*names]
-        self.clip = clip
-        # In one place: small tensors that outlive a step lie in the holes that large ones leave, and break them up.
-        self.sums = torch.zeros(len(self.names), device=accelerator.device)
-
-    def __call__(self, losses: Mapping[str, Tensor], batch: Batch, optimizer: Any) -> None:
-        """Takes a unit's losses before its optimizer steps. Raises FloatingPointError with their names on a CPU."""
-        accelerator, rows = self.accelerator, 0 if batch.empty else len(batch.labels)
-        found = torch.stack([*losses.values()])
-        at = self.names.index(next(iter(losses)))
-        self.sums[at : at + len(losses)] += found * rows
-        total = found.sum()
-        if accelerator.num_processes > 1:
-            total = accelerator.reduce(total, "sum")
-        if accelerator.device.type == "cpu":
-            if not torch.isfinite(total):
-                raise FloatingPointError(" and ".join(losses))
-        elif optimizer is not None and accelerator.scaler is None:  # which has a flag of its own
-            optimizer.optimizer.found_inf = (~torch.isfinite(total)).float()
-        if self.clip is not None and optimizer is not None:
-            accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
-
-    def means(self, images: int) -> dict[str, float]:
-        """Returns the mean of each loss over so many images. Raises FloatingPointError where one is not finite."""
-        totals: list[float] = self.accelerator.reduce(self.sums, "sum").tolist()
-        bad = [name for name, total in zip(self.names, totals, strict=True) if not math.isfinite(total)]
-        if bad:
-            raise FloatingPointError(" and ".join(bad))
-        return {name: total / images for name, total in zip(self.names, totals, strict=True)}
-
-
-def check_together(config: RunConfig, shape: Shape, of_data: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns what the labels tell apart, of view and method that go together on images of a shape and their classes.
-
-    Raises:
-        SettingError: where they do not.
-    """
-    view, method = config.view, config.method
-    assert isinstance(view, View)
-    assert isinstance(method, Method)
-    view.check(shape)
-    needs, class_names = method.needs(), view.class_names(of_data)
-    if needs.views != view.views:
-        fitting = ", ".join(name for name in VIEWS if VIEWS.load(name).views == needs.views)
-        raise SettingError(
-            f"--view {view.part_name} gives {view.views} of an image where --method {method.part_name} takes "
-            f"{needs.views}: choose one of {fitting}"
-        )
-    if needs.labels and not class_names:
-        raise SettingError(
-            f"--method {method.part_name} reads labels, and {config.dataset} has no classes: choose a --view that "
-            "makes labels, a method without, or images in class folders"
-        )
-    return class_names
-
-
-def prepare(units: Sequence[Unit], config: RunConfig, accelerator: Accelerator) -> tuple[list[nn.Module], list[Any]]:
-    """Returns the units, each wrapped by itself where it has something to train, and an optimizer for each."""
-    wrapped: list[nn.Module] = []
-    optimizers: list[Any] = []
-    for unit in units:
-        if config.epochs == 0 or not any(p.requires_grad for p in unit.parameters()):
-            wrapped.append(unit.to(accelerator.device))
-            optimizers.append(None)
-            continue
-        wrapped.append(accelerator.prepare(unit))
-        adam = torch.optim.AdamW(wrapped[-1].parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        optimizers.append(accelerator.prepare(adam))
-    return wrapped, optimizers
-
-
-def rate(config: RunConfig, epochs: float) -> float:
-    """Returns the share of the learning rate after so many epochs."""
-    if config.schedule == "constant":
-        return 1.0
-    return (1 + math.cos(math.pi * epochs / config.epochs)) / 2
 
 
 def _reached(record: dict[str, Any]) -> str:

@@ -22,7 +22,6 @@ from fftrain.config import RunConfig
 from fftrain.data import Facts
 from fftrain.loader import Loader, scaled
 from fftrain.loop import step
-from fftrain.training import check_together
 
 T = TypeVar("T")
 # View, method, backbone, cut and at: what a sketch is of, beside shape and classes.
@@ -83,7 +82,7 @@ def _point(config: RunConfig) -> Point:
 
 
 def _classes(config: RunConfig, facts: Facts) -> int:
-    return len(check_together(config, facts.shape, ("",) * facts.classes))
+    return len(config.class_names(facts.shape, ("",) * facts.classes))
 
 
 def _without_numbers(work: Callable[[], T]) -> T:

@@ -17,10 +17,12 @@ from ffmodels.run import Run
 from fftrain.config import RunConfig
 from fftrain.data import load_data
 from fftrain.loader import Loader
+from fftrain.optimise import rate
 from fftrain.parts import VIEWS, merged
 from fftrain.recipes import read_recipe, recipes
 from fftrain.run import RunFolder
-from fftrain.training import Watch, pretrain, rate
+from fftrain.training import pretrain
+from fftrain.watch import Watch
 from tests.fftrain.training import LOSSES, SMALL, epochs, settings, weights
 
 ONE_VIEW = [name for name in VIEWS if VIEWS.load(name).views == 1]

@@ -98,3 +98,17 @@ class Readout(nn.Module, ABC):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns the scores that predict, float32 [B, K]."""
         return [*self.readers(images_BCHW).values()][-1]
+
+
+class Logits(Readout):
+    """What each head tells by its own `logits`, of its block's activation; the last block's predicts."""
+
+    def __init__(self, backbone: Backbone, heads: Mapping[int, nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict({str(index): head for index, head in heads.items()})
+
+    def readers(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """Returns the logits of each head, by its block's name."""
+        activations = self.backbone(images_BCHW)
+        return {f"block{int(i) + 1}": head.logits(activations[int(i)]) for i, head in self.heads.items()}  # type: ignore[operator]

@@ -14,7 +14,7 @@ from torch.nn import functional
 from ffmodels.backbones.base import Backbone, BlockInfo
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition
-from ffmodels.methods.base import Method, Needs, Readout
+from ffmodels.methods.base import Logits, Method, Needs, Readout
 
 
 class CrossEntropy(Method):
@@ -32,7 +32,7 @@ class CrossEntropy(Method):
         self, backbone: Backbone, condition: Condition, heads: Mapping[int, nn.Module], classes: int
     ) -> Readout | None:
         """Returns the logits of each head, the last block's last."""
-        return _Logits(backbone, heads)
+        return Logits(backbone, heads)
 
 
 class _Head(nn.Module):
@@ -47,14 +47,3 @@ class _Head(nn.Module):
 
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(self.logits(h), batch.labels)
-
-
-class _Logits(Readout):
-    def __init__(self, backbone: Backbone, heads: Mapping[int, nn.Module]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.heads = nn.ModuleDict({str(index): head for index, head in heads.items()})
-
-    def readers(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        activations = self.backbone(images_BCHW)
-        return {f"block{int(i) + 1}": head.logits(activations[int(i)]) for i, head in self.heads.items()}  # type: ignore[operator]

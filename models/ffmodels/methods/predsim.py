@@ -20,7 +20,7 @@ from ffcore.settings import setting
 from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition
-from ffmodels.methods.base import Method, Needs, Readout
+from ffmodels.methods.base import Logits, Method, Needs, Readout
 from ffmodels.projector import in_full_precision
 
 
@@ -41,7 +41,7 @@ class PredSim(Method):
         self, backbone: Backbone, condition: Condition, heads: Mapping[int, nn.Module], classes: int
     ) -> Readout | None:
         """Returns the logits of each head, the last block's last; None where nothing is predicted."""
-        return None if self.beta == 1 else _Logits(backbone, heads)
+        return None if self.beta == 1 else Logits(backbone, heads)
 
 
 class _Head(nn.Module):
@@ -71,17 +71,6 @@ class _Head(nn.Module):
             target = functional.one_hot(labels, self.classes).float()
             losses.append(self.beta * in_full_precision(similarity_loss, seen, target))
         return torch.stack(losses).sum()
-
-
-class _Logits(Readout):
-    def __init__(self, backbone: Backbone, heads: Mapping[int, nn.Module]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.heads = nn.ModuleDict({str(index): head for index, head in heads.items()})
-
-    def readers(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        activations = self.backbone(images_BCHW)
-        return {f"block{int(i) + 1}": head.logits(activations[int(i)]) for i, head in self.heads.items()}  # type: ignore[operator]
 
 
 def similarity_loss(seen: Tensor, target_RK: Tensor) -> Tensor:
