@@ -125,7 +125,12 @@ def commands_table(found: Collection) -> Table:
             rows.append([name, what, _evaluation(places[name], one.settings, run.config)])
     for name, other in found.pairs:
         if name in runs and other in runs:
-            words = ["fftrain", "evaluate", places[name], "similarity", f"similarity.against={places[other]}"]
+            own: Mapping[str, Any] = next(
+                (one.settings["evaluation"] for one in runs[name].evaluated if one.name == "similarity"), {}
+            )
+            settings = {**own, "name": "similarity", "against": places[other]}
+            given = [f"similarity.{key}={_toml(value)}" for key, value in _set("evaluation", settings).items()]
+            words = ["fftrain", "evaluate", places[name], "similarity", *given]
             rows.append([f"{name}--{other}", "linear CKA", shlex.join(words)])
     return Table(title="Commands of every measurement", columns=("of", "what", "command"), rows=rows, folded=True)
 

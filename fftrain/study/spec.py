@@ -53,6 +53,12 @@ class Cell:
         return f"{'-'.join(words)}-s{config.seed}-{self.digest[:8]}"
 
     @property
+    def paired(self) -> int:
+        """How many images it is compared on with the reference; 0 where it is not."""
+        parts: list[Any] = [config.evaluation for config in self.evaluations]
+        return next((part.images for part in parts if part.called == PAIRED), 0)
+
+    @property
     def places(self) -> dict[str, list[EvaluationConfig]]:
         """What is measured of the same features, by the step that does it."""
         found: dict[str, list[EvaluationConfig]] = {}
@@ -92,7 +98,7 @@ class Spec:
             return only_data(cell.config), *(getattr(cell.config, key) for key in ALIKE)
 
         partners: dict[tuple[Any, ...], Cell] = {}
-        analysed = [cell for cell in self.cells if PAIRED in {c.evaluation.called for c in cell.evaluations}]
+        analysed = [cell for cell in self.cells if cell.paired]
         for cell in analysed:
             if cell.config.label == self.reference:
                 partners.setdefault(place(cell), cell)

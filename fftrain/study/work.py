@@ -125,7 +125,8 @@ def _compare(study: Study, work: Work) -> dict[str, str]:
                 data = work.load(pair[0].config)
                 if main:
                     folders = [study.folder(cell) for cell in pair]
-                    write_json(study.pair_file(pair), compare_runs(*folders, data=data, reporter=work.reporter))
+                    found = compare_runs(*folders, images=pair[0].paired, data=data, reporter=work.reporter)
+                    write_json(study.pair_file(pair), found)
                     study.failed_file(name).unlink(missing_ok=True)
             except Exception as error:
                 reason = study.record_failure(name, "compare", error) if main else str(error)

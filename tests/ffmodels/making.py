@@ -70,3 +70,12 @@ def numpy_activations(backbone, pixels, between="rms"):
         h = np.maximum(x @ weight.T + bias, 0)
         found.append((x, h))
     return found
+
+
+def projections(backbone, units, data):
+    """Each block's name, and what its projector makes of the two views, in float64."""
+    views = [backbone(view) for view in data.views]
+    for index, unit in enumerate(units):
+        rows = torch.cat([backbone.normalise(view[index]) for view in views])
+        one, other = unit.heads[str(index)].projector(rows).detach().double().chunk(2)
+        yield f"block{index + 1}", one.numpy(), other.numpy()

@@ -304,6 +304,8 @@ def test_pairs_are_each_cell_beside_the_reference_on_the_same_data_view_and_seed
     assert len(plan({**SMALL, "evaluation": "similarity"}, "my.toml").pairs) == 1
     for names in ([], ["linear", "decoder", "tsne"]):
         assert plan({**SMALL, "evaluation": names}, "my.toml").pairs == []
+    parts = {**SMALL["parts"], "similarity": {"images": 50}}
+    assert {cell.paired for cell in made({**SMALL, "parts": parts})} == {50}
     grids = [{"recipe": "ff"}, {"recipe": "bp", "evaluation": "linear"}]  # the reference has none
     assert plan({**SMALL, "grid": grids}, "my.toml").pairs == []
 

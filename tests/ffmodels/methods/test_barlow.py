@@ -7,7 +7,7 @@ import torch
 from ffmodels.methods.barlow import barlow_loss
 from ffmodels.parts import BACKBONES
 from ffmodels.units import make_units
-from tests.ffmodels.making import SHAPE, K, batch, losses_of, make
+from tests.ffmodels.making import SHAPE, K, batch, losses_of, make, projections
 
 SMALL = {"projector": 8}
 
@@ -68,12 +68,8 @@ def test_each_block_has_the_loss_of_its_own_projections_of_the_two_views():
     method, backbone, units = make("barlow", projector=8)
     data = batch(views=2)
     found = losses_of(method, units, data)
-    views = [backbone(view) for view in data.views]
-    for index, unit in enumerate(units):
-        head = unit.heads[str(index)]
-        rows = torch.cat([backbone.normalise(view[index]) for view in views])
-        one, other = head.projector(rows).detach().double().chunk(2)
-        assert found[f"block{index + 1}"] == pytest.approx(numpy_loss(one.numpy(), other.numpy(), 0.0051), rel=1e-4)
+    for block, one, other in projections(backbone, units, data):
+        assert found[block] == pytest.approx(numpy_loss(one, other, 0.0051), rel=1e-4)
 
 
 def test_on_a_map_the_projector_begins_with_a_convolution_over_its_channels():

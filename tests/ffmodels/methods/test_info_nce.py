@@ -8,7 +8,7 @@ import torch
 
 from ffmodels.methods.info_nce import nce_loss
 from ffmodels.parts import METHODS
-from tests.ffmodels.making import K, batch, losses_of, make
+from tests.ffmodels.making import K, batch, losses_of, make, projections
 
 SMALL = {"projector": 8}
 
@@ -73,13 +73,9 @@ def test_each_block_has_the_loss_of_its_own_projections_of_the_two_views(supervi
     method, backbone, units = make("info-nce", projector=8, supervised=supervised, temperature=0.5)
     data = batch(views=2)
     found = losses_of(method, units, data)
-    views = [backbone(view) for view in data.views]
     labels = data.labels.numpy() if supervised else np.arange(len(data.labels))
-    for index, unit in enumerate(units):
-        rows = torch.cat([backbone.normalise(view[index]) for view in views])
-        one, other = unit.heads[str(index)].projector(rows).detach().double().chunk(2)
-        expected = numpy_loss(one.numpy(), other.numpy(), labels, 0.5)
-        assert found[f"block{index + 1}"] == pytest.approx(expected, rel=1e-4)
+    for block, one, other in projections(backbone, units, data):
+        assert found[block] == pytest.approx(numpy_loss(one, other, labels, 0.5), rel=1e-4)
 
 
 @pytest.mark.parametrize("supervised", [False, True])

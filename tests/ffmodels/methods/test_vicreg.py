@@ -8,7 +8,7 @@ from ffcore.errors import SettingError
 from ffmodels.methods.vicreg import vicreg_loss
 from ffmodels.parts import BACKBONES, METHODS
 from ffmodels.units import make_units
-from tests.ffmodels.making import SHAPE, K, batch, losses_of, make
+from tests.ffmodels.making import SHAPE, K, batch, losses_of, make, projections
 
 SMALL = {"projector": 8}
 WEIGHTS = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
@@ -61,12 +61,8 @@ def test_each_block_has_the_loss_of_its_own_projections_of_the_two_views():
     method, backbone, units = make("vicreg", projector=8)
     data = batch(views=2)
     found = losses_of(method, units, data)
-    views = [backbone(view) for view in data.views]
-    for index, unit in enumerate(units):
-        rows = torch.cat([backbone.normalise(view[index]) for view in views])
-        one, other = unit.heads[str(index)].projector(rows).detach().double().chunk(2)
-        expected = numpy_loss(one.numpy(), other.numpy(), **WEIGHTS)
-        assert found[f"block{index + 1}"] == pytest.approx(expected, rel=1e-4)
+    for block, one, other in projections(backbone, units, data):
+        assert found[block] == pytest.approx(numpy_loss(one, other, **WEIGHTS), rel=1e-4)
 
 
 @pytest.mark.parametrize("grid", [1, 2])
