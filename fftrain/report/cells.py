@@ -192,13 +192,12 @@ def _as_planned(run: FoundRun, evaluations: Sequence[Mapping[str, Any]]) -> tupl
 
 
 def _differences(found: Evaluated, wanted: Mapping[str, Any]) -> str:
-    """Says how recorded settings differ from planned ones, as `epochs 3, not 50`; a reading may be left open."""
+    """Says how recorded settings differ from planned ones, as `epochs 3, not 50`."""
     one, other = (
         {**{k: v for k, v in settings.items() if k != "evaluation"}, **settings.get("evaluation", {})}
         for settings in (found.settings, wanted)
     )
-    asked = {key: value for key, value in other.items() if key != "reading" or value is not None}
-    return "; ".join(f"{k} {one.get(k)}, not {v}" for k, v in asked.items() if one.get(k) != v)
+    return "; ".join(f"{k} {one.get(k)}, not {v}" for k, v in other.items() if one.get(k) != v)
 
 
 def _absent(path: Path, plan: Mapping[str, Any]) -> Cell:

@@ -92,11 +92,10 @@ def steps(cell: Cell) -> list[Step]:
 
 
 def of(run: Path, found: Sequence[Evaluated], config: EvaluationConfig) -> Evaluated | None:
-    """Returns what there is of an evaluation, of the weights that the run has; a reading that is left open is any."""
-    wanted = {k: v for k, v in keyed(config).items() if v is not None or k != "reading"}
+    """Returns what there is of an evaluation, whole, and of the weights that the run has."""
+    part: Any = config.evaluation
+    wanted = {"settings": keyed(config), "weights": weights_digest(run), "depends": dict(part.depends())}
     for one in found:
-        if all(one.settings.get(k) == v for k, v in wanted.items()):
-            depends: Any = config.evaluation
-            same = one.about.get("depends", {}) == dict(depends.depends())
-            return one if one.whole and same and one.about["weights"] == weights_digest(run) else None
+        if one.whole and {"depends": {}, **one.about}.items() >= wanted.items():
+            return one
     return None
