@@ -46,12 +46,12 @@ from accelerate import Accelerator
 
 from ffmodels.batch import Batch
 from ffmodels.draws import Draws
-from ffmodels.units import heads_of, make_units
+from ffmodels.units import make_units
 from fftrain.allocator import keep_large_buffers
 from fftrain.config import RunConfig
 from fftrain.launcher import make_accelerator
 from fftrain.loop import train
-from fftrain.optimise import prepare
+from fftrain.optimise import stretches
 from fftrain.parts import merged
 from fftrain.recipes import read_recipe
 from fftrain.watch import Watch
@@ -65,17 +65,14 @@ def make_step(config: RunConfig, accelerator: Accelerator) -> Callable[[Batch], 
     method: Any = config.method
     backbone = config.backbone.build(SHAPE, 0)  # type: ignore[attr-defined]
     units = make_units(method, backbone, PRETEXT_CLASSES, cut=config.cut, at=config.at)
-    wrapped, optimizers = prepare(units, config, accelerator)
-
-    names = [f"block{index + 1}" for index in heads_of(units)]
+    [stretch] = stretches(units, backbone, config, accelerator)
 
     def step(batch: Batch) -> None:
-        watch = Watch(accelerator, names)
+        watch = Watch(accelerator, stretch.names)
         train(
             method,
             PRETEXT_CLASSES,
-            wrapped,
-            optimizers,
+            stretch.turns,
             [(batch, 1.0)],
             begin=lambda number: None,
             backward=accelerator.backward,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import SkipValidation, model_validator
 
@@ -67,11 +67,23 @@ class RunConfig(DataSettings):
     method: SkipValidation[Part] = setting(description="How it is trained.")
     cut: str = setting("block", description="Where gradients stop: block, stage, never, or after so many blocks.")
     at: Literal["all", "last"] = setting("all", description="Which blocks between two cuts carry a loss.")
-    epochs: int = setting(60, ge=0, description="Passes over the training images.")
+    order: Literal["together", "greedy", "overlap"] = setting(
+        "together",
+        description="How units learn: all in each step, one after another, or with cuts shifted in every other step.",
+    )
+    epochs: int = setting(60, ge=0, description="Passes over the training images, of all units one after another too.")
+    unit_epochs: tuple[Annotated[int, setting(ge=1)], ...] | None = setting(
+        None, description="Those of each unit in greedy order. [default: as many for each]"
+    )
     batch_size: int = setting(128, ge=1, description="Images of a step, over all processes.")
     lr: float = setting(1e-4, gt=0, description="Learning rate of Adam.")
+    unit_lr: tuple[Annotated[float, setting(gt=0)], ...] | None = setting(
+        None, description="That of each unit; the last stands for those that follow. [default: --lr]"
+    )
     weight_decay: float = setting(0.0, ge=0, description="Decoupled weight decay (AdamW).")
-    schedule: Literal["constant", "cosine"] = setting("constant", description="Learning rate over the epochs.")
+    schedule: Literal["constant", "cosine", "steps"] = setting(
+        "constant", description="Learning rate over a unit's epochs; steps: a quarter from 50, 75, 89, 94 % of them on."
+    )
     clip: float | None = setting(None, gt=0, description="Largest norm of a unit's gradient. [default: any]")
     seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of weights and draws.")
     mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
@@ -97,6 +109,8 @@ class RunConfig(DataSettings):
         parts: dict[str, Any] = {k: p if isinstance(p, Part) else make_part(k, p) for k, p in given.items()}
         if not parts["method"].trains:
             values = {**values, "epochs": 0}
+        if values.get("unit_epochs") and "epochs" not in values:
+            values = {**values, "epochs": sum(values["unit_epochs"])}
         return {**values, **parts}
 
     @model_validator(mode="after")
@@ -104,14 +118,21 @@ class RunConfig(DataSettings):
         """Raises SettingError where settings do not go together."""
         if self.limit is not None and not self.holdout:
             raise SettingError(f"--limit is {self.limit}, but --no-holdout trains on all images: leave one of them out")
+        by_unit = ",".join(map(str, self.unit_epochs or ()))
+        if by_unit and self.order != "greedy":
+            raise SettingError(f"--unit-epochs is {by_unit}, and --order {self.order} has none: choose --order greedy")
+        if by_unit and sum(self.unit_epochs or ()) != self.epochs:
+            raise SettingError(f"--unit-epochs is {by_unit}, and --epochs {self.epochs} is not their sum: leave it out")
+        if self.unit_lr is not None and self.order == "overlap":
+            raise SettingError("--unit-lr is of --order together or greedy: units of overlap share an optimizer")
         if self.label in BASELINES:
             raise SettingError(f"--method {self.label!r} is what a baseline is called: give its file another name")
         return self
 
     @property
     def label(self) -> str:
-        """What people call the method, cut so."""
-        return label(self.method.part_name, self.cut, self.at)
+        """What people call the method, cut and ordered so."""
+        return label(self.to_dict())
 
     def class_names(self, shape: tuple[int, int, int], of_data: tuple[str, ...]) -> tuple[str, ...]:
         """Returns what the labels tell apart that are trained on, of images of a shape and their classes.
@@ -145,7 +166,8 @@ class RunConfig(DataSettings):
         """
         was, now = self.to_dict(), given.to_dict()
         for name in now:
-            if name not in self.FREE and now[name] != was[name]:
+            free = name in self.FREE and (name != "epochs" or self.order != "greedy")
+            if not free and now[name] != was[name]:
                 raise SettingError(f"{_differs(name, was[name], now[name])}: leave it out, or choose another --out")
         return given
 

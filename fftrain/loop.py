@@ -17,6 +17,8 @@ from ffmodels.methods.base import Method
 
 Losses = dict[str, Tensor]
 Watch = Callable[[Losses, Batch, Any], object]
+Turn = tuple[Sequence[nn.Module], Sequence[Any]]
+"""Units that take a step, and an optimizer for each."""
 
 
 def step(
@@ -48,6 +50,8 @@ def step(
     h = method.inputs(batch, classes)
     for unit, optimizer in zip(units, optimizers, strict=True):
         h, losses = unit(h, batch)
+        if not losses:  # frozen
+            continue
         if optimizer is not None:
             backward(torch.stack([*losses.values()]).sum() * weight)
         losses = {name: loss.detach() for name, loss in losses.items()}  # the graph is gone
@@ -61,8 +65,7 @@ def step(
 def train(
     method: Method,
     classes: int,
-    units: Sequence[nn.Module],
-    optimizers: Sequence[Any],
+    turns: Sequence[Turn],
     batches: Iterable[tuple[Batch, float]],
     *,
     begin: Callable[[int], object],
@@ -74,16 +77,17 @@ def train(
     Args:
         method: as in `step`, with those that follow.
         classes: of it.
-        units: of it.
-        optimizers: of it.
+        turns: units and optimizers, which the steps take one after another.
         batches: this process's share of each batch, and its weight.
         begin: is told the number of a step, from 0, before it is taken: sets learning rates and seeds.
         backward: as in `step`.
         watch: as in `step`.
     """
-    for unit in units:
-        unit.train()
+    for units, _ in turns:
+        for unit in units:
+            unit.train()
     for number, (batch, weight) in enumerate(batches):
+        units, optimizers = turns[number % len(turns)]
         begin(number)
         step(method, classes, units, optimizers, batch, backward=backward, watch=watch, weight=weight)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -100,7 +101,8 @@ def _option(name: str, field: Any) -> inspect.Parameter:
     if get_origin(kinds[0]) is Literal:
         kinds = [value for kind in kinds for value in get_args(kind)]
     legal = DATASETS if name == "dataset" else [value for value in kinds if isinstance(value, str)]
-    kind = str if legal else kinds[0]
+    many = get_origin(kinds[0]) is tuple
+    kind = str if legal or many else kinds[0]
     text, *default_words = text.split(" [default: ")  # names stand before the default
     text += f" [{'|'.join(legal)}]" if legal else ""
     text += "".join(f" [default: {words}" for words in default_words)
@@ -110,8 +112,17 @@ def _option(name: str, field: Any) -> inspect.Parameter:
         both = (f"--no-{option[2:]}", option)
         default, option = both[default], f"{option}/{both[0]}"
     text += f" [default: {default}]" if default is not None else ""
-    annotation: Any = Annotated[kind | None, typer.Option(option, help=text, show_default=False)]
+    read: dict[str, Any] = {"parser": _numbers, "metavar": "N,N..."} if many else {}
+    annotation: Any = Annotated[kind | None, typer.Option(option, help=text, show_default=False, **read)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _numbers(text: str) -> Any:
+    """Returns numbers that have commas between them."""
+    try:
+        return tomllib.loads(f"value = [{text}]")["value"]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: write numbers with commas between them") from error
 
 
 def _gone(name: str) -> inspect.Parameter:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from ffcore.errors import RunError, SettingError, TrainingError
 from ffcore.files import AnyPath
@@ -32,7 +35,7 @@ from fftrain.loader import Loader
 from fftrain.loading import load_together
 from fftrain.loop import measure, train
 from fftrain.memory import rows_of
-from fftrain.optimise import prepare, rate
+from fftrain.optimise import Stretch, stretches
 from fftrain.own import found_at, recognised
 from fftrain.parts import public_name
 from fftrain.precision import slower_in_bf16
@@ -137,12 +140,11 @@ class Training:
         self.units: list[Unit] = make_units(
             method, self.backbone, self.classes, cut=config.cut, at=config.at, seed=config.seed
         )
-        self.names = [f"block{index + 1}" for index in heads_of(self.units)]
+        self.stretches = stretches(self.units, self.backbone, config, accelerator)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and not resume:
             hardware = describe_hardware(accelerator.num_processes, accelerator.device)
             folder.create(config, data, class_names, hardware)
-        self.wrapped, self.optimizers = prepare(self.units, config, accelerator)
         self.start = restore(folder, config, accelerator, reporter) if resume else 0
         whole = data.train if config.holdout else data.train_and_validation
         self.loader = self._loader(whole)
@@ -162,6 +164,7 @@ class Training:
         started = time.perf_counter()
         for epoch in range(self.start + 1, config.epochs + 1):
             began = time.perf_counter()
+            stretch = self.stretch(epoch)
             try:
                 losses = self.train_epoch(epoch)
             except FloatingPointError as error:
@@ -172,7 +175,7 @@ class Training:
                 "loss": losses,
                 "seconds": seconds,
                 "images_per_second": self.loader.used / seconds,
-                **{name: self._curve(loader) for name, loader in self.curves.items()},
+                **{name: self._curve(loader, stretch) for name, loader in self.curves.items()},
             }
             if not all(map(math.isfinite, [*losses.values(), *record["validation"]["loss"].values()])):
                 raise TrainingError(f"a loss is not finite after epoch {epoch}: {_kept(folder)}")
@@ -219,61 +222,54 @@ class Training:
             processes=self.accelerator.num_processes,
         )
 
+    def stretch(self, epoch: int) -> Stretch:
+        """Returns what learns in an epoch, from 1; what is below is frozen."""
+        found = next(s for s in reversed(self.stretches) if epoch > s.before)
+        found.begin()
+        return found
+
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Trains on every image once, and returns the mean of each loss.
+        """Trains on every image once, and returns the mean of each loss that is trained.
 
         Raises:
             FloatingPointError: with the losses' names, where one is not finite: on a CPU before the step, on a GPU when
                 the epoch ends, the steps having been left out.
         """
         config, accelerator, steps = self.config, self.accelerator, self.loader.steps
-        watch = self.watch()
+        stretch = self.stretch(epoch)
+        watch = Watch(accelerator, stretch.names, config.clip)
         ahead = steps * (config.epochs - epoch)
 
         def begin(number: int) -> None:
             torch.manual_seed(key(config.seed, epoch, number, accelerator.process_index))
-            for optimizer in filter(None, self.optimizers):
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * rate(config, epoch - 1 + number / steps)
+            stretch.set_rates(config.schedule, epoch - 1 + number / steps)
 
-        batches = self.reporter.track(self.loader.epoch(epoch), steps, f"epoch {epoch}/{config.epochs}", ahead)
-        self.take(batches, watch, begin)
+        loaded = self._told(self.loader.epoch(epoch))
+        batches = self.reporter.track(loaded, steps, f"epoch {epoch}/{config.epochs}", ahead)
+        backward = accelerator.backward
+        train(self.method, self.classes, stretch.turns, batches, begin=begin, backward=backward, watch=watch)
         return watch.means(self.loader.used)
 
-    def watch(self) -> Watch:
-        """Returns what adds up the losses of an epoch."""
-        return Watch(self.accelerator, self.names, self.config.clip)
-
-    def take(
-        self,
-        batches: Iterable[tuple[Batch, float]],
-        watch: Watch,
-        begin: Callable[[int], object] = lambda number: None,
-    ) -> None:
-        """Takes a step for each batch, as `fftrain.loop.train` does."""
-        train(
-            self.method,
-            self.classes,
-            self.wrapped,
-            self.optimizers,
-            batches,
-            begin=begin,
-            backward=self.accelerator.backward,
-            watch=watch,
-        )
-
-    def _curve(self, loader: Loader) -> dict[str, Any]:
+    def _curve(self, loader: Loader, stretch: Stretch) -> dict[str, Any]:
         """Returns loss and, where the method tells something, accuracy of a split; nothing of the network changes."""
-        measured = measure(self.method, self.classes, self.units, loader.once(rows_of(self.data.shape)))
-        found = over_processes([float(measured.get(name, 0.0)) for name in self.names], self.accelerator)
-        curve: dict[str, Any] = {"loss": dict(zip(self.names, found, strict=True))}
+        batches = self._told(loader.once(rows_of(self.data.shape)))
+        measured = measure(self.method, self.classes, stretch.units, batches)
+        found = over_processes([float(measured.get(name, 0.0)) for name in stretch.names], self.accelerator)
+        curve: dict[str, Any] = {"loss": dict(zip(stretch.names, found, strict=True))}
         if self.readout is not None:
-            was = self.backbone.training
-            self.readout.eval()
-            by = accuracy(self.readout, self.view, self.classes, loader.images, loader.labels, self.accelerator)
-            self.backbone.train(was)
+            with evaluating(self.readout):
+                by = accuracy(self.readout, self.view, self.classes, loader.images, loader.labels, self.accelerator)
             curve["accuracy"] = [*by.values()][-1]
         return curve
+
+    def _told(self, batches: Iterable[tuple[Batch, float]]) -> Iterator[tuple[Batch, float]]:
+        """Yields batches with what the readout tells of their first view now, where the method asks for it."""
+        for batch, weight in batches:
+            if self.method.needs().told:
+                assert self.readout is not None
+                with evaluating(self.readout), torch.no_grad():
+                    batch = replace(batch, told=self.readout(batch.views[0]))
+            yield batch, weight
 
     def _say(self) -> None:
         """Says what is trained, on what."""
@@ -293,6 +289,18 @@ class Training:
             remark = slower_in_bf16(-(-config.batch_size // accelerator.num_processes), widest)
             if remark is not None:
                 reporter.note(remark)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Has a module in evaluation mode in the block, and each part of it as it was afterwards."""
+    was = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in was.items():
+            part.training = training
 
 
 def _reached(record: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ffcore.plugins import short
 from ffcore.settings import read_toml
 
 FOLDER = Path(__file__).parent
+# What names a training beside its method, and what stands for each where it is not said.
+POINT = {"cut": "block", "at": "all", "order": "together"}
 
 
 def listed(folder: Path) -> dict[str, str]:
@@ -38,12 +41,24 @@ def read_recipe(name: str) -> dict[str, Any]:
     return read_toml(FOLDER / f"{name}.toml", "--recipe")
 
 
+def label(config: Mapping[str, Any]) -> str:
+    """Returns what people call a method that is cut and ordered so, of a run's settings, all or some.
+
+    Its recipe's name, or the method's with what differs from its own.
+    """
+    point = {**POINT, **{key: config[key] for key in POINT.keys() & config.keys()}}
+    method = config["method"]
+    return _label(method if isinstance(method, str) else method["name"], **point)
+
+
 @cache
-def label(method: str, cut: str, at: str) -> str:
-    """Returns what people call a method cut so: its recipe's name, or the method's with what differs from its own."""
-    at = "all" if cut == "block" else at
+def _label(method: str, **mine: str) -> str:
+    mine = {**mine, "at": POINT["at"]} if mine["cut"] == "block" else mine
     for name in recipes():
-        point = read_recipe(name)
-        if (point.get("method"), point.get("cut", "block"), point.get("at", "all")) == (method, cut, at):
+        recipe = read_recipe(name)
+        if {**POINT, **{key: recipe.get(key) for key in recipe.keys() & {"method", *POINT}}} == {
+            "method": method,
+            **mine,
+        }:
             return name
-    return short(method) + (f" cut={cut}" if cut != "block" else "") + (f" at={at}" if at != "all" else "")
+    return " ".join([short(method), *(f"{key}={value}" for key, value in mine.items() if value != POINT[key])])

@@ -18,6 +18,7 @@ from ffmodels.evaluated import ABOUT, Evaluated, evaluations
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, SAMPLES_FILE
 from fftrain.config import RunConfig, flat
 from fftrain.parts import make_part
+from fftrain.recipes import POINT
 from fftrain.report.names import folders, in_words, named, renamed, short_names, shortened, varied_name
 from fftrain.report.records import FoundRun, read_run
 from fftrain.run import RunFolder
@@ -34,7 +35,7 @@ PLACE = ["measure", "split", "probed_on", "reading", "target", "source", "blocks
 SHARE = "share"
 EMPTY = {**dict.fromkeys((*CELL, *PLACE), ""), "unit": SHARE}
 # What may differ between runs without being a setting of the experiment.
-ALIKE = ("dataset", "view.name", "method.name", "cut", "at", "seed", *RunConfig.FREE)
+ALIKE = ("dataset", "view.name", "method.name", *POINT, "seed", *RunConfig.FREE)
 UNREADABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 
 Place = tuple[str, str, str]

@@ -14,7 +14,7 @@ from ffcore.plugins import short
 from ffcore.settings import Settings
 from fftrain.config import EvaluationConfig, RunConfig, flat
 from fftrain.parts import EVALUATIONS, PARTS
-from fftrain.recipes import default, label, read_recipe, recipes
+from fftrain.recipes import POINT, default, label, read_recipe, recipes
 from fftrain.report.cells import STATES, Cell
 from fftrain.report.frame import Collection, select
 from fftrain.report.means import NOT_MEASURED
@@ -137,13 +137,13 @@ def commands_table(found: Collection) -> Table:
 
 def command(config: Mapping[str, Any], out: str) -> str:
     """Returns the command that trains a run again: what differs from the defaults, and always what names it."""
-    name = label(config["method"]["name"], config["cut"], config["at"])
+    name = label(config)
     recipe = read_recipe(name) if name in recipes() else {}
     words = ["--recipe", name] if recipe else ["--method", config["method"]["name"]]
     words += ["--view", config["view"]["name"]]
     if config["backbone"]["name"] != default()["backbone"]:
         words += ["--backbone", config["backbone"]["name"]]
-    known = {"cut": "block", "at": "all", "mixed_precision": "no", **recipe}
+    known = {**POINT, "mixed_precision": "no", **recipe}
     if config["cut"] == "block":
         known["at"] = config["at"]  # units of one block
     words += _options(RunConfig, config, known, ("dataset", "seed"))
@@ -191,5 +191,6 @@ def _options(
         skipped = value is None or key in (*PARTS, "evaluation", "data_dir") or key not in defaults
         if skipped or (value == defaults[key] and key not in named):
             continue
-        parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, str(value)]
+        words = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts += ([name] if value else [f"--no-{name[2:]}"]) if isinstance(value, bool) else [name, words]
     return parts

@@ -14,8 +14,8 @@ from fftrain.report.records import FoundRun
 
 def named(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what names a run, of its settings."""
-    method = label(config["method"]["name"], config["cut"], config["at"])
-    return {"dataset": config["dataset"], "view": config["view"]["name"], "method": method, "seed": config["seed"]}
+    named = {"dataset": config["dataset"], "view": config["view"]["name"], "method": label(config)}
+    return {**named, "seed": config["seed"]}
 
 
 def varied_name(varied: Mapping[str, Any]) -> str:

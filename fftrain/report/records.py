@@ -55,8 +55,8 @@ class FoundRun:
 
     @property
     def label(self) -> str:
-        """What people call the method, cut so."""
-        return label(self.config["method"]["name"], self.config["cut"], self.config["at"])
+        """What people call the method, cut and ordered so."""
+        return label(self.config)
 
     @property
     def tells(self) -> bool:

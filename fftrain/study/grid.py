@@ -14,7 +14,7 @@ from fftrain.config import DataSettings, EvaluationConfig, RunConfig, placed
 from fftrain.data import Facts
 from fftrain.options import GONE
 from fftrain.parts import EVALUATIONS, PARTS, check_dataset, merged, named
-from fftrain.recipes import default, label, read_recipe, recipes
+from fftrain.recipes import POINT, default, label, read_recipe, recipes
 from fftrain.study.sketch import Sketch, sketch
 from fftrain.study.spec import Cell, only_data
 
@@ -26,8 +26,7 @@ AXES: Mapping[str, tuple[Any, ...]] = {
     "view": (default()["view"],),
     "recipe": (),
     "method": (),
-    "cut": ("block",),
-    "at": ("all",),
+    **{key: (value,) for key, value in POINT.items()},
     "backbone": (default()["backbone"],),
     "seed": (0,),
     "evaluation": ("linear", "decoder", "tsne", "similarity"),
@@ -36,7 +35,7 @@ AXES: Mapping[str, tuple[Any, ...]] = {
     "transfer": (),
 }
 # What a recipe says.
-POINT = ("method", "cut", "at")
+NAMING = ("method", *POINT)
 TABLES = ("settings", "recipes", "parts", "evaluate")
 # What tables do not say, since axes do.
 OF_RUNS = {"dataset", "seed", *PARTS, *POINT}
@@ -102,11 +101,12 @@ class Grid:
                     raise SettingError(f"{self.source}: {name!r} is {what} that goes with none of {of}: leave it out")
 
     def _points(self) -> dict[str, dict[str, Any]]:
-        """Returns what people call a method -> method, cut and at, and what else its recipe says."""
+        """Returns what people call a method -> what names it, and what else its recipe says."""
         if self.lists["recipe"]:
             return {name: read_recipe(name) for name in self.lists["recipe"]}
-        chosen = itertools.product(*(self.lists[key] for key in POINT))
-        return {label(*values): dict(zip(POINT, values, strict=True)) for values in chosen}
+        chosen = itertools.product(*(self.lists[axis] for axis in NAMING))
+        points = [dict(zip(NAMING, each, strict=True)) for each in chosen]
+        return {label(point): point for point in points}
 
     def _configs(self, point: Mapping[str, Any], called: str) -> Iterator[RunConfig]:
         """Yields the settings of every choice at a point that is called so, for each seed."""

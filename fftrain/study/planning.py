@@ -38,7 +38,7 @@ from fftrain.launcher import precision
 from fftrain.parts import DATASETS, FOLDER, PARTS
 from fftrain.recipes import recipes
 from fftrain.study import PRESETS, STUDY_FILE, read_preset
-from fftrain.study.grid import AXES, POINT, TABLES, Grid
+from fftrain.study.grid import AXES, NAMING, TABLES, Grid
 from fftrain.study.spec import Cell, Spec, only_data, step_name
 
 # Of the whole study, not of a grid.
@@ -180,11 +180,11 @@ def _check_keys(table: Mapping[str, Any], known: set[str], source: str) -> None:
 def _laid_over(shared: Mapping[str, Any], grid: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Returns a grid with what stands above all of them, and where neither names a method, the default."""
     for level in (shared, grid):
-        if "recipe" in level and (both := [key for key in POINT if key in level]):
+        if "recipe" in level and (both := [key for key in NAMING if key in level]):
             raise SettingError(f"{source}: recipe says {both[0]} too: leave one of them out")
-    drop = {"recipe"} if grid.keys() & POINT else {*POINT} if "recipe" in grid else set()
+    drop = {"recipe"} if grid.keys() & NAMING else {*NAMING} if "recipe" in grid else set()
     found = {key: value for key, value in shared.items() if key not in drop} | dict(grid)
-    if "method" not in found and (alone := [key for key in POINT if key in found]):
+    if "method" not in found and (alone := [key for key in NAMING if key in found]):
         raise SettingError(f"{source}: {alone[0]} is named without a method: name method too")
     if "method" not in found:
         found.setdefault("recipe", _defaults()["recipe"])

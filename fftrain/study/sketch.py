@@ -17,15 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from ffcore.errors import FFStudyError
 from ffmodels.backbones.base import Shape
 from ffmodels.encoder import Encoder
-from ffmodels.units import heads_of, make_units
+from ffmodels.units import heads_of, make_units, shifted
 from fftrain.config import RunConfig
 from fftrain.data import Facts
 from fftrain.loader import Loader, scaled
 from fftrain.loop import step
+from fftrain.optimise import by_unit
 
 T = TypeVar("T")
-# View, method, backbone, cut and at: what a sketch is of, beside shape and classes.
-Point = tuple[Any, Any, Any, str, Any]
+# View, method, backbone, cut, at and order: what a sketch is of, beside shape and classes.
+Point = tuple[Any, Any, Any, str, Any, str]
 IMAGES = 2
 
 
@@ -39,6 +40,7 @@ class Sketch:
         readings: how the pixels may be filled where features are read; the first is the default.
         tells: whether the method tells the labels that it was trained on.
         weights: numbers that are trained.
+        learning: units that have some.
     """
 
     units: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
@@ -46,6 +48,7 @@ class Sketch:
     readings: tuple[str, ...]
     tells: bool
     weights: int
+    learning: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,9 @@ def sketch(config: RunConfig, facts: Facts) -> Sketch:
     Raises:
         SettingError: where they do not go together.
     """
-    return _without_numbers(lambda: _sketch(*_point(config), facts.shape, _classes(config, facts)))
+    found = _without_numbers(lambda: _sketch(*_point(config), facts.shape, _classes(config, facts)))
+    by_unit(config, found.learning)
+    return found
 
 
 def products(config: RunConfig, facts: Facts) -> Products:
@@ -78,7 +83,7 @@ def products(config: RunConfig, facts: Facts) -> Products:
 
 
 def _point(config: RunConfig) -> Point:
-    return config.view, config.method, config.backbone, config.cut, config.at
+    return config.view, config.method, config.backbone, config.cut, config.at, config.order
 
 
 def _classes(config: RunConfig, facts: Facts) -> int:
@@ -95,9 +100,13 @@ def _without_numbers(work: Callable[[], T]) -> T:
         return work()
 
 
-def _made(view: Any, method: Any, backbone: Any, cut: str, at: Any, shape: Shape, classes: int) -> tuple[Any, ...]:
+def _made(
+    view: Any, method: Any, backbone: Any, cut: str, at: Any, order: str, shape: Shape, classes: int
+) -> tuple[Any, ...]:
     network = backbone.build(shape, 0)
     units = make_units(method, network, classes, cut=cut, at=at)
+    if order == "overlap":
+        shifted(units, network)  # which refuses what has no cut to shift
     condition = method.condition(classes, shape)
     return network, units, condition, method.readout(network, condition, heads_of(units), classes)
 
@@ -111,20 +120,27 @@ def _sketch(*point: Any) -> Sketch:
         readings=tuple(condition.readings),
         tells=readout is not None,
         weights=sum(p.numel() for unit in units for p in unit.parameters() if p.requires_grad),
+        learning=sum(any(p.requires_grad for p in unit.parameters()) for unit in units),
     )
 
 
 @lru_cache(maxsize=256)
 def _products(*point: Any) -> Products:
-    view, method, _, _, _, shape, classes = point
+    view, method, _, _, _, order, shape, classes = point
     network, units, condition, readout = _made(*point)
     images, labels = torch.zeros(IMAGES, *shape, dtype=torch.uint8), torch.zeros(IMAGES, dtype=torch.int64)
     loader = Loader(images=images, labels=labels, view=view, needs=method.needs(), batch_size=IMAGES, seed=0)
     [(batch, _)] = loader.epoch(1)
     parameters = [[p for p in unit.parameters() if p.requires_grad] for unit in units]
     optimizers = [torch.optim.SGD(own, lr=0.0) if own else None for own in parameters]
+    turns = [(units, optimizers)]
+    if order == "greedy":
+        turns = [(units[: i + 1], [*[None] * i, one]) for i, one in enumerate(optimizers) if one] or turns
     with FlopCounterMode(display=False) as stepped:
-        step(method, classes, units, optimizers, batch, backward=torch.Tensor.backward, watch=lambda *told: None)
+        for at_once, stepping in turns:
+            for unit in at_once if order == "greedy" else ():
+                unit.frozen = unit is not at_once[-1]
+            step(method, classes, at_once, stepping, batch, backward=torch.Tensor.backward, watch=lambda *told: None)
     for unit in units:
         unit.eval()
     variants, told = [*view.variants(images, labels)], 0.0
@@ -136,7 +152,7 @@ def _products(*point: Any) -> Products:
         with FlopCounterMode(display=False) as read:
             Encoder(condition, network)(scaled(images))
     return Products(
-        step=stepped.get_total_flops() / IMAGES,
+        step=stepped.get_total_flops() / len(turns) / IMAGES,
         told=told / IMAGES,
         features=read.get_total_flops() / IMAGES,
     )

@@ -12,6 +12,7 @@ from typing import Any
 from fftrain.config import DataSettings, EvaluationConfig, RunConfig, flat, keyed
 from fftrain.data import Facts
 from fftrain.parts import FOLDER
+from fftrain.recipes import POINT
 from fftrain.study.sketch import Sketch, sketch
 
 # In what compared cells are alike, beside their data.
@@ -43,6 +44,7 @@ class Cell:
         """Another where the result may be: of every setting that it depends on, cuts by the units that they come to."""
         values = {**keyed(self.config), "units": self.sketch.units}
         del values["cut"], values["at"]
+        values["order"] = values["order"] if len(self.sketch.units) > 1 else POINT["order"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property

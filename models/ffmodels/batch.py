@@ -1,6 +1,6 @@
 """What a method is given: the views of some images, their labels, their draws, and what other processes hold.
 
-Letters: B images of a process, C channels, H W pixels, R rows of all processes.
+Letters: B images of a process, C channels, H W pixels, K classes, R rows of all processes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Batch:
         labels: int64 [B]; all 0 where a data set has no classes and the view makes none.
         draws: random numbers of these images.
         partner: another image for each, under draws of its own, float32 [B, C, H, W], where the method asks for one.
+        told: what the method's readout tells of the first view under the present weights, float32 [B, K] without
+            gradients, where the method asks for it.
         shares: rows of each process, where several take this step together; none where each has a batch of its own.
         empty: whether the one row stands for none: it was given so that all processes take the step, and counts 0.
     """
@@ -32,6 +34,7 @@ class Batch:
     labels: Tensor
     draws: Draws
     partner: Tensor | None = None
+    told: Tensor | None = None
     shares: tuple[int, ...] = ()
     empty: bool = False
 

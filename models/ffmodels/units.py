@@ -40,19 +40,30 @@ class Unit(nn.Module):
         self.blocks = nn.ModuleList(backbone.blocks[i] for i in blocks)
         self.heads = nn.ModuleDict({str(index): head for index, head in heads.items()})
         self.normalise = backbone.normalise
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Leaves it as it is: it runs as in evaluation from now on, without losses."""
+        self.frozen = True
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Unit:
+        """Sets training mode, but where it is frozen."""
+        return super().train(mode and not self.frozen)
 
     def forward(self, h: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Takes the unit below's activation, or images [R, C, H, W], through the unit.
 
         Returns:
-            The last activation, detached, and the loss of each head by its block's name, float32 scalars.
+            The last activation, detached, and the loss of each head by its block's name, float32 scalars; none where
+            it is frozen.
         """
         losses = {}
         with counting(not batch.empty):
             h = self.stem(h)
             for index, block in enumerate(self.blocks, start=self.first):
                 h = block(self.method.enter(self.normalise(h), batch, index))
-                if str(index) in self.heads:
+                if str(index) in self.heads and not self.frozen:
                     losses[f"block{index + 1}"] = self.heads[str(index)](h, batch)
         return h.detach(), losses
 
@@ -105,6 +116,22 @@ def make_units(
                 heads[index] = method.head(last, classes)
         units.append(Unit(method, backbone, blocks, heads))
     return units
+
+
+def shifted(units: Sequence[Unit], backbone: Backbone) -> list[Unit]:
+    """Returns units of the same blocks and losses whose cuts lie a block higher: the first is the first block alone.
+
+    Raises:
+        SettingError: where there is no cut to shift, or a loss would be missing.
+    """
+    heads, count = heads_of(units), len(backbone.blocks)
+    if len(units) in (1, count):
+        raise SettingError("--order overlap shifts cuts between units of several blocks: choose --cut 2, or stage")
+    if len(heads) < count:
+        raise SettingError("--order overlap cuts behind other blocks in every other step: choose --at all")
+    starts = [0, *(unit.first + 1 for unit in units if unit.first + 1 < count)]
+    ranges = [range(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
+    return [Unit(units[0].method, backbone, blocks, {i: heads[i] for i in blocks}) for blocks in ranges]
 
 
 def heads_of(units: Sequence[Unit]) -> dict[int, nn.Module]:

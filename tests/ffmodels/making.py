@@ -27,7 +27,8 @@ def batch(rows=9, seed=0, classes=K, dtype=torch.float32, views=1):
     images, other = torch.from_numpy(rng.random((2, rows, *SHAPE))).to(dtype)
     labels = torch.from_numpy(rng.integers(classes, size=rows))
     more = torch.from_numpy(rng.random((views - 1, rows, *SHAPE))).to(dtype)
-    return Batch((images, *more), labels, Draws(0, 1, torch.arange(rows)), other)
+    told = torch.from_numpy(rng.random((rows, classes))).float()
+    return Batch((images, *more), labels, Draws(0, 1, torch.arange(rows)), other, told)
 
 
 def losses_of(method, units, data):

@@ -112,6 +112,8 @@ def test_layers_of_settings_go_over_each_other_and_another_part_drops_the_settin
 @pytest.mark.parametrize(
     ("point", "name"),
     [
+        (("cross-entropy", "block", "all", "greedy"), "cross-entropy order=greedy"),
+        (("forward-forward", "2", "all", "overlap"), "forward-forward cut=2 order=overlap"),
         (("forward-forward", "block", "all"), "ff"),
         (("forward-forward", "block", "last"), "ff"),
         (("forward-forward", "never", "last"), "bp-goodness-last"),
@@ -121,7 +123,9 @@ def test_layers_of_settings_go_over_each_other_and_another_part_drops_the_settin
     ],
 )
 def test_a_method_cut_so_is_called_by_its_recipe_or_by_itself(point, name):
-    assert label(*point) == name
+    settings = dict(zip(("method", "cut", "at", "order"), point, strict=False))
+    assert label(settings) == name
+    assert label({**settings, "method": {"name": point[0]}}) == name
 
 
 def test_recipes_say_what_they_are_and_an_unknown_one_is_refused():

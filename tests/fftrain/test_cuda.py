@@ -36,18 +36,29 @@ def test_pretrain_resume_evaluate_and_probe_on_a_gpu(tmp_path, recipe, precision
 def test_no_step_of_an_epoch_makes_the_host_wait(monkeypatch, tmp_path, recipe):
     from fftrain.data import load_data
     from fftrain.launcher import make_accelerator
+    from fftrain.loop import train
     from fftrain.progress import Reporter
     from fftrain.training import Training
+    from fftrain.watch import Watch
 
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     accelerator = make_accelerator(None)
     config = settings(recipe, dataset="digits", width=64, mixed_precision=accelerator.mixed_precision)
     training = Training(config, tmp_path, False, accelerator, load_data(config), Reporter())
-    watch = training.watch()
+    stretch = training.stretch(1)
+    watch = Watch(accelerator, stretch.names)
     batches = training.loader.epoch(1)
     next(batches)  # what is kept on the device is copied once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training.take(batches, watch)
+        train(
+            training.method,
+            training.classes,
+            stretch.turns,
+            batches,
+            begin=lambda number: None,
+            backward=accelerator.backward,
+            watch=watch,
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")

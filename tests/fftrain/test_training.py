@@ -17,7 +17,6 @@ from ffmodels.run import Run
 from fftrain.config import RunConfig
 from fftrain.data import load_data
 from fftrain.loader import Loader
-from fftrain.optimise import rate
 from fftrain.parts import VIEWS, merged
 from fftrain.recipes import read_recipe, recipes
 from fftrain.run import RunFolder
@@ -176,13 +175,6 @@ def test_gradients_are_cut_by_the_norm_of_their_unit(tmp_path):
     moved = {n: load_file(tmp_path / n / "backbone.safetensors") for n in ("free", "cut")}
     far = {n: max((state[k] - start[k]).abs().max().item() for k in start) for n, state in moved.items()}
     assert far["cut"] < far["free"] / 20
-
-
-def test_the_learning_rate_follows_its_schedule():
-    config = settings(**SMALL)
-    assert [rate(config, at) for at in (0, 0.5, 2)] == [1, 1, 1]
-    cosine = config.changed(schedule="cosine")
-    assert [rate(cosine, at) for at in (0, 1, 2)] == pytest.approx([1, 0.5, 0])
 
 
 def test_a_damaged_checkpoint_and_changed_data_are_named(tmp_path):

@@ -27,12 +27,14 @@ class Needs:
         labels: whether it reads labels: the view's, or the data set's own.
         views: of each image.
         partner: whether another image comes with each.
+        told: whether what the method's readout tells of each image comes with it.
         drop_last: whether a last batch that is not full is left out.
     """
 
     labels: bool = False
     views: int = 1
     partner: bool = False
+    told: bool = False
     drop_last: bool = False
 
 
