@@ -5,15 +5,42 @@ Letters: N images of a split, B batch, C channels, H W pixels, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from ffmodels.methods.base import Readout
+from ffmodels.batch import Batch
+from ffmodels.methods.base import Method, Readout
 from fftrain.loader import scaled
 from fftrain.memory import rows_of
 from fftrain.progress import Reporter
 from fftrain.views.base import View
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Has a module in evaluation mode in the block, and each part of it as it was afterwards."""
+    was = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in was.items():
+            part.training = training
+
+
+@torch.no_grad()
+def with_told(batch: Batch, method: Method, readout: Readout | None) -> Batch:
+    """Returns a batch with what the readout tells of its first view now, where the method asks for it."""
+    if not method.needs().told:
+        return batch
+    assert readout is not None
+    with evaluating(readout):
+        return replace(batch, told=readout(batch.views[0]))
 
 
 @torch.no_grad()

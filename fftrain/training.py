@@ -8,14 +8,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from ffcore.errors import RunError, SettingError, TrainingError
 from ffcore.files import AnyPath
@@ -41,7 +38,7 @@ from fftrain.parts import public_name
 from fftrain.precision import slower_in_bf16
 from fftrain.progress import Reporter, time_left
 from fftrain.run import RunFolder, describe, describe_hardware
-from fftrain.told import accuracy, over_processes
+from fftrain.told import accuracy, evaluating, over_processes, with_told
 from fftrain.views.base import View
 from fftrain.watch import Watch
 
@@ -263,13 +260,7 @@ class Training:
         return curve
 
     def _told(self, batches: Iterable[tuple[Batch, float]]) -> Iterator[tuple[Batch, float]]:
-        """Yields batches with what the readout tells of their first view now, where the method asks for it."""
-        for batch, weight in batches:
-            if self.method.needs().told:
-                assert self.readout is not None
-                with evaluating(self.readout), torch.no_grad():
-                    batch = replace(batch, told=self.readout(batch.views[0]))
-            yield batch, weight
+        return ((with_told(batch, self.method, self.readout), weight) for batch, weight in batches)
 
     def _say(self) -> None:
         """Says what is trained, on what."""
@@ -289,18 +280,6 @@ class Training:
             remark = slower_in_bf16(-(-config.batch_size // accelerator.num_processes), widest)
             if remark is not None:
                 reporter.note(remark)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Has a module in evaluation mode in the block, and each part of it as it was afterwards."""
-    was = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in was.items():
-            part.training = training
 
 
 def _reached(record: dict[str, Any]) -> str:

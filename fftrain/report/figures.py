@@ -179,10 +179,11 @@ def training_curves(
         if all(np.isnan(line.get_ydata()).all() for line in axes[0, column].lines):
             middle = {"transform": axes[0, column].transAxes, "ha": "center", "va": "center"}
             axes[0, column].text(0.5, 0.5, "no labels to tell", color="0.4", **middle)
-        axes[1, column].set_yscale("log")
-        low, high = axes[1, column].get_ylim()
-        axes[1, column].yaxis.set_major_formatter("{x:g}")
-        axes[1, column].yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
+        if all((line.get_ydata() > 0).all() for line in axes[1, column].lines):
+            axes[1, column].set_yscale("log")
+            low, high = axes[1, column].get_ylim()
+            axes[1, column].yaxis.set_major_formatter("{x:g}")
+            axes[1, column].yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
         axes[1, column].set_xlabel("epoch")
         axes[1, column].xaxis.get_major_locator().set_params(integer=True)
         for ax in axes[:, column]:

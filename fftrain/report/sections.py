@@ -27,6 +27,7 @@ from fftrain.report.frame import Collection
 from fftrain.report.means import PROBE, READER, Group, Published, of_classes
 from fftrain.report.records import PRETEXT
 from fftrain.report.tables import Table
+from fftrain.told import with_told
 
 # Panels of one figure of training curves; where figures of blocks are cut off, in %.
 PANELS, FLOOR = 3, -20.0
@@ -257,6 +258,7 @@ def seen(run: Run) -> tuple[dict[str, Tensor], list[str]]:
     needs, view = run.method.needs(), view_of(run)
     loader = Loader(images=images, labels=labels, view=view, needs=needs, batch_size=SEEN, seed=run.config["seed"])
     batch, _ = next(loader.once(SEEN))
+    batch = with_told(batch, run.method, run.readout() if needs.told else None)
     rows = {"image": scaled(images)}
     if batch.partner is not None:
         rows["partner"] = batch.partner

@@ -23,6 +23,7 @@ from fftrain.data import Facts
 from fftrain.loader import Loader, scaled
 from fftrain.loop import step
 from fftrain.optimise import by_unit
+from fftrain.told import with_told
 
 T = TypeVar("T")
 # View, method, backbone, cut, at and order: what a sketch is of, beside shape and classes.
@@ -137,6 +138,7 @@ def _products(*point: Any) -> Products:
     if order == "greedy":
         turns = [(units[: i + 1], [*[None] * i, one]) for i, one in enumerate(optimizers) if one] or turns
     with FlopCounterMode(display=False) as stepped:
+        batch = with_told(batch, method, readout)
         for at_once, stepping in turns:
             for unit in at_once if order == "greedy" else ():
                 unit.frozen = unit is not at_once[-1]

@@ -1,4 +1,4 @@
-"""Goodness functions h -> g_B, where their thresholds lie, and the Forward-Forward loss.
+"""Goodness functions h -> g_B, where their thresholds lie, and the losses of a positive and a negative.
 
 Letters: B batch, h activations of any shape [B, ...], D numbers of an image's activation.
 """
@@ -60,3 +60,20 @@ def ff_loss(positive_B: Tensor, negative_B: Tensor, threshold: float) -> Tensor:
     p(positive) = sigmoid(g - theta) (Hinton 2022, eq. 1; arXiv 2309.11955).
     """
     return functional.softplus(threshold - positive_B) + functional.softplus(negative_B - threshold)
+
+
+def symba_loss(positive_B: Tensor, negative_B: Tensor, alpha: float) -> Tensor:
+    """Returns softplus(-alpha (g_pos - g_neg)) of each pair, float32 [B] (SymBa, arXiv 2303.08418)."""
+    return functional.softplus(-alpha * (positive_B - negative_B))
+
+
+def swish_loss(positive_B: Tensor, negative_B: Tensor, alpha: float) -> Tensor:
+    """Returns silu(-alpha (g_pos - g_neg)) of each pair, silu(x) = x sigmoid(x), float32 [B].
+
+    SymBa's with another soft form of max(0, x) (github.com/dah33/explore_forward_forward). It is least, -0.278, where
+    alpha (g_pos - g_neg) is 1.278: pairs that lie further apart are drawn together, ever more weakly.
+    """
+    return functional.silu(-alpha * (positive_B - negative_B))
+
+
+LOSSES = {"softplus": ff_loss, "symba": symba_loss, "swish": swish_loss}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from ffcore.errors import SettingError
 from ffcore.settings import setting
 from ffmodels.backbones.base import Backbone, BlockInfo, size
-from ffmodels.goodness import GOODNESS, ff_loss
+from ffmodels.goodness import GOODNESS, LOSSES
 from ffmodels.methods.base import Method
+
+# As published, with mean_squares.
+ALPHA = {"symba": 4.0, "swish": 6.0}
 
 
 class PairMethod(Method):
@@ -19,9 +23,23 @@ class PairMethod(Method):
     goodness: Literal["sum_squares", "mean_squares", "norm"] = setting(
         "sum_squares", description="Goodness of a block's activation."
     )
-    threshold: float | None = setting(
-        None, description="Threshold theta of the goodness. [default: its value at a mean square of 0.1]"
+    loss: Literal["softplus", "symba", "swish"] = setting(
+        "softplus", description="Loss of a pair: softplus holds both against a threshold, the others each other."
     )
+    threshold: float | None = setting(
+        None, description="Threshold theta of softplus. [default: the goodness at a mean square of 0.1]"
+    )
+    alpha: float | None = setting(
+        None, gt=0, description="Factor of the difference in symba and swish. [default: 4 in symba, 6 in swish]"
+    )
+
+    @model_validator(mode="after")
+    def _of_the_loss(self) -> Self:
+        """Raises SettingError for a setting that the loss does not have."""
+        name, having = ("threshold", "softplus") if self.loss in ALPHA else ("alpha", "symba or swish")
+        if (value := getattr(self, name)) is not None:
+            raise SettingError(f"{name} is {value}, and loss {self.loss} has none: leave it out, or choose {having}")
+        return self
 
     def check(self, backbone: Backbone, classes: int) -> None:
         """Raises SettingError where goodness could be read off a length that is handed on."""
@@ -32,25 +50,27 @@ class PairMethod(Method):
             )
 
     def head(self, block: BlockInfo, classes: int) -> nn.Module:
-        """Returns the FF loss of a block's activation."""
-        return PairLoss(self.goodness, self.threshold, size(block.shape))
+        """Returns the loss of a block's activation."""
+        if self.loss in ALPHA:
+            return PairLoss(self.goodness, self.loss, self.alpha or ALPHA[self.loss])
+        usual = GOODNESS[self.goodness].at(0.1, size(block.shape))  # the tenth of D that docs/results.md found
+        return PairLoss(self.goodness, self.loss, usual if self.threshold is None else self.threshold)
 
 
 class PairLoss(nn.Module):
-    """The FF loss of a block's activation; nothing to train.
+    """The loss of a block's activation; nothing to train.
 
     Args:
         goodness: a name in `GOODNESS`.
-        threshold: theta; None means the goodness at a mean square of 0.1, the tenth of D that docs/results.md found.
-        size: D.
+        loss: a name in `LOSSES`.
+        constant: theta of softplus, alpha of the others.
     """
 
-    def __init__(self, goodness: str, threshold: float | None, size: int) -> None:
+    def __init__(self, goodness: str, loss: str, constant: float) -> None:
         super().__init__()
-        self.goodness = GOODNESS[goodness]
-        self.threshold = self.goodness.at(0.1, size) if threshold is None else threshold
+        self.goodness, self.loss, self.constant = GOODNESS[goodness], LOSSES[loss], constant
 
     def forward(self, h: Tensor, batch: object) -> Tensor:
-        """Returns the mean FF loss of the pairs."""
+        """Returns the mean loss of the pairs."""
         positive_B, negative_B = self.goodness.of(h).chunk(2)
-        return ff_loss(positive_B, negative_B, self.threshold).mean()
+        return self.loss(positive_B, negative_B, self.constant).mean()

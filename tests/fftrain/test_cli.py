@@ -12,7 +12,7 @@ from PIL import Image
 
 from ffcore.plugins import Plugins
 from ffmodels.evaluated import read
-from ffmodels.parts import BACKBONES
+from ffmodels.parts import BACKBONES, METHODS
 from fftrain.cli import KINDS
 from fftrain.options import GONE
 from fftrain.study import PRESETS
@@ -63,7 +63,7 @@ def test_settings_of_parts_are_assigned_and_go_over_file_and_recipe(cli, tmp_pat
     ended = cli("fftrain", "pretrain", *TINY, "--recipe", "bp-goodness-all", *options, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-    assert config["method"] == {"name": "forward-forward", "goodness": "norm", "threshold": 2.0}
+    assert config["method"] == METHODS.load("forward-forward")(goodness="norm", threshold=2.0).to_dict()
     assert config["backbone"] == BACKBONES.load("mlp")(width=24, depth=2).to_dict()
     assert (config["cut"], config["at"]) == ("never", "all")
 

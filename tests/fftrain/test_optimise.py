@@ -173,15 +173,35 @@ def test_with_shifted_cuts_a_loss_reaches_the_block_below_in_every_other_step():
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+ORDERS = {
+    "greedy": {"order": "greedy", "epochs": 3},
+    "overlap": {"order": "overlap", "cut": "2", "epochs": 2},
+    "told": {"method": {"name": "forward-forward", "wrong": "goodness"}, "epochs": 2},
+}
+
+
+def test_wrong_labels_are_drawn_by_what_the_network_tells_now(tmp_path):
+    """Telling changes no batch statistics: they are those of the steps alone."""
+    by = {wrong: {"name": "forward-forward", "wrong": wrong} for wrong in ("uniform", "goodness")}
+    for name, method in by.items():
+        pretrain(run({"norm": "batch"}, method=method, epochs=1, lr=1e-30), tmp_path / name)
+    uniform, goodness = (load_file(tmp_path / name / "backbone.safetensors") for name in by)
+    counts = {name for name in uniform if name.endswith("num_batches_tracked")}
+    assert counts
+    assert all(torch.equal(uniform[name], goodness[name]) for name in counts)
+    statistics = {name for name in uniform if name.endswith("running_mean")}
+    assert any(not torch.equal(uniform[name], goodness[name]) for name in statistics)  # of other negatives
+
+
 def train_orders(folder):
-    for order in ({"order": "greedy", "epochs": 3}, {"order": "overlap", "cut": "2", "epochs": 2}):
-        pretrain(run({"norm": "batch"}, **order, batch_size=50), folder / order["order"])
+    for name, values in ORDERS.items():
+        pretrain(run({"norm": "batch"}, **values, batch_size=50), folder / name)
 
 
 def test_processes_agree_with_one(tmp_path):
     train_orders(tmp_path / "one")
     run_together(2, train_orders, tmp_path / "two")
-    for order in ("greedy", "overlap"):
+    for order in ORDERS:
         one, two = (load_file(tmp_path / runs / order / "backbone.safetensors") for runs in ("one", "two"))
         for name, value in one.items():
             torch.testing.assert_close(two[name], value, rtol=0, atol=1e-4, msg=f"{order} {name}")

@@ -47,7 +47,7 @@ def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
     cells = choose(None, path, None, {}).cells
     assert len(cells) == counts[path.stem]
     for method in (cell.config.method for cell in cells):  # none goes by a default that another version may change
-        assert getattr(method, "threshold", 0.0) is not None
+        assert getattr(method, "threshold", 0.0) is not None or method.loss != "softplus"
 
 
 def test_the_spec_that_the_documentation_shows_is_legal(tmp_path, monkeypatch):

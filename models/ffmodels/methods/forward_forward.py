@@ -4,20 +4,25 @@ The positive carries its right label in the label slot, the negative a wrong one
 permuting the labels of a batch instead, as public implementations do, leaves about 1 in K right. In each block, with
 goodness g and threshold theta,
 
-    softplus(theta - g(positive)) + softplus(g(negative) - theta).
+    softplus(theta - g(positive)) + softplus(g(negative) - theta),
+
+or a loss of the difference alone, `symba` or `swish`. With `wrong=goodness` the wrong label k is drawn in proportion to
+sqrt(g_k), the goodness that the readout tells of it: an average over blocks, under the weights before the step.
 
 Gradients are cut at each block (`cut=block`); never cut, this is the study's `bp-goodness-all`, and `at=last` its
-`bp-goodness-last`. Letters: B batch, C channels, H W pixels, K classes.
+`bp-goodness-last`. Letters: B batch, C channels, H W pixels, K classes, J wrong ones of an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ffcore.errors import SettingError
+from ffcore.settings import setting
 from ffmodels.backbones.base import Backbone, Shape
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition, LabelSlot, with_label
@@ -27,11 +32,15 @@ from ffmodels.pairs import PairMethod
 
 
 class ForwardForward(PairMethod):
-    """Goodness of right labels above a threshold, of wrong ones below it."""
+    """Goodness of right labels high, of wrong ones low: each against a threshold, or one against the other."""
+
+    wrong: Literal["uniform", "goodness"] = setting(
+        "uniform", description="How a wrong label is drawn: uniformly, or in proportion to the root of its goodness."
+    )
 
     def needs(self) -> Needs:
-        """Returns that it reads labels."""
-        return Needs(labels=True)
+        """Returns that it reads labels, and what is told of each where wrong ones are drawn by it."""
+        return Needs(labels=True, told=self.wrong == "goodness")
 
     def check(self, backbone: Backbone, classes: int) -> None:
         """Raises SettingError, beside what pairs ask for, where no label can be wrong."""
@@ -42,7 +51,10 @@ class ForwardForward(PairMethod):
     def inputs(self, batch: Batch, classes: int) -> Tensor:
         """Returns the positives, then the negatives: float32 [2B, C, H, W]."""
         [images_BCHW] = batch.views
-        wrong_B = (batch.labels + batch.draws.integers("wrong", 1, classes)) % classes
+        if self.wrong == "goodness":
+            wrong_B = wrong_labels(batch, classes)
+        else:
+            wrong_B = (batch.labels + batch.draws.integers("wrong", 1, classes)) % classes
         return with_label(images_BCHW.repeat(2, 1, 1, 1), torch.cat([batch.labels, wrong_B]), classes)
 
     def condition(self, classes: int, shape: Shape) -> LabelSlot:
@@ -55,6 +67,20 @@ class ForwardForward(PairMethod):
         """Returns the goodness of every label: of each block, and averaged over the last 3 that carry a loss."""
         assert isinstance(condition, LabelSlot)
         return LabelGoodness(backbone, condition.classes, self.goodness, [*heads][-3:])
+
+
+def wrong_labels(batch: Batch, classes: int) -> Tensor:
+    """Returns a wrong label for each image, drawn in proportion to the root of what is told of it: int64 [B].
+
+    Below 0 counts as 0; where all are 0 each is drawn alike.
+    """
+    assert batch.told is not None
+    others_BJ = (batch.labels[:, None] + torch.arange(1, classes, device=batch.labels.device)) % classes
+    weights_BJ = batch.told.gather(1, others_BJ).clamp(min=0).sqrt()
+    sums_BJ = torch.where(weights_BJ.any(1, keepdim=True), weights_BJ, 1.0).cumsum(1)
+    drawn_B1 = batch.draws.uniform("wrong", 1) * sums_BJ[:, -1:]
+    passed_B1 = (sums_BJ[:, :-1] <= drawn_B1).sum(1, keepdim=True)
+    return others_BJ.gather(1, passed_B1)[:, 0]
 
 
 class LabelGoodness(Readout):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ffcore.errors import SettingError
+from ffmodels.batch import Batch
 from ffmodels.conditions import LabelSlot
+from ffmodels.draws import Draws
 from ffmodels.goodness import GOODNESS
 from ffmodels.parts import BACKBONES, METHODS
 from ffmodels.units import heads_of, make_units
@@ -75,6 +79,101 @@ def test_a_negative_never_carries_the_right_label_and_each_wrong_one_alike():
     assert not counts[np.eye(K, dtype=bool)].any()
     shares = counts / counts.sum(1, keepdims=True)
     assert np.abs(shares[~np.eye(K, dtype=bool)] - 1 / (K - 1)).max() < 0.04
+
+
+def drawn(told, labels, epoch=1, seed=0):
+    """The wrong labels by what is told, [B, K] of as many images: int64 [B]."""
+    images = torch.zeros(len(labels), *SHAPE)
+    data = Batch((images,), labels, Draws(seed, epoch, torch.arange(len(labels))), told=told)
+    method = METHODS.load("forward-forward")(wrong="goodness")
+    assert method.needs().told
+    positive, negative = method.inputs(data, told.shape[1]).flatten(1)[:, : told.shape[1]].chunk(2)
+    assert torch.equal(positive.argmax(1), labels)
+    assert torch.equal(negative.sum(1), torch.ones(len(labels)))
+    return negative.argmax(1)
+
+
+def numpy_shares(told, label):
+    """How often each label is to be drawn, float64 [K]."""
+    weights = np.sqrt(np.maximum(told.astype(np.float64), 0))
+    weights[label] = 0
+    weights = weights if weights.any() else np.arange(len(told)) != label
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [9.0, 4.0, 1.0, 16.0],
+        [0.0, 0.0, 25.0, 1.0],
+        [-3.0, 2.0, 8.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0],
+        [-1.0, -2.0, -1.0, -9.0],
+        [1e-30, 4e-30, 1e-30, 0.0],
+        [1e30, 4e30, 1e30, 0.0],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("label", range(K))
+def test_a_wrong_label_is_drawn_in_proportion_to_the_root_of_its_goodness(told, label):
+    count = 20_000
+    found = drawn(torch.tensor(told).expand(count, K), torch.full((count,), label))
+    expected = numpy_shares(np.array(told), label)
+    shares = np.bincount(found, minlength=K) / count
+    assert not shares[expected == 0].any()
+    np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / np.sqrt(count))
+
+
+def test_a_wrong_label_is_that_in_whose_share_its_number_lies():
+    """By the sums of the shares from the right label on, in float64."""
+    rng = np.random.default_rng(0)
+    told, labels = rng.random((500, 7)), rng.integers(7, size=500)
+    found = drawn(torch.from_numpy(told).float(), torch.from_numpy(labels), seed=3)
+    numbers = Draws(3, 1, torch.arange(500)).uniform("wrong").double().numpy()
+    for of_image, label, number, k in zip(told, labels, numbers, found.tolist(), strict=True):
+        order = (label + np.arange(7)) % 7
+        sums = np.cumsum(numpy_shares(of_image, label)[order])
+        if np.abs(sums - number).min() > 1e-5:
+            assert k == order[np.searchsorted(sums, number, side="right")]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 30])
+def test_a_label_drawn_by_goodness_is_one_that_is_wrong_and_is_drawn_afresh_each_epoch(classes):
+    rng = np.random.default_rng(1)
+    told = torch.from_numpy(rng.random((400, classes))).float() ** 4
+    labels = torch.from_numpy(rng.integers(classes, size=400))
+    one, again, other = (drawn(told, labels, epoch) for epoch in (1, 1, 2))
+    assert not (one == labels).any()
+    assert torch.equal(one, again)
+    assert torch.equal(one, other) == (classes == 2)
+    part = [*range(7)]
+    assert torch.equal(drawn(told[part], labels[part]), one[part])  # whatever others are with it
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_told_of_a_network_that_is_lost_draws_a_wrong_label_still(bad):
+    labels = torch.arange(K)
+    for column in range(K):
+        told = torch.ones(K, K)
+        told[:, column] = bad
+        assert not (drawn(told, labels) == labels).any()
+
+
+def test_a_step_with_wrong_labels_by_what_the_readout_tells():
+    method, backbone, units = make("forward-forward", loss="swish", goodness="mean_squares", wrong="goodness")
+    data = batch()
+    told = method.readout(backbone, method.condition(K, SHAPE), heads_of(units), K)
+    with torch.no_grad():
+        data = replace(data, told=told(data.views[0]))
+    pixels = method.inputs(data, K).flatten(1).double().numpy()
+    wrong = pixels[9:, :K].argmax(1)
+    assert not (wrong == data.labels.numpy()).any()
+    losses = losses_of(method, units, data)
+    for loss, (_, h) in zip(losses.values(), numpy_activations(backbone, pixels), strict=True):
+        positive, negative = np.split((h**2).mean(-1), 2)
+        x = -6 * (positive - negative)
+        assert loss == pytest.approx((x * sigmoid(x)).mean(), rel=1e-5)
+    assert not METHODS.load("forward-forward")().needs().told
 
 
 def test_the_pair_differs_in_the_slot_alone():
