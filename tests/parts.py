@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from fftrain.config import RunConfig
@@ -19,14 +20,26 @@ HOMES = {
 METHOD, BACKBONE = "barlow", "convnet"
 # Networks of many layers, which take long where they are exported, or trained in full size.
 DEEP = {"resnet", "vit"}
-ALL = [(method, backbone) for method in METHODS for backbone in BACKBONES]
-SOME = [(method, backbone) for method, backbone in ALL if method == METHOD or backbone == BACKBONE]
+
+
+def tested_by(kind: str, name: str) -> ModuleType:
+    """The test of a part, test_NAME.py."""
+    return import_module(f"tests.{HOMES[kind]}.test_{name.replace('-', '_')}")
 
 
 def small(kind: str, name: str) -> dict[str, Any]:
-    """The settings with which a part is tried: SMALL of its test, test_NAME.py."""
-    module = import_module(f"tests.{HOMES[kind]}.test_{name.replace('-', '_')}")
-    return {"name": name, **getattr(module, "SMALL", {})}
+    """The settings with which a part is tried: SMALL of its test."""
+    return {"name": name, **getattr(tested_by(kind, name), "SMALL", {})}
+
+
+def on(method: str, backbone: str) -> dict[str, Any] | None:
+    """The settings of a network that a method asks for: ON of its test. None: it refuses this network."""
+    found: dict[str, Any] | None = getattr(tested_by("method", method), "ON", {}).get(backbone, {})
+    return found
+
+
+ALL = [(method, backbone) for method in METHODS for backbone in BACKBONES if on(method, backbone) is not None]
+SOME = [(method, backbone) for method, backbone in ALL if method == METHOD or backbone == BACKBONE]
 
 
 def view_for(method: dict[str, Any]) -> str:
@@ -40,7 +53,7 @@ def small_run(method: str, backbone: str, /, **values: Any) -> RunConfig:
     chosen = small("method", method)
     point = {
         "method": chosen,
-        "backbone": small("backbone", backbone),
+        "backbone": {**small("backbone", backbone), **(on(method, backbone) or {})},
         "view": view_for(chosen),
         "dataset": "digits",
         "limit": 100,

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ffcore.settings import setting
 from ffmodels.backbones.base import BlockInfo
 from ffmodels.batch import Batch
+from ffmodels.contrast import nce_loss
 from ffmodels.methods.base import Method, Needs
-from ffmodels.projector import in_full_precision, projector
+from ffmodels.projector import projector
 
 
 class InfoNCE(Method):
@@ -50,20 +50,4 @@ class _Head(nn.Module):
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
         one, other = (batch.gather(p) for p in self.projector(self.normalise(h)).chunk(2))
         labels = batch.gather(batch.labels) if self.supervised else torch.arange(len(one), device=one.device)
-        return nce_loss(one, other, labels, self.temperature)
-
-
-def nce_loss(one_BP: Tensor, other_BP: Tensor, labels_B: Tensor, temperature: float) -> Tensor:
-    """Returns the loss of two views' projections, a scalar, at least float32; views of one label are positives."""
-    return in_full_precision(lambda one, other: _loss(one, other, labels_B, temperature), one_BP, other_BP)
-
-
-def _loss(one_BP: Tensor, other_BP: Tensor, labels_B: Tensor, temperature: float) -> Tensor:
-    z = functional.normalize(torch.cat([one_BP, other_BP]), dim=1, eps=1e-6)
-    labels = torch.cat([labels_B, labels_B])
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    cosines = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
-    log_shares = cosines - cosines.logsumexp(1, keepdim=True)
-    positive = (labels[:, None] == labels) & ~itself
-    told = log_shares.masked_fill(~positive, 0.0).sum(1) / positive.sum(1)
-    return -told.mean()
+        return nce_loss(torch.cat([one, other]), labels.repeat(2), self.temperature)
