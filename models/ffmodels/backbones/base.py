@@ -12,6 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -24,7 +25,7 @@ from ffcore.settings import Part, setting
 # Its square is still a number in half precision.
 EPS = 1e-3
 
-Between = Literal["rms", "layer", "none"]
+Between = Literal["rms", "layer", "group", "none"]
 Shape = tuple[int, int, int]
 
 
@@ -39,6 +40,17 @@ def layer(h: Tensor) -> Tensor:
     """LayerNorm without parameters: each image's activation is centred, then divided by its deviation."""
     h = as_it_is(h)
     return rms(h - h.flatten(1).mean(-1).view(-1, *[1] * (h.ndim - 1)))
+
+
+def group(h: Tensor, groups: int) -> Tensor:
+    """LayerNorm without parameters of each group of channels by itself (HCL-FF, CVPR 2026).
+
+    What cannot be shared out evenly, such as an image's colours, is one group.
+    """
+    h = as_it_is(h)
+    of = h.reshape(h.shape[0], groups if h.shape[1] % groups == 0 else 1, -1)
+    centred = of - of.mean(-1, keepdim=True)
+    return (centred * centred.square().mean(-1, keepdim=True).clamp(min=EPS**2).rsqrt()).reshape(h.shape)
 
 
 def as_it_is(h: Tensor) -> Tensor:
@@ -79,7 +91,8 @@ class Backbone(nn.Module):
         stem: images float [B, C, H, W] in [0, 1] -> h.
         blocks: h -> h, one tensor of any shape.
         shape: channels, height and width of the images.
-        between: how each block's input is normalised: rms, layer or none.
+        between: how each block's input is normalised: rms, layer, group or none.
+        groups: of channels, where it is group.
         stages: of each block, the stage that it belongs to; None: each is its own.
 
     Raises:
@@ -94,6 +107,7 @@ class Backbone(nn.Module):
         *,
         shape: Shape,
         between: Between,
+        groups: int = 10,
         stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -101,7 +115,7 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.shape = shape
         self.between = between
-        self.normalise = NORMALISE[between]
+        self.normalise = partial(group, groups=groups) if between == "group" else NORMALISE[between]
         self.info = self._look(range(len(blocks)) if stages is None else stages)
 
     def pool(self, h: Tensor) -> Tensor:
@@ -174,6 +188,7 @@ class BackboneSettings(Part):
     """The settings of a backbone; what they build is the same for the same seed, whatever was drawn before."""
 
     between: Between = setting("rms", description="How a block normalises its input.")
+    groups: int = setting(10, ge=1, description="Groups of channels that between=group normalises by themselves.")
 
     @abstractmethod
     def make(self, shape: Shape) -> Backbone:

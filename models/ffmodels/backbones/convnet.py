@@ -40,7 +40,7 @@ class ConvNet(LayerSettings):
             pooling = self.pooling[min(index, len(self.pooling) - 1)]
             convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=self.biased)
             blocks.append(nn.Sequential(convolution, *self.activated(outputs), *self._pool(pooling), *self.dropped()))
-        return Backbone(nn.Identity(), blocks, shape=shape, between=self.between)
+        return Backbone(nn.Identity(), blocks, shape=shape, between=self.between, groups=self.groups)
 
     def _pool(self, pooling: str) -> list[nn.Module]:
         """Returns what halves a map, rounded up."""

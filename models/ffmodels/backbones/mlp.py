@@ -22,4 +22,4 @@ class MLP(LayerSettings):
             nn.Sequential(nn.Linear(n, self.width, bias=self.biased), *self.activated(self.width), *self.dropped())
             for n in inputs
         ]
-        return Backbone(nn.Flatten(), blocks, shape=shape, between=self.between)
+        return Backbone(nn.Flatten(), blocks, shape=shape, between=self.between, groups=self.groups)

@@ -15,7 +15,7 @@ class Pixels(BackboneSettings):
 
     def make(self, shape: Shape) -> Backbone:
         """Returns the network: its features are the pixels, in [0, 1] unless they are normalised."""
-        return _Network(nn.Identity(), [nn.Identity()], shape=shape, between=self.between)
+        return _Network(nn.Identity(), [nn.Identity()], shape=shape, between=self.between, groups=self.groups)
 
 
 class _Network(Backbone):

@@ -54,7 +54,7 @@ class ResNet(BackboneSettings):
         for module in nn.ModuleList([stem, *blocks]).modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        return Backbone(stem, blocks, shape=shape, between=self.between, stages=of)
+        return Backbone(stem, blocks, shape=shape, between=self.between, groups=self.groups, stages=of)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Module:

@@ -38,7 +38,9 @@ class ViT(BackboneSettings):
         if self.width % self.heads:
             raise SettingError(f"backbone.heads is {self.heads}: it must divide backbone.width, {self.width}")
         blocks = [_Block(self.heads, self.width, self.hidden, self.dropout) for _ in range(self.depth)]
-        return Backbone(_Stem(shape, self.patch, self.width), blocks, shape=shape, between=self.between)
+        return Backbone(
+            _Stem(shape, self.patch, self.width), blocks, shape=shape, between=self.between, groups=self.groups
+        )
 
 
 class _Stem(nn.Module):

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from ffcore.errors import SettingError
-from ffmodels.backbones.base import NORMALISE, Backbone
+from ffmodels.backbones.base import NORMALISE, Backbone, group
+from ffmodels.parts import BACKBONES
+from tests.parts import small
 
 
 def chain(*blocks, between="rms", shape=(1, 4, 4), **more):
@@ -27,6 +29,27 @@ def test_rms_keeps_the_direction_of_an_image_and_sets_its_length(shape):
 def test_layer_is_layer_norm_without_parameters_over_all_of_an_image(shape):
     x = torch.randn(4, *shape, dtype=torch.float64)
     torch.testing.assert_close(NORMALISE["layer"](x), nn.functional.layer_norm(x, shape, eps=0.0))
+
+
+@pytest.mark.parametrize("shape", [(20,), (20, 5, 5)])
+def test_group_is_group_norm_without_parameters_and_one_group_where_channels_cannot_be_shared_out(shape):
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    for groups in (1, 5, 10):
+        torch.testing.assert_close(group(x, groups), nn.functional.group_norm(x, groups, eps=0.0))
+    torch.testing.assert_close(group(x, 3), NORMALISE["layer"](x))
+    x = torch.zeros(2, 6, requires_grad=True)
+    group(x, 3).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet", "vit", "resnet"])
+def test_every_network_can_be_normalised_by_groups(name):
+    settings = {**small("backbone", name), "between": "group", "groups": 2}
+    del settings["name"]
+    backbone = BACKBONES.load(name)(**settings).build((1, 14, 14), 0).eval()
+    images = torch.rand(3, 1, 14, 14)
+    for h, read in zip(backbone(images), [block.normalise for block in backbone.info], strict=True):
+        torch.testing.assert_close(read(h), group(h, 2))
 
 
 @pytest.mark.parametrize("name", ["rms", "layer"])
