@@ -206,6 +206,7 @@ def _in_words(settings: type[Settings], error: ValidationError) -> str:
     ):
         text = text.replace(theirs, ours)
     for theirs, ours in (
+        ("a tuple", "a list, such as [1, 2]"),
         ("a integer", "a whole number"),
         ("a string", "text"),
         ("a boolean", "true or false"),
