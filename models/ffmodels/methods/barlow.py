@@ -4,7 +4,7 @@ Two views of an image go through the network; behind a projector, p1 and p2 are 
 
     c = p1^T p2 / B,    L = sum_i (1 - c_ii)^2 + redundancy * sum_(i != j) c_ij^2.
 
-On a map the projector begins with a 1x1 convolution, normalised and rectified, of which it reads the mean over space.
+On a map the projector begins with a 1x1 convolution, normalised and rectified, of which it reads means over parts.
 The batch is that of all processes. Letters: B images of all processes, P width of the projector.
 """
 
@@ -23,6 +23,7 @@ class Barlow(Method):
     """Barlow Twins: two views agree in each feature, and features do not repeat each other; no labels."""
 
     projector: int = setting(512, ge=2, description="Width of the projector.")
+    grid: int = setting(1, ge=1, le=16, description="Pixels a side of the map that the projector keeps: 1 is none.")
     redundancy: float = setting(0.0051, ge=0, description="Weight of what two features have in common (lambda).")
 
     def needs(self) -> Needs:
@@ -31,15 +32,15 @@ class Barlow(Method):
 
     def head(self, block: BlockInfo, classes: int) -> nn.Module:
         """Returns a projector and the loss."""
-        return _Head(block, self.projector, self.redundancy)
+        return _Head(block, projector(block, self.projector, self.grid), self.redundancy)
 
 
 class _Head(nn.Module):
-    def __init__(self, block: BlockInfo, width: int, redundancy: float) -> None:
+    def __init__(self, block: BlockInfo, network: nn.Module, redundancy: float) -> None:
         super().__init__()
-        self.redundancy = redundancy
         self.normalise = block.normalise
-        self.projector = projector(block, width)
+        self.projector = network
+        self.redundancy = redundancy
 
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
         one, other = (batch.gather(p) for p in self.projector(self.normalise(h)).chunk(2))

@@ -72,12 +72,15 @@ def test_each_block_has_the_loss_of_its_own_projections_of_the_two_views():
         assert found[block] == pytest.approx(numpy_loss(one, other, 0.0051), rel=1e-4)
 
 
-def test_on_a_map_the_projector_begins_with_a_convolution_over_its_channels():
-    method, _, _ = make("barlow", projector=8)
-    net = BACKBONES.load("convnet")(channels=(3, 4)).build(SHAPE, 0)
-    for index, unit in enumerate(make_units(method, net, K)):
-        first = unit.heads[str(index)].projector[0]
-        assert first.weight.shape == (8, [3, 4][index], 1, 1)
+@pytest.mark.parametrize("grid", [1, 2])
+def test_on_a_map_the_projector_begins_with_a_convolution_and_keeps_as_much_space_as_is_asked_for(grid):
+    method, _, _ = make("barlow", projector=8, grid=grid)
+    net = BACKBONES.load("convnet")(channels=(3, 4), pooling=("none",)).build(SHAPE, 0)
+    for block, unit in zip(net.info, make_units(method, net, K), strict=True):
+        [head] = unit.heads.values()
+        assert head.projector[0].weight.shape == (8, block.shape[0], 1, 1)
+        assert head.projector[5].weight.shape == (8, 8 * grid**2)
+        assert head.projector(torch.rand(5, *block.shape)).shape == (5, 8)
 
 
 def test_it_reads_no_label_and_takes_full_batches_of_two_views():
