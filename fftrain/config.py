@@ -21,7 +21,10 @@ PRECISIONS = ("no", "bf16", "fp16")
 TRACKERS = ("tensorboard",)
 DATA_DIR_HELP = "Where data sets are kept, or the run's images lie, now. [default: where they were]"
 THREADS_HELP = "CPU threads of a process. [env: OMP_NUM_THREADS; default: cores by local processes]"
-READING_HELP = "How the pixels are filled where no label is known (FF: neutral, zeros, pixels). [default: the method's]"
+READING_HELP = (
+    "How features are read: how pixels are filled where no label is known (FF: neutral, zeros, pixels), or activations "
+    "before they are normalised. [default: the method's]"
+)
 
 
 class Options(Settings):

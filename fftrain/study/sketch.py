@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ffcore.errors import FFStudyError
 from ffmodels.backbones.base import Shape
-from ffmodels.encoder import Encoder
+from ffmodels.encoder import Encoder, readings
 from ffmodels.units import heads_of, make_units, shifted
 from fftrain.config import RunConfig
 from fftrain.data import Facts
@@ -118,7 +118,7 @@ def _sketch(*point: Any) -> Sketch:
     return Sketch(
         units=tuple((tuple(range(u.first, u.first + len(u.blocks))), tuple(heads_of([u]))) for u in units),
         dims=tuple(block.dim for block in network.info),
-        readings=tuple(condition.readings),
+        readings=readings(condition),
         tells=readout is not None,
         weights=sum(p.numel() for unit in units for p in unit.parameters() if p.requires_grad),
         learning=sum(any(p.requires_grad for p in unit.parameters()) for unit in units),

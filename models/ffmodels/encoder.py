@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ffmodels.backbones.base import Backbone
+from ffmodels.backbones.base import Backbone, as_it_is
 from ffmodels.conditions import Condition
+
+# The reading of activations before they are normalised, of pixels as the method reads them by default.
+ACTIVATIONS = "activations"
+
+
+def readings(condition: Condition) -> tuple[str, ...]:
+    """Returns the ways in which features are read; the first is the default."""
+    return (*condition.readings, ACTIVATIONS)
 
 
 class Encoder(nn.Module):
@@ -17,7 +25,7 @@ class Encoder(nn.Module):
     Args:
         condition: what the pixels carry.
         backbone: the network.
-        reading: how the pixels are filled; None means the condition's default.
+        reading: how features are read, one of `readings`; None means the first.
     """
 
     def __init__(self, condition: Condition, backbone: Backbone, reading: str | None = None) -> None:
@@ -25,6 +33,7 @@ class Encoder(nn.Module):
         self.condition = condition
         self.backbone = backbone
         self.reading = reading or condition.readings[0]
+        self.pixels = condition.readings[0] if reading == ACTIVATIONS else self.reading
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -33,9 +42,13 @@ class Encoder(nn.Module):
 
     def activations(self, images_BCHW: Tensor) -> list[Tensor]:
         """Returns every block's activation as it leaves the block, of pixels in [0, 1]."""
-        found: list[Tensor] = self.backbone(self.condition(images_BCHW, self.reading))
+        found: list[Tensor] = self.backbone(self.condition(images_BCHW, self.pixels))
         return found
 
+    def features(self, h: Tensor) -> Tensor:
+        """Returns an activation as it is read: pooled, but for one reading normalised, float32 [B, D] or wider."""
+        return self.backbone.pool(as_it_is(h)) if self.reading == ACTIVATIONS else self.backbone.features(h)
+
     def forward(self, images_BCHW: Tensor) -> list[Tensor]:
-        """Returns every block's features, normalised and pooled, float32 [B, D], of pixels in [0, 1]."""
-        return [self.backbone.features(h) for h in self.activations(images_BCHW)]
+        """Returns every block's features, at least float32 [B, D], of pixels in [0, 1]."""
+        return [self.features(h) for h in self.activations(images_BCHW)]

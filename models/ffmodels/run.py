@@ -26,7 +26,7 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import AnyPath, read_json, replacing, sha256
 from ffcore.plugins import Plugins
 from ffmodels.backbones.base import Backbone, Shape
-from ffmodels.encoder import Encoder
+from ffmodels.encoder import Encoder, readings
 from ffmodels.methods.base import Method, Readout
 from ffmodels.parts import BACKBONES, METHODS
 from ffmodels.units import heads_of, make_units
@@ -130,7 +130,7 @@ class Run:
         """Returns the frozen encoder, in evaluation mode, on the CPU.
 
         Args:
-            reading: how the pixels are filled where no label is known; None means the method's default.
+            reading: how features are read, one of `ffmodels.encoder.readings`; None means the method's default.
             untrained: as it was before training.
 
         Raises:
@@ -138,10 +138,8 @@ class Run:
             RunError: as `network` does.
         """
         condition = self.method.condition(len(self.classes), self.shape)
-        if reading is not None and reading not in condition.readings:
-            raise SettingError(
-                f"reading {reading!r} is unknown for {self.path}: choose one of {', '.join(condition.readings)}"
-            )
+        if reading is not None and reading not in (known := readings(condition)):
+            raise SettingError(f"reading {reading!r} is unknown for {self.path}: choose one of {', '.join(known)}")
         return Encoder(condition, self.network(untrained=untrained), reading).eval()
 
     def readout(self, encoder: Encoder | None = None) -> Readout | None:

@@ -20,7 +20,7 @@ def probe_of(trained, method):
     return choose_probe(Run.load(trained / method), PROBE if method == "ff" else None)
 
 
-def reference(run, blocks, reading, images, precision=np.float64):
+def reference(run, blocks, reading, images, precision=np.float64, normalise=True):
     """What the features are, in NumPy float64 from the run's weights, and the probe's or None's logits."""
     from safetensors.numpy import load_file
 
@@ -34,7 +34,7 @@ def reference(run, blocks, reading, images, precision=np.float64):
         x = normalised(x)
         weight, bias = (weights[f"blocks.{i}.0.{part}"] for part in ("weight", "bias"))
         x = np.maximum(x @ weight.astype(precision).astype(np.float64).T + bias.astype(np.float64), 0)
-        features.append(normalised(x))
+        features.append(normalised(x) if normalise else x)
     return np.concatenate([features[i] for i in blocks], axis=1)
 
 

@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ from ffexport.subject import load_subject, with_ink
 from ffmodels.run import Run
 from ffserve import Classifier, Model
 from ffserve.metadata import SUFFIXES, Named
+from fftrain.evaluate import evaluate_run
 from tests.ffexport.checks import PROBE, content, metadata, probe_of, reference, samples, softmax
+from tests.fftrain.training import evaluation
 from tests.helpers import ROOT, python
 
 
@@ -46,6 +49,17 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
     for name, expected in {"features": features, "logits": logits, "probabilities": softmax(logits)}.items():
         assert found[name].dtype == np.float32
         np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_probe_of_activations_that_are_not_normalised_is_exported_as_it_reads(trained, tmp_path):
+    run = Path(shutil.copytree(trained / "bp", tmp_path / "bp"))
+    evaluate_run(run, evaluation("linear", epochs=1, reading="activations", dataset="digits"))
+    export_run(run, probe="digits-activations/block2")
+    images = samples(run, 5)
+    expected = reference(run, [1], "pixels", images, normalise=False)
+    found = Model(run / "export" / "model.onnx").run(images)["features"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(expected - reference(run, [1], "pixels", images)).max() > 0.1
 
 
 @pytest.mark.parametrize("method", ["ff", "bp"])

@@ -41,10 +41,20 @@ def test_a_run_gives_its_encoder_as_its_method_reads_images(trained):
     assert load_encoder(trained / "bp").reading == "pixels"
 
 
+def test_activations_are_read_before_they_are_normalised_of_pixels_as_the_method_reads_them(trained):
+    images = torch.rand(3, 1, 28, 28)
+    for name in ("ff", "bp"):
+        usual, raw = load_encoder(trained / name), load_encoder(trained / name, "activations")
+        assert raw.reading == "activations"
+        for features, h, normalised in zip(raw(images), usual.activations(images), usual(images), strict=True):
+            assert torch.equal(features, h)
+            assert not torch.equal(features, normalised)
+
+
 def test_a_reading_that_the_method_does_not_have_is_refused(trained):
     with pytest.raises(SettingError, match=r"reading 'neutral' is unknown for .*bp: choose one of pixels"):
         load_encoder(trained / "bp", "neutral")
-    with pytest.raises(SettingError, match=r"choose one of neutral, zeros, pixels"):
+    with pytest.raises(SettingError, match=r"choose one of neutral, zeros, pixels, activations"):
         load_encoder(trained / "ff", "ones")
 
 

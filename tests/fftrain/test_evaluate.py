@@ -209,7 +209,7 @@ def test_a_reading_that_the_method_does_not_have_is_refused(cli, trained):
     assert told(trained / "bp")["linear"].about["reading"] == "pixels"  # the first of the method's
     for names in (["linear"], ["decoder", "tsne"], ["readout"]):
         ended = cli("fftrain", "evaluate", trained / "bp", *names, "--reading", "zeros")
-        one_line(ended, 2, "reading 'zeros' is unknown for", "choose one of pixels")
+        one_line(ended, 2, "reading 'zeros' is unknown for", "choose one of pixels, activations")
     assert contents(trained / "bp") == before
 
 
