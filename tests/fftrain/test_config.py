@@ -20,7 +20,7 @@ KINDS = {**PARTS, "evaluation": EVALUATIONS}
         ({"lr": float("inf")}, "--lr is inf: it must be a finite number"),
         ({"lr": "fast"}, "--lr is 'fast': it must be a number"),
         ({"weight_decay": -1.0}, "--weight-decay is -1.0: it must be at least 0"),
-        ({"view": "xyz"}, "view 'xyz' is unknown: choose among flip-h, "),
+        ({"view": "xyz"}, "view 'xyz' is unknown: choose among "),
         ({"view": "rotatoin"}, "did you mean rotation?"),
         ({"method": "fa"}, "method 'fa' is unknown: "),
         ({"method": "ff"}, "--method ff is a recipe: write --recipe ff"),
