@@ -3,7 +3,7 @@
 A profiler hook counts each call that begins in another of the project's files than its caller, on the main thread; what
 libraries do between is passed through. Imports are not counted, nor what runs while they run.
 
-    python benchmarks/moves.py                 # one epoch, a report of two runs, one export, one prediction
+    python benchmarks/moves.py                 # one epoch, a report of two runs, exports, predictions
     python benchmarks/moves.py --list pretrain # which moves, the most frequent first
 """
 
@@ -32,6 +32,7 @@ class Moves:
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
+        self._imports = 0
 
     def __enter__(self) -> Moves:
         sys.setprofile(self._see)
@@ -42,12 +43,12 @@ class Moves:
 
     def _see(self, frame: FrameType, event: str, argument: Any) -> None:
         file = frame.f_code.co_filename
-        if event != "call" or not file.startswith(PLACES) or frame.f_code.co_name == "<module>":
+        if frame.f_code.co_name == "<module>":  # an import begins, or ends
+            self._imports += {"call": 1, "return": -1}.get(event, 0)
+        if event != "call" or self._imports or not file.startswith(PLACES):
             return
         above = frame.f_back
         while above is not None and not above.f_code.co_filename.startswith(PLACES):
-            if above.f_code.co_filename.startswith("<frozen importlib"):
-                return
             above = above.f_back
         if above is not None and above.f_code.co_filename != file:
             names = (str(Path(name).relative_to(ROOT)) for name in (above.f_code.co_filename, file))
@@ -86,8 +87,10 @@ def main(
             "evaluate": command("fftrain", "evaluate", runs / "ff", "linear", "linear.epochs=1", "--threads", 1),
             "report": command("fftrain", "report", runs),
             "export": command("ffexport", runs / "ff"),
+            "export without a probe": command("ffexport", runs / "bp"),
             "dump": command("fftrain", "dump-images", "digits", runs / "png"),
-            "predict": command("ffserve", "predict", "--model", runs / "ff", runs / "png" / "0"),
+            "predict": command("ffserve", "predict", "--model", runs / "ff", runs / "png" / "0" / "test-00003.png"),
+            "predict a folder": command("ffserve", "predict", "--model", runs / "ff", runs / "png" / "0"),
         }
         for name, step in steps.items():
             with Moves() as found:

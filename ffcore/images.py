@@ -1,6 +1,6 @@
 """Any image file -> the uint8 array that a model wants. Training reads image folders through here too.
 
-Letters: C channels (1 gray, 3 RGB), H W pixels.
+Letters: N images, B of them, C channels (1 gray, 3 RGB), H W pixels.
 """
 
 from __future__ import annotations
@@ -173,6 +173,16 @@ def fit(image: Image.Image, *, height: int, width: int, channels: int) -> UInt8A
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def fit_each(
+    images_NCHW: UInt8Array, at_B: npt.NDArray[np.int64], *, height: int, width: int, channels: int
+) -> UInt8Array:
+    """Returns the images at some indices as `fit` makes them, uint8 [B, C, H, W]; one at a time is read."""
+    fitted_BCHW = np.empty((len(at_B), channels, height, width), dtype=np.uint8)
+    for fitted_CHW, i in zip(fitted_BCHW, at_B, strict=True):
+        fitted_CHW[:] = fit(from_array(images_NCHW[i]), height=height, width=width, channels=channels)
+    return fitted_BCHW
 
 
 def from_array(pixels_CHW: UInt8Array) -> Image.Image:

@@ -126,6 +126,14 @@ class Golden:
     tolerance: float
     """How far a right file may be from them, absolutely or relatively."""
 
+    def changed(self, found: Mapping[str, npt.NDArray[np.float32]]) -> str | None:
+        """Returns the first output that is not the recorded one, as far as that goes; None where all are."""
+        for name, want in self.outputs.items():
+            got, by = found[name][0, : want.size], self.tolerance
+            if want.size == 0 or got.shape != want.shape or not np.allclose(got, want, rtol=by, atol=by):
+                return name
+        return None
+
 
 def golden_of(path: Path, about: About) -> Golden:
     """Returns the golden image with its outputs. Files of version 0.1 record no tolerance.
@@ -179,9 +187,3 @@ def instead_of_json(content: bytes) -> tuple[str, str]:
     """Returns what a manifest is that cannot be decoded, and what mends it."""
     found = what_is(content[:HEAD])
     return (found.what, found.mend) if found is not None and found.mend else ("damaged", "export again with `ffexport`")
-
-
-def is_close(got: npt.NDArray[np.float32], want: npt.NDArray[np.float64], tolerance: float) -> bool:
-    """Returns whether values equal the recorded ones, as far as those go, absolutely or relatively."""
-    got = got[: want.size]
-    return want.size > 0 and got.shape == want.shape and np.allclose(got, want, rtol=tolerance, atol=tolerance)

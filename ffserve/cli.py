@@ -26,6 +26,7 @@ from ffserve.options import (
     ProviderOption,
     Threads,
     images_named,
+    model_named,
 )
 
 app = console.app("Serve exported models with ONNX Runtime: no torch, no GPU needed.")
@@ -74,7 +75,7 @@ def predict(
     from ffserve.progress import progress
 
     named = images_named(images, files_from)
-    classifier = Classifier(measure_cli.load(model, threads, device, provider_option))
+    classifier = Classifier(model_named(model, threads, device, provider_option))
     account = Account(report=notes.reporter(debug))
     out = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
     batches = classifier.predict_batches(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffserve.output import shown
 from ffserve.picture import check_picture, drawn
+from ffserve.table import shown
 
 Z95 = 1.959963984540054
 # Classes up to which the cells of the picture have numbers.

@@ -249,7 +249,7 @@ def _fail(name: str, text: str, code: int) -> int:
 
 
 def put(text: str) -> None:
-    """Writes results on standard output.
+    """Writes results on standard output, and hands them over at once.
 
     Raises:
         FFStudyError: where it cannot be written.
@@ -257,15 +257,6 @@ def put(text: str) -> None:
     """
     try:
         sys.stdout.write(text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FFStudyError(_unwritten(error)) from error
-
-
-def flush() -> None:
-    """Hands over what was put. Raises as `put` does."""
-    try:
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -27,12 +27,11 @@ from ffserve.options import (
     ProviderOption,
     Threads,
     images_named,
-    provider_options,
+    model_named,
 )
 
 if TYPE_CHECKING:
     from ffserve.evaluate import Evaluation
-    from ffserve.session import Model
     from ffserve.stream import Batch
     from ffserve.transfer import Transfer
 
@@ -80,7 +79,7 @@ def features(
 
     check_out(out)
     named = images_named(images, files_from)
-    loaded = load(model, threads, device, provider_option)
+    loaded = model_named(model, threads, device, provider_option)
     account = Account(report=notes.reporter(debug))
     batches = stream(
         loaded,
@@ -173,7 +172,7 @@ def evaluate(
     if picture is not None:
         check_picture("--picture", picture)
     account = Account(report=notes.reporter(debug))
-    loaded = load(model, threads, device, provider_option)
+    loaded = model_named(model, threads, device, provider_option)
     how: dict[str, Any] = {
         "track": _track,
         "batch_size": batch_size,
@@ -212,18 +211,6 @@ def evaluate(
     console.print_result(result, json, lambda _: measured.draw(result, confusion))
     if account.failed:
         raise typer.Exit(1)
-
-
-def load(model: Path | None, threads: int | None, device: DeviceName, given: list[str] | None) -> Model:
-    """Returns the model that a command's options name, and notes where it does not run where one might think."""
-    from ffserve.session import Model, find_model
-
-    loaded = Model(
-        find_model(model), threads=threads, device=device, provider_options=provider_options(given), spinning=False
-    )
-    if loaded.notice:
-        notes.note(loaded.notice)
-    return loaded
 
 
 def _track(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from ffcore.layout import some
 from ffserve import console
 from ffserve.confusion import Confusion
 from ffserve.evaluate import Evaluation
-from ffserve.output import shown
+from ffserve.table import shown
 from ffserve.transfer import Transfer
 
 # Classes up to which the confusion matrix is printed; of more, its largest entries.

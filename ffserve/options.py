@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ffcore.errors import UsageError
+from ffserve.notes import note
+
+if TYPE_CHECKING:
+    from ffserve.session import Model
 
 MAX_PIXELS = 64_000_000  # as in images.py, which imports Pillow
 BATCH_SIZE = 128
@@ -102,6 +106,18 @@ def images_named(images: Sequence[str] | None, files_from: str | None) -> Iterab
     if not images and files_from is None:
         raise UsageError("name images: files, folders, patterns, - for standard input, or --files-from FILE")
     return chain(images or (), listed(files_from))
+
+
+def model_named(model: Path | None, threads: int | None, device: DeviceName, given: list[str] | None) -> Model:
+    """Returns the model that a command's options name, and notes where it does not run where one might think."""
+    from ffserve.session import Model, find_model
+
+    loaded = Model(
+        find_model(model), threads=threads, device=device, provider_options=provider_options(given), spinning=False
+    )
+    if loaded.notice:
+        note(loaded.notice)
+    return loaded
 
 
 def provider_options(given: Sequence[str] | None) -> dict[str, str]:

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 from ffcore.errors import ImageError, UsageError
 from ffcore.folders import Item
 from ffserve.account import WORDS
-from ffserve.console import flush, put
+from ffserve.console import put
 from ffserve.predict import Classifier, Prediction
-from ffserve.table import padded, width
-from ffserve.table import shown as shown
+from ffserve.table import Growing
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 Found = tuple[Item, Prediction | ImageError]
@@ -88,7 +87,6 @@ class JsonLinesWriter:
     def write(self, found: Sequence[Found]) -> None:
         """Writes the images' lines."""
         put("".join(f"{json_text({**record(*pair), 'model': self._model})}\n" for pair in found))
-        flush()
 
     def close(self) -> None:
         """Does nothing: every line is whole."""
@@ -120,7 +118,6 @@ class CsvWriter:
             did = [str(what in prediction.did).lower() for what in WORDS]
             rows.writerow([item.name, *cells, *did, "", self._model])
         put("".join(lines))
-        flush()
 
     def close(self) -> None:
         """Does nothing: every row is whole."""
@@ -134,20 +131,17 @@ class _Lines(list[str]):
 
 
 class TableWriter:
-    """The model, then a line for each class of each image, and what was done for it; columns are as wide as what they
-    have held so far.
-    """
+    """The model, then a line for each class of each image, and what was done for it."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self._model = str(classifier.model.path)
-        self._widths: list[int] = []
+        self._table = Growing(f"model {classifier.model.path}", ["file", "class", "probability", "picture"])
 
     def write(self, found: Sequence[Found]) -> None:
         """Writes the images' lines, before the first the model and the names of the columns."""
         rows = [
             [
-                shown(item.name) if rank == 0 else "",
-                shown(name),
+                item.name if rank == 0 else "",
+                name,
                 f"{probability:.4f}",
                 ", ".join(what for what in WORDS if what in prediction.did) if rank == 0 else "",
             ]
@@ -155,20 +149,8 @@ class TableWriter:
             if isinstance(prediction, Prediction)
             for rank, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True))
         ]
-        if not rows:
-            return
-        head = ["file", "class", "probability", "picture"]
-        begun = bool(self._widths)
-        widths = self._widths or [len(cell) for cell in head]
-        self._widths = [
-            max(wide, *map(width, column)) for wide, column in zip(widths, zip(*rows, strict=True), strict=True)
-        ]
-        if not begun:
-            rows = [head, ["─" * wide for wide in self._widths], *rows]
-            put(f"model {shown(self._model)}\n\n")
-        for row in rows:
-            put("  ".join(map(padded, row, self._widths)).rstrip() + "\n")
-        flush()
+        if rows:
+            put(self._table.text(rows))
 
     def close(self) -> None:
         """Ends the table."""

@@ -23,7 +23,7 @@ import onnxruntime
 from ffcore.contents import HEAD, image_of, what_is
 from ffcore.errors import FFStudyError, ModelError, ModelNotFound, UsageError
 from ffcore.machine import frozen
-from ffserve.about import About, check_digest, golden_of, is_close, read_about
+from ffserve.about import About, check_digest, golden_of, read_about
 from ffserve.given import as_path, check_count, content_of
 from ffserve.providers import devices, first_line, open_session
 from ffserve.stored import stored_metadata
@@ -300,11 +300,10 @@ class Model:
         finally:
             watch.cancel()
         self._widths = {name: values.shape[1] for name, values in found.items()}
-        for name, want in golden.outputs.items():
-            if not is_close(found[name][0], want, golden.tolerance):
-                raise ModelError(
-                    f"{self.path} computes other {name} for its golden image than when it was exported: {self._why()}"
-                )
+        if changed := golden.changed(found):
+            raise ModelError(
+                f"{self.path} computes other {changed} for its golden image than when it was exported: {self._why()}"
+            )
 
     def _why(self) -> str:
         """Returns what may have changed what a file computes, and what mends it."""

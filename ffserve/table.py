@@ -31,6 +31,24 @@ def lines(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int, *, l
     return [_line(row, before, room) for row in (columns, rule, *rows)]
 
 
+class Growing:
+    """A table that is written as its rows come: each column is as wide as what it has held so far."""
+
+    def __init__(self, title: str, columns: Sequence[str]) -> None:
+        self._title, self._columns = title, columns
+        self._widths = list[int]()
+
+    def text(self, rows: Sequence[Sequence[str]]) -> str:
+        """Returns more rows, at least one, as lines; before the first the title and the names of the columns."""
+        begun, found = bool(self._widths), [[shown(cell) for cell in row] for row in rows]
+        least = self._widths or [len(column) for column in self._columns]
+        columns = zip(least, zip(*found, strict=True), strict=True)
+        self._widths = [max(wide, *map(width, cells)) for wide, cells in columns]
+        if not begun:
+            found = [[shown(self._title)], [], [*self._columns], ["─" * wide for wide in self._widths], *found]
+        return "".join("  ".join(map(padded, line, self._widths)).rstrip() + "\n" for line in found)
+
+
 def _records(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[str]:
     found: list[str] = []
     widths = [0, max(map(width, columns[1:]), default=0)]

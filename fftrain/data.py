@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ffcore.errors import DataError, SettingError
 from ffcore.files import AnyPath, claimed, unwritten
-from ffcore.images import fit, from_array, image_size
+from ffcore.images import fit_each, from_array, image_size
 from ffcore.layout import TEST, TRAIN, VALIDATION, folder_name, some
 from ffcore.plugins import short
 from fftrain.config import DataSettings
@@ -218,9 +218,7 @@ class _Arrays:
             if images.shape[1:] == self.shape:
                 made = np.ascontiguousarray(images[index])
             else:
-                made = np.empty((len(index), *self.shape), dtype=np.uint8)
-                for i, k in enumerate(index):
-                    made[i] = fit(from_array(images[k]), height=height, width=width, channels=channels)
+                made = fit_each(images, index, height=height, width=width, channels=channels)
             found[name] = made, self.labels[split][index]
         return found
 
@@ -335,12 +333,13 @@ def dump_images(config: DataSettings, split: str, out: AnyPath) -> int:
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise DataError(f"{out} is in use already: name a new folder")
             data, whole = load_data(config), partial / "whole"
+            folders = [file_name(name) for name in data.class_names]
             shutil.rmtree(whole, ignore_errors=True)  # of a process that was killed
             for name in splits[split]:
                 top = whole / ("test" if name == "test" else "train") if split == "all" else whole
                 part = data.split(name)
                 for i, (image, label) in enumerate(zip(part.images.numpy(), part.labels.tolist(), strict=True)):
-                    place = top / file_name(data.class_names[label]) if data.class_names else top
+                    place = top / folders[label] if folders else top
                     path = place / f"{name}-{i:05d}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     from_array(image).save(path)

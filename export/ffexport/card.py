@@ -49,12 +49,12 @@ def card(run: Run, manifest: Mapping[str, Any]) -> str:
         run: the run.
         manifest: what manifest.json holds.
     """
-    channels, height, width = run.shape
+    config, (channels, height, width) = run.config, run.shape
     files: Mapping[str, Mapping[str, Any]] = manifest["files"]
     return CARD.format(
         dataset=public(run.data["name"]),
-        **{part: public(run.config[part]["name"]) for part in ("view", "backbone", "method")},
-        **{key: run.config[key] for key in ("cut", "at")},
+        **{part: public(config[part]["name"]) for part in ("view", "backbone", "method")},
+        **{key: config[key] for key in ("cut", "at")},
         channels=channels,
         height=height,
         width=width,
@@ -77,7 +77,7 @@ def card(run: Run, manifest: Mapping[str, Any]) -> str:
             ],
         ),
         lossy=_lossy(files),
-        settings=", ".join(_settings(run.config)),
+        settings=", ".join(_settings(config)),
         version=manifest["version"],
     )
 

@@ -40,7 +40,7 @@ def describe(subject: Subject, precision: str, scheme: str | None) -> dict[str, 
         precision: a name in `ffexport.registry.PRECISIONS`.
         scheme: how it is quantised, or None.
     """
-    run, model = subject.run, subject.model
+    run, config, model = subject.run, subject.run.config, subject.model
     channels, height, width = run.shape
     borders_NCR = run.samples[0][:, :, ring_of(height, width)].astype(np.float64)
     about: dict[str, Any] = {
@@ -49,8 +49,8 @@ def describe(subject: Subject, precision: str, scheme: str | None) -> dict[str, 
         "image": {"channels": channels, "height": height, "width": width},
         "reading": READING,
         "dataset": public(run.data["name"]),
-        **{part: public(run.config[part]["name"]) for part in ("view", "method", "backbone")},
-        **{key: run.config[key] for key in ("cut", "at")},
+        **{part: public(config[part]["name"]) for part in ("view", "method", "backbone")},
+        **{key: config[key] for key in ("cut", "at")},
         "features": {"blocks": blocks_name(model.blocks), "reading": model.encoder.reading},
         "precision": precision,
         "head": subject.head,

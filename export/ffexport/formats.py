@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -58,11 +59,12 @@ def example(model: DeployedModel) -> Tensor:
     return torch.zeros(2, *model.shape, dtype=torch.uint8)
 
 
+def outputs_of(module: Callable[[Tensor], tuple[Tensor, ...]], images: Images) -> Outputs:
+    """Returns what a torch module gives for images."""
+    with torch.inference_mode():
+        return [output.numpy() for output in module(torch.from_numpy(images))]
+
+
 def as_run(module: Callable[[Tensor], tuple[Tensor, ...]]) -> Runner:
     """Returns a torch module as a function on arrays."""
-
-    def run(images: Images) -> Outputs:
-        with torch.inference_mode():
-            return [output.numpy() for output in module(torch.from_numpy(images))]
-
-    return run
+    return partial(outputs_of, module)

@@ -31,6 +31,9 @@ class DeployedModel(nn.Module):
             features alone.
         blocks: whose features are given, indices from 0.
         classes: K; None without a head.
+
+    Attributes:
+        outputs: names and widths of the outputs, in order.
     """
 
     white: Tensor
@@ -47,7 +50,9 @@ class DeployedModel(nn.Module):
         self.encoder = encoder
         self.head = head
         self.blocks = list(blocks)
-        self.classes = classes
+        self.outputs = {"features": sum(encoder.dims[i] for i in blocks)}
+        if classes is not None:
+            self.outputs |= {"logits": classes, "probabilities": classes}
         self.temperature = 1.0
         self.register_buffer("white", torch.tensor(255.0), persistent=False)
         if not isinstance(head, Readout):
@@ -58,12 +63,6 @@ class DeployedModel(nn.Module):
         """Channels, height and width of the images."""
         shape: Shape = self.encoder.backbone.shape
         return shape
-
-    @property
-    def outputs(self) -> dict[str, int]:
-        """Names and widths of the outputs, in order."""
-        features = {"features": sum(self.encoder.dims[i] for i in self.blocks)}
-        return features if self.classes is None else {**features, "logits": self.classes, "probabilities": self.classes}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of `outputs`."""

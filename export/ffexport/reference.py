@@ -14,13 +14,14 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ffexport.formats import Images, as_run
+from ffexport.formats import Images, outputs_of
 from ffexport.graph import DeployedModel
 from ffmodels.backbones.base import Shape
 
@@ -52,13 +53,18 @@ class Case:
     eager: list[Values]
     spread: list[Values]
 
+    @cached_property
+    def size(self) -> list[Values]:
+        """The largest value of each output an image, [N]."""
+        return [*map(largest, self.exact)]
+
     @property
     def best_known(self) -> int:
         """The index of the image that float32 knows best, beside its largest value; one without any tells nothing."""
-        shares = []
-        for spread_N, exact_NW in zip(self.spread, self.exact, strict=True):
-            size_N = largest(exact_NW)
-            shares.append(np.divide(spread_N, size_N, out=np.full_like(size_N, np.inf), where=size_N > 0))
+        shares = [
+            np.divide(spread_N, size_N, out=np.full_like(size_N, np.inf), where=size_N > 0)
+            for spread_N, size_N in zip(self.spread, self.size, strict=True)
+        ]
         return int(np.max(shares, axis=0).argmin())
 
 
@@ -85,7 +91,7 @@ def references(model: DeployedModel, images: Mapping[str, Images], *, copies: in
         copies: how many runs with moved weights the spread is over.
     """
     stacked = np.concatenate([*images.values()])
-    exact = [output.astype(np.float64) for output in as_run(copy.deepcopy(model).double())(stacked)]
+    exact = [output.astype(np.float64) for output in outputs_of(copy.deepcopy(model).double(), stacked)]
     eager = _differences(model, stacked, exact)
     moved = [_differences(_moved(model, seed), stacked, exact) for seed in range(copies)]
     spread = [np.max(each, axis=0) for each in zip(eager, *moved, strict=True)]
@@ -109,7 +115,7 @@ def largest(values_NW: npt.NDArray[np.floating[Any]]) -> Values:
 
 def _differences(model: DeployedModel, images: Images, exact: list[Values]) -> list[Values]:
     """Returns how far a model is from the exact outputs: of each output the largest difference an image, [N]."""
-    return [largest(got - want) for got, want in zip(as_run(model)(images), exact, strict=True)]
+    return [largest(got - want) for got, want in zip(outputs_of(model, images), exact, strict=True)]
 
 
 def _moved(model: DeployedModel, seed: int) -> DeployedModel:

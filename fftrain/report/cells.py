@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,12 @@ class Cell:
     reason: str = ""
     run: FoundRun | None = None
 
-    @property
+    @cached_property
     def kind(self) -> tuple[str, ...]:
         """What it has in common with the cells of other seeds."""
         return self.dataset, self.view, self.method, self.varied
 
-    @property
+    @cached_property
     def probed(self) -> list[Place]:
         """The data set, reading and target of all labels that were to be told, or were."""
         return list(dict.fromkeys([*self.planned, *(self.run.told if self.run else ())]))
@@ -78,12 +79,12 @@ class Cell:
         default = self.run.reading if self.run else ""
         return default if default in readings or not readings else readings[0]
 
-    @property
+    @cached_property
     def tells(self) -> bool:
         """Whether its method tells the labels that it is trained on; of one to be trained, whether it reads any."""
         return self.run.tells if self.run else bool(self._part("method", lambda method: method.needs().labels))
 
-    @property
+    @cached_property
     def supervised(self) -> bool:
         """Whether it is trained on the classes themselves."""
         return self.tells and not self._part("view", lambda view: view.pretext)
@@ -100,8 +101,9 @@ class Cell:
         """Whether the validation images were trained on too (`--no-holdout`)."""
         return self.run is not None and not self.run.config.get("holdout", True)
 
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the rows of the frame that are this run's."""
+        """The rows of the frame that are this run's. Raises ValueError where a number is none."""
         head = {"run": self.name, **{key: getattr(self, key) for key in CELL[1:]}}
         return [] if self.run is None else [{**EMPTY, **head, **record} for record in self.run.records()]
 
@@ -155,7 +157,7 @@ def _read_cell(
         if planned is not None:
             run, reason = _as_planned(run, planned["evaluations"])
         cell = Cell(**plan, run=run, reason=reason)
-        cell.rows()
+        _ = cell.rows
         return cell
     except RunError as error:
         return Cell(**plan, state="damaged", reason=in_words(str(error), names))

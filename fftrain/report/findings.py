@@ -66,8 +66,9 @@ def _begin(measure: str) -> str:
 def _place(groups: Sequence[Group], measure: str) -> _Place | None:
     """Ranks what was measured of one data set and view; None below two features with a number."""
     at = chosen(measure)
-    measured = [group for group in groups if group.probe(at).value is not None]
-    trained = {group.label: group.probe(at) for group in measured}
+    means = [(group, group.probe(at)) for group in groups]
+    measured = [group for group, mean in means if mean.value is not None]
+    trained = {group.label: mean for group, mean in means if mean.value is not None}
     readings, networks = {group.reading for group in measured}, {group.network for group in measured}
     beside: dict[str, Mean] = {}
     for group in measured:

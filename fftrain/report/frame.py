@@ -96,7 +96,7 @@ def collect(root: Path) -> Collection:
     else:
         cells = found_cells(root)
     lacking = [(c.name, "incomplete" if c.state == "done" else c.state, c.reason) for c in cells if c.reason]
-    rows = [*(row for cell in cells for row in cell.rows()), *rows]
+    rows = [*(row for cell in cells for row in cell.rows), *rows]
     # Objects: texts are compared faster so than as pandas keeps them.
     frame = pd.DataFrame(rows, columns=[*EMPTY, *NUMBERS], dtype=object).astype(dict.fromkeys(NUMBERS, float))
     return Collection(root=root, study=study, cells=cells, pairs=pairs, frame=frame, problems=[*lacking, *problems])

@@ -6,6 +6,7 @@ import statistics
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -59,19 +60,19 @@ class Mean:
         scale = 100.0 if {*rows["unit"]} <= {SHARE} else 1.0
         return cls(values=values, lacking=lacking, once=once, interval=interval, scale=scale)
 
-    @property
+    @cached_property
     def value(self) -> float | None:
         """The mean over the seeds that are there."""
         if self.once:
             return next(iter(self.values.values()))
         return statistics.fmean(self.values.values()) if self.values else None
 
-    @property
+    @cached_property
     def spread(self) -> float | None:
         """The sample standard deviation; None below two seeds, and of one measurement."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 and not self.once else None
 
-    @property
+    @cached_property
     def reach(self) -> float:
         """How far it may be off: the deviation over seeds, or half of its interval; 0 where neither is known."""
         if self.interval is not None:
@@ -125,28 +126,28 @@ class Group:
     cells: tuple[Cell, ...]
     rows: pd.DataFrame
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The method, with the settings that vary."""
         return labelled(self.method, self.varied)
 
-    @property
+    @cached_property
     def tells(self) -> bool:
         """Whether its method tells the labels that it is trained on."""
         trained = [cell for cell in self.cells if cell.run]
         return any(cell.tells for cell in trained or self.cells)
 
-    @property
+    @cached_property
     def supervised(self) -> bool:
         """Whether it is trained on the classes themselves."""
         return self.tells and any(cell.supervised for cell in self.cells)
 
-    @property
+    @cached_property
     def network(self) -> str:
         """What tells untrained networks apart; "" where none is known."""
         return next((network_of(cell) for cell in self.cells if cell.settings), "")
 
-    @property
+    @cached_property
     def reading(self) -> str:
         """How the pixels are filled on its own data by default."""
         return next((cell.reading(self.dataset) for cell in self.cells if cell.run), "")
@@ -253,10 +254,9 @@ def with_choices(found: Collection) -> pd.DataFrame:
     """Returns the frame with what `chosen` and `last` name, and whether a reading is the `usual` one of its run."""
     cells = {cell.name: cell for cell in found.cells}
     frame = found.frame
-    usual = [
-        run in cells and reading == cells[run].reading(probed_on)
-        for run, probed_on, reading in zip(frame["run"], frame["probed_on"], frame["reading"], strict=True)
-    ]
+    places = [*zip(frame["run"], frame["probed_on"], strict=True)]
+    readings = {(run, on): cells[run].reading(on) for run, on in {*places} if run in cells}
+    usual = [readings.get(place) == reading for place, reading in zip(places, frame["reading"], strict=True)]
     frame = frame.assign(usual=pd.Series(usual, index=frame.index, dtype=bool))
     of_classes = select(frame, target="class", unit=SHARE)
     place = ["run", "measure", "probed_on", "reading", "source"]

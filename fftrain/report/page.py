@@ -17,7 +17,7 @@ from fftrain.report.cells import UNREADABLE
 from fftrain.report.frame import collect
 from fftrain.report.means import Published, groups, with_choices
 from fftrain.report.sections import of_runs, of_study
-from fftrain.report.tables import results_table
+from fftrain.report.tables import Table, results_table
 
 PAGE, MARKDOWN = "report.html", "report.md"
 
@@ -64,7 +64,7 @@ def _write(root: Path) -> dict[str, Any]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["md"] = markdown_escape
+    environment.filters |= {"md": markdown_escape, "markdown": markdown_table}
     quoted = any("published" in column for section in sections for t in section.tables for column in t.columns)
     prefix = "report-" if (root / CONFIG_FILE).exists() else ""
     table, numbers = (root / f"{prefix}results.{ending}" for ending in ("csv", "json"))
@@ -107,6 +107,12 @@ def _pictures_of(earlier: Path) -> set[str]:
         return set()
     made = text.rstrip().rpartition("\n")[2].startswith("Made by ffstudy ")
     return set(re.findall(r"^!\[.*\]\(figures/([a-z0-9-]+)\.svg\)$", text, re.MULTILINE)) if made else set()
+
+
+def markdown_table(table: Table) -> str:
+    """Returns a table's lines in Markdown."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    return "\n".join(f"| {' | '.join(map(markdown_escape, line))} |" for line in lines)
 
 
 def markdown_escape(text: str) -> str:

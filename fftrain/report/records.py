@@ -43,28 +43,28 @@ class FoundRun:
     evaluated: Sequence[Evaluated] = ()
     embeddings: Mapping[str, tuple[dict[str, Points], npt.NDArray[np.int64]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def config(self) -> Mapping[str, Any]:
         """The settings, as they are recorded."""
         return self.run.config
 
-    @property
+    @cached_property
     def record(self) -> Mapping[str, Any]:
         """What config.json holds."""
         return self.run.record
 
-    @property
+    @cached_property
     def label(self) -> str:
         """What people call the method, cut and ordered so."""
         return label(self.config)
 
-    @property
+    @cached_property
     def tells(self) -> bool:
         """Whether its method tells the labels that it is trained on."""
         told = any(record["measure"] == PRETEXT for one in self.evaluated for record in one.records)
         return told or any("accuracy" in epoch["validation"] for epoch in self.metrics)
 
-    @property
+    @cached_property
     def told(self) -> list[tuple[str, str, str]]:
         """The data sets of which labels were told, how they were read, and what the labels are."""
         places = (tuple(one.about[key] for key in ("dataset", "reading", "target")) for one in self.evaluated)
@@ -107,10 +107,11 @@ def read_run(path: Path, name: str) -> FoundRun:
     Raises:
         RunError: where one is missing or damaged; the message names it.
     """
-    folder, run = RunFolder(path), Run.load(path)
+    run = Run.load(path)
+    config = run.config
     _ = run.samples
     for kind, plugins in PARTS.items():
-        name_of = run.config[kind]["name"] if isinstance(run.config[kind], Mapping) else ""
+        name_of = config[kind]["name"] if isinstance(config[kind], Mapping) else ""
         if "." not in name_of and name_of not in plugins:
             raise RunError(
                 f"{path / CONFIG_FILE} describes no {kind} ({name_of!r}): restore it, or train the run again"
@@ -122,7 +123,7 @@ def read_run(path: Path, name: str) -> FoundRun:
     return FoundRun(
         name=name,
         run=run,
-        metrics=folder.read_metrics(),
+        metrics=RunFolder(path).read_metrics(),
         evaluated=found,
         embeddings={place: points for place, points in embeddings.items() if points is not None},
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,12 @@ class Section:
     tables: Sequence[Table]
     pictures: Sequence[Picture]
 
-    @property
+    @cached_property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
         return not (self.tables or self.pictures or self.points)
 
-    @property
+    @cached_property
     def anchor(self) -> str:
         """The name that links lead to."""
         return _slug(self.title)
@@ -255,16 +256,16 @@ def seen(run: Run) -> tuple[dict[str, Tensor], list[str]]:
         RunError: where its parts cannot be made, such as code outside the package that no person named.
     """
     images, labels = (torch.from_numpy(values[:SEEN]) for values in run.samples)
-    needs, view = run.method.needs(), view_of(run)
+    needs, view, classes = run.method.needs(), view_of(run), run.classes
     loader = Loader(images=images, labels=labels, view=view, needs=needs, batch_size=SEEN, seed=run.config["seed"])
     batch, _ = next(loader.once(SEEN))
     batch = with_told(batch, run.method, run.readout() if needs.told else None)
     rows = {"image": scaled(images)}
     if batch.partner is not None:
         rows["partner"] = batch.partner
-    for number, read in enumerate(torch.split(run.method.inputs(batch, len(run.classes)), len(images)), start=1):
+    for number, read in enumerate(torch.split(run.method.inputs(batch, len(classes)), len(images)), start=1):
         rows[f"read, {number}"] = read
-    return rows, [run.classes[k] for k in batch.labels.tolist()] if needs.labels else []
+    return rows, [classes[k] for k in batch.labels.tolist()] if needs.labels else []
 
 
 def _served(path: Path) -> Section:

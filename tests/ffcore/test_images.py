@@ -15,7 +15,7 @@ from PIL import Image
 
 from ffcore.errors import ImageError
 from ffcore.formats import FORMATS, SUFFIXES
-from ffcore.images import MAX_PIXELS, decode, fit, from_array, image_size, read_image
+from ffcore.images import MAX_PIXELS, decode, fit, fit_each, from_array, image_size, read_image
 
 UPRIGHT = {
     1: lambda stored: stored,
@@ -249,6 +249,15 @@ def test_one_pixel_fills_the_image(tmp_path):
 def test_an_array_comes_back_from_its_image(channels):
     stored = noise(channels, 6, 9)
     np.testing.assert_array_equal(fit(from_array(stored), height=6, width=9, channels=channels), stored)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_many_arrays_are_fitted_as_one_is(channels):
+    size, stored, at = {"height": 8, "width": 5, "channels": 1}, np.stack([noise(channels, 6, 9)] * 3), np.array([2, 0])
+    stored[2] //= 2
+    found = fit_each(stored, at, **size)
+    np.testing.assert_array_equal(found, np.stack([fit(from_array(stored[i]), **size) for i in at]))
+    assert (found[0] != found[1]).any()
 
 
 @pytest.mark.parametrize(

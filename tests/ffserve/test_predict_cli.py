@@ -18,7 +18,7 @@ from PIL import Image
 from ffserve import Classifier
 from ffserve import stream as stream_module
 from ffserve.account import WORDS
-from ffserve.output import shown
+from ffserve.table import shown
 from tests.helpers import one_line
 
 
