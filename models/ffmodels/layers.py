@@ -23,16 +23,22 @@ class Triangle(nn.Module):
         return functional.relu(z - z.mean(1, keepdim=True))
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky": nn.LeakyReLU, "triangle": Triangle}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky": nn.LeakyReLU,
+    "triangle": Triangle,
+    "linear": nn.Identity,
+}
 
 
 class LayerSettings(BackboneSettings):
     """Settings of a network whose blocks are one layer each."""
 
     norm: Literal["none", "batch"] = setting("none", description="What normalises a product before its activation.")
-    activation: Literal["relu", "leaky", "triangle"] = setting(
+    activation: Literal["relu", "leaky", "triangle", "linear"] = setting(
         "relu",
-        description="Activation; leaky lets 1 % of what is negative pass, triangle is relu(z - mean over units).",
+        description="Activation; leaky lets 1 % of what is negative pass, triangle is relu(z - mean over units), "
+        "linear is none: for between=triangle.",
     )
     dropout: float = setting(0.0, ge=0, lt=1, description="Share of a block's activation that is dropped in training.")
 

@@ -39,7 +39,7 @@ class Unit(nn.Module):
         self.stem = backbone.stem if blocks.start == 0 else nn.Identity()
         self.blocks = nn.ModuleList(backbone.blocks[i] for i in blocks)
         self.heads = nn.ModuleDict({str(index): head for index, head in heads.items()})
-        self.normalise = backbone.normalise
+        self.read = backbone.read
         self.frozen = False
 
     def freeze(self) -> None:
@@ -62,7 +62,7 @@ class Unit(nn.Module):
         with counting(not batch.empty):
             h = self.stem(h)
             for index, block in enumerate(self.blocks, start=self.first):
-                h = block(self.method.enter(self.normalise(h), batch, index))
+                h = block(self.method.enter(self.read(index, h), batch, index))
                 if str(index) in self.heads and not self.frozen:
                     losses[f"block{index + 1}"] = self.heads[str(index)](h, batch)
         return h.detach(), losses

@@ -25,7 +25,7 @@ from ffcore.settings import Part, setting
 # Its square is still a number in half precision.
 EPS = 1e-3
 
-Between = Literal["rms", "layer", "group", "none"]
+Between = Literal["rms", "layer", "group", "triangle", "none"]
 Shape = tuple[int, int, int]
 
 
@@ -53,12 +53,18 @@ def group(h: Tensor, groups: int) -> Tensor:
     return (centred * centred.square().mean(-1, keepdim=True).clamp(min=EPS**2).rsqrt()).reshape(h.shape)
 
 
+def triangle(h: Tensor) -> Tensor:
+    """relu(h - mean of h over channels) (Coates et al. 2011), then `layer`: for blocks whose activation is linear."""
+    h = as_it_is(h)
+    return layer((h - h.mean(1, keepdim=True)).relu())
+
+
 def as_it_is(h: Tensor) -> Tensor:
     """Returns the activation, at least float32: a plain network."""
     return h.to(torch.promote_types(h.dtype, torch.float32))
 
 
-NORMALISE: dict[str, Callable[[Tensor], Tensor]] = {"rms": rms, "layer": layer, "none": as_it_is}
+NORMALISE: dict[str, Callable[[Tensor], Tensor]] = {"rms": rms, "layer": layer, "triangle": triangle, "none": as_it_is}
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Backbone(nn.Module):
         stem: images float [B, C, H, W] in [0, 1] -> h.
         blocks: h -> h, one tensor of any shape.
         shape: channels, height and width of the images.
-        between: how each block's input is normalised: rms, layer, group or none.
+        between: how each block's input is normalised: rms, layer, group, triangle (of images: layer) or none.
         groups: of channels, where it is group.
         stages: of each block, the stage that it belongs to; None: each is its own.
 
@@ -134,9 +140,13 @@ class Backbone(nn.Module):
             )
         return h
 
+    def read(self, index: int, h: Tensor) -> Tensor:
+        """Returns what a block reads of the activation of the one below it, or the stem's, at least float32."""
+        return layer(h) if index == 0 and self.between == "triangle" else self.normalise(h)
+
     def block(self, index: int, h: Tensor) -> Tensor:
         """Returns the activation of one block, given that of the one below it, or the stem's."""
-        found: Tensor = self.blocks[index](self.normalise(h))
+        found: Tensor = self.blocks[index](self.read(index, h))
         return found
 
     def features(self, h: Tensor) -> Tensor:

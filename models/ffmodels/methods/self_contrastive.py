@@ -7,8 +7,9 @@ of relu(2 h)^2 at each place of a block's activation h,
 
     mean softplus(positive - y+) + mean softplus(y- - negative) + penalty * ||y+||.
 
-The goodness is read off what leaves the block (the paper's code reads it before triangle and pooling), all blocks are
-trained at once (there one after another), and a single image stands for a pair with itself when features are read.
+The paper's blocks give linear z, of which triangle and standardisation are passed on: `backbone.activation=linear
+backbone.between=triangle`. It trains them one after another, `--order greedy`; a single image stands for a pair with
+itself when features are read.
 Letters: B images, C channels.
 """
 

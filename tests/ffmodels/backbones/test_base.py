@@ -52,6 +52,16 @@ def test_every_network_can_be_normalised_by_groups(name):
         torch.testing.assert_close(read(h), group(h, 2))
 
 
+def test_triangle_is_of_activations_and_layer_of_images():
+    z = torch.randn(3, 6, 4, 4, dtype=torch.float64)
+    above = (z - z.mean(1, keepdim=True)).clamp(min=0)
+    torch.testing.assert_close(NORMALISE["triangle"](z), nn.functional.layer_norm(above, (6, 4, 4), eps=0.0))
+    images, blocks = torch.rand(3, 3, 4, 4), [nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)]
+    first, second = Backbone(nn.Identity(), blocks, shape=(3, 4, 4), between="triangle")(images)
+    torch.testing.assert_close(first, blocks[0](NORMALISE["layer"](images)))
+    torch.testing.assert_close(second, blocks[1](NORMALISE["triangle"](first)))
+
+
 @pytest.mark.parametrize("name", ["rms", "layer"])
 @pytest.mark.parametrize("shape", [(2, 8), (2, 2, 2, 2)])
 def test_zeros_stay_zero_with_a_finite_gradient(name, shape):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ffcore.errors import SettingError
-from ffmodels.parts import BACKBONES
+from ffmodels.parts import BACKBONES, METHODS
 from ffmodels.units import make_units
 from tests.ffmodels.making import SHAPE, K, batch, losses_of, make, normalised, weights_of
 
@@ -14,7 +14,11 @@ def softplus(x):
     return np.logaddexp(0, x)
 
 
-def papers_losses(backbone, views, other, again, positive=4.0, negative=6.0, penalty=1e-4):
+def triangle(z):
+    return normalised(np.maximum(z - z.mean(1, keepdims=True), 0), "layer")
+
+
+def papers_losses(backbone, views, other, again, passed, positive=4.0, negative=6.0, penalty=1e-4):
     """Losses with pairs side by side and shared weights, z = W a + W b + 2 bias, as the paper's code has them."""
     found = {}
     own, view = views[0], views[-1]
@@ -22,12 +26,12 @@ def papers_losses(backbone, views, other, again, positive=4.0, negative=6.0, pen
     for index, block in enumerate(backbone.blocks):
         weight, bias = weights_of(block)
 
-        def product(a, b, weight=weight, bias=bias):
-            a, b = (normalised(x, "layer") for x in (a, b))
-            return np.maximum(a @ weight.T + b @ weight.T + 2 * bias, 0)
+        def product(a, b, weight=weight, bias=bias, first=index == 0):
+            a, b = (normalised(x, "layer") if first else passed(x) for x in (a, b))
+            return a @ weight.T + b @ weight.T + 2 * bias
 
         high, low = (product(*pair) for pair in pairs)
-        y, y_negative = ((h**2).mean(1) for h in (high, low))
+        y, y_negative = ((np.maximum(z, 0) ** 2).mean(1) for z in (high, low))
         at = (positive, negative, penalty) if index == 0 else (1.0, 1.0, 0.0)
         loss = softplus(at[0] - y).mean() + softplus(y_negative - at[1]).mean() + at[2] * y.mean()
         found[f"block{index + 1}"] = loss
@@ -38,12 +42,20 @@ def papers_losses(backbone, views, other, again, positive=4.0, negative=6.0, pen
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("views", [1, 2])
-def test_losses_are_those_of_pairs_side_by_side_with_shared_weights(again, views):
-    method, backbone, units = make("self-contrastive", between="layer", views=views, again=again)
-    data = batch(views=views)
+@pytest.mark.parametrize(
+    ("network", "passed"),
+    [
+        ({"between": "triangle", "activation": "linear"}, triangle),
+        ({"between": "layer"}, lambda z: normalised(np.maximum(z, 0), "layer")),
+    ],
+)
+def test_losses_are_those_of_pairs_side_by_side_with_shared_weights(network, passed, again, views):
+    method = METHODS.load("self-contrastive")(views=views, again=again)
+    backbone = BACKBONES.load("mlp")(width=16, depth=3, **network).build(SHAPE, 1)
+    units, data = make_units(method, backbone, K), batch(views=views)
     found = losses_of(method, units, data)
     flat = [x.flatten(1).numpy().astype(np.float64) for x in (*data.views, data.partner)]
-    for name, expected in papers_losses(backbone, flat[:-1], flat[-1], again).items():
+    for name, expected in papers_losses(backbone, flat[:-1], flat[-1], again, passed).items():
         assert found[name] == pytest.approx(expected, rel=1e-4), name
 
 
