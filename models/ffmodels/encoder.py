@@ -33,7 +33,6 @@ class Encoder(nn.Module):
         self.condition = condition
         self.backbone = backbone
         self.reading = reading or condition.readings[0]
-        self.pixels = condition.readings[0] if reading == ACTIVATIONS else self.reading
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -42,7 +41,8 @@ class Encoder(nn.Module):
 
     def activations(self, images_BCHW: Tensor) -> list[Tensor]:
         """Returns every block's activation as it leaves the block, of pixels in [0, 1]."""
-        found: list[Tensor] = self.backbone(self.condition(images_BCHW, self.pixels))
+        pixels = self.condition.readings[0] if self.reading == ACTIVATIONS else self.reading
+        found: list[Tensor] = self.backbone(self.condition(images_BCHW, pixels))
         return found
 
     def features(self, h: Tensor) -> Tensor:

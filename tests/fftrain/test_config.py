@@ -81,8 +81,9 @@ def test_an_evaluation_that_tells_no_labels_has_no_target(name):
 def test_what_is_recorded_makes_the_same_run_again(recipe):
     config = settings(recipe, width=7, threshold=3, seed=5)
     assert RunConfig(**config.to_dict()) == config
-    # A recipe that sets more than where a method is cut is no name for every run of that method.
-    assert config.label == (recipe if isinstance(read_recipe(recipe)["method"], str) else config.method.called)
+    # A recipe that sets more than how a method is cut and ordered is no name for every run of that method.
+    ordered = f"{config.method.called} order={config.order}" if config.order != "together" else config.method.called
+    assert config.label == (recipe if isinstance(read_recipe(recipe)["method"], str) else ordered)
 
 
 @pytest.mark.parametrize("kind", KINDS)

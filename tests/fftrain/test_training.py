@@ -346,7 +346,7 @@ def test_a_run_of_version_0_1_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_a_point_that_can_be_trained(tmp_path, name):
-    small = {"dataset": "digits", "limit": 64, "epochs": 1, "batch_size": 32, "eval_images": 10, "threads": 1}
+    small = {"dataset": "digits", "limit": 64, "epochs": 2, "batch_size": 32, "eval_images": 10, "threads": 1}
     config = RunConfig(**merged(read_recipe(name), {"backbone": {"width": 16, "depth": 2}}, small))
     pretrain(config, tmp_path / "run")
     assert RunFolder(tmp_path / "run").read_config().label == config.label
