@@ -159,7 +159,12 @@ def _set(kind: str, part: Mapping[str, Any]) -> dict[str, Any]:
         fields = {**PARTS, "evaluation": EVALUATIONS}[kind].load(part["name"]).model_fields
     except (RunError, SettingError):
         return given
-    return {key: value for key, value in given.items() if key not in fields or fields[key].default != value}
+    return {key: value for key, value in given.items() if key not in fields or _recorded(fields[key].default) != value}
+
+
+def _recorded(value: Any) -> Any:
+    """Returns a setting as records have it: JSON knows no tuples."""
+    return [*value] if isinstance(value, tuple) else value
 
 
 def _toml(value: Any) -> str:

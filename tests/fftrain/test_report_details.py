@@ -12,10 +12,12 @@ from matplotlib import colors
 
 from ffcore.errors import RunError
 from ffcore.files import read_json, write_json
-from fftrain import write_report
+from fftrain import RunConfig, write_report
+from fftrain.parts import merged
 from fftrain.report.curves import Curve
 from fftrain.report.figures import block_lines, embeddings, svg, training_curves
 from fftrain.report.frame import collect
+from fftrain.report.inventory import command as command_of
 from fftrain.report.inventory import seconds as seconds_of
 from fftrain.report.means import Mean
 from fftrain.run import RunFolder
@@ -310,3 +312,30 @@ def test_figures_of_an_earlier_report_are_deleted_and_no_others(study, tmp_path)
     after = {path.name for path in (root / "figures").iterdir()}
     assert before - after == {"seen-ff-unsupervised-digits-plain.svg"}
     assert "mine.svg" in after
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"order": "greedy", "unit_epochs": (2, 1), "unit_lr": (3e-3, 2e-3), "backbone": {"name": "mlp", "depth": 2}},
+        {"order": "overlap", "cut": "2", "method": {"name": "self-contrastive", "positive": (1.0, 2.0)}},
+        {"order": "greedy", "cut": "2", "at": "last", "view": "plain", "epochs": 4},
+    ],
+)
+def test_the_command_of_a_training_is_read_as_its_settings(settings, cli, tmp_path):
+    """As the command line reads it: the run that it begins has them all, and no default is written."""
+    small = {
+        "dataset": "digits",
+        "limit": 40,
+        "batch_size": 20,
+        "threads": 1,
+        "eval_images": 10,
+        "mixed_precision": "no",
+    }
+    small |= {"epochs": 3} if "unit_epochs" not in settings and "epochs" not in settings else {}
+    config = RunConfig(**merged({"backbone": {"name": "mlp", "width": 8, "depth": 4}}, small, settings))
+    words = shlex.split(command_of(config.to_dict(), str(tmp_path / "run")))
+    assert not any("negative" in word or "penalty" in word for word in words)
+    ended = cli(*words)
+    assert ended.code == 0, ended.err
+    assert RunFolder(tmp_path / "run").read_config() == config
