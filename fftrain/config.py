@@ -14,7 +14,7 @@ from pydantic import SkipValidation, model_validator
 from ffcore.errors import SettingError
 from ffcore.settings import Part, Settings, setting
 from fftrain.parts import BASELINES, DATASETS, EVALUATIONS, FOLDER, PARTS, VIEWS, make_part
-from fftrain.recipes import default, label
+from fftrain.recipes import POINT, default, label
 
 PRECISIONS = ("no", "bf16", "fp16")
 # Trackers of Accelerate that write files and need no account.
@@ -111,9 +111,10 @@ class RunConfig(DataSettings):
         given = {kind: values.get(kind, default()[kind]) for kind in PARTS}
         parts: dict[str, Any] = {k: p if isinstance(p, Part) else make_part(k, p) for k, p in given.items()}
         if not parts["method"].trains:
-            values = {**values, "epochs": 0}
-        if values.get("unit_epochs") and "epochs" not in values:
-            values = {**values, "epochs": sum(values["unit_epochs"])}
+            values = {**values, "epochs": 0, "unit_epochs": None, "order": POINT["order"]}
+        by_unit = values.get("unit_epochs")
+        if isinstance(by_unit, list | tuple) and {*map(type, by_unit)} == {int} and "epochs" not in values:
+            values = {**values, "epochs": sum(by_unit)}
         return {**values, **parts}
 
     @model_validator(mode="after")

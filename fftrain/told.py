@@ -34,13 +34,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def with_told(batch: Batch, method: Method, readout: Readout | None) -> Batch:
+def with_told(batch: Batch, method: Method, readout: Readout | None, classes: int) -> Batch:
     """Returns a batch with what the readout tells of its first view now, where the method asks for it."""
     if not method.needs().told:
         return batch
     assert readout is not None
+    images = batch.views[0]
     with evaluating(readout):
-        return replace(batch, told=readout(batch.views[0]))
+        parts = torch.split(images, max(1, rows_of(images.shape[1:]) // classes))
+        return replace(batch, told=torch.cat([readout(part) for part in parts]))
 
 
 @torch.no_grad()

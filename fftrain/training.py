@@ -20,7 +20,7 @@ from ffmodels.backbones.base import Backbone
 from ffmodels.batch import Batch
 from ffmodels.draws import key
 from ffmodels.evaluated import Evaluated
-from ffmodels.methods.base import Method
+from ffmodels.methods.base import Method, Readout
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, HEADS_FILE, Run, as_module, save_weights
 from ffmodels.units import Unit, heads_of, make_units
 from fftrain.checkpoints import restore, save
@@ -149,7 +149,6 @@ class Training:
             name: self._loader(sample(split, config.eval_images))
             for name, split in (("train", data.train), ("validation", data.validation))
         }
-        self.readout = method.readout(self.backbone, self.condition, heads_of(self.units), self.classes)
         self._say()
 
     def run(self) -> None:
@@ -201,7 +200,7 @@ class Training:
                 save_weights(heads, folder.path / HEADS_FILE)
             save_weights(self.backbone, folder.path / BACKBONE_FILE)  # last: a run that has it has been trained
         accelerator.wait_for_everyone()
-        if self.readout is None:
+        if self.readout(self.stretches[-1]) is None:
             return []
         told = EvaluationConfig.made({"evaluation": READOUT})
         return evaluate_run(folder.path, told, accelerator=accelerator, data=self.data, reporter=self.reporter)
@@ -241,7 +240,7 @@ class Training:
             torch.manual_seed(key(config.seed, epoch, number, accelerator.process_index))
             stretch.set_rates(config.schedule, epoch - 1 + number / steps)
 
-        loaded = self._told(self.loader.epoch(epoch))
+        loaded = self._told(self.loader.epoch(epoch), stretch)
         batches = self.reporter.track(loaded, steps, f"epoch {epoch}/{config.epochs}", ahead)
         backward = accelerator.backward
         train(self.method, self.classes, stretch.turns, batches, begin=begin, backward=backward, watch=watch)
@@ -249,18 +248,23 @@ class Training:
 
     def _curve(self, loader: Loader, stretch: Stretch) -> dict[str, Any]:
         """Returns loss and, where the method tells something, accuracy of a split; nothing of the network changes."""
-        batches = self._told(loader.once(rows_of(self.data.shape)))
+        batches = self._told(loader.once(rows_of(self.data.shape)), stretch)
         measured = measure(self.method, self.classes, stretch.units, batches)
         found = over_processes([float(measured.get(name, 0.0)) for name in stretch.names], self.accelerator)
         curve: dict[str, Any] = {"loss": dict(zip(stretch.names, found, strict=True))}
-        if self.readout is not None:
-            with evaluating(self.readout):
-                by = accuracy(self.readout, self.view, self.classes, loader.images, loader.labels, self.accelerator)
+        if (readout := self.readout(stretch)) is not None:
+            with evaluating(readout):
+                by = accuracy(readout, self.view, self.classes, loader.images, loader.labels, self.accelerator)
             curve["accuracy"] = [*by.values()][-1]
         return curve
 
-    def _told(self, batches: Iterable[tuple[Batch, float]]) -> Iterator[tuple[Batch, float]]:
-        return ((with_told(batch, self.method, self.readout), weight) for batch, weight in batches)
+    def readout(self, stretch: Stretch) -> Readout | None:
+        """Returns what the blocks tell that have learned by then; None where the method has nothing to tell."""
+        return self.method.readout(self.backbone, self.condition, heads_of(stretch.units), self.classes)
+
+    def _told(self, batches: Iterable[tuple[Batch, float]], stretch: Stretch) -> Iterator[tuple[Batch, float]]:
+        readout = self.readout(stretch)
+        return ((with_told(batch, self.method, readout, self.classes), weight) for batch, weight in batches)
 
     def _say(self) -> None:
         """Says what is trained, on what."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
-from fftrain.data import Facts
+from fftrain.data import Facts, drawn
 from fftrain.evaluations.base import Evaluation, Subject
 
 
@@ -27,7 +27,7 @@ class Spectrum(Evaluation):
     labels = False
     training = False
 
-    images: int = setting(2000, ge=2, description="Validation images that are read, the first ones.")
+    images: int = setting(2000, ge=2, description="Validation images that are read, each class its share.")
 
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns those of the smaller of the two matrices of products, and of its eigenvalues."""
@@ -36,8 +36,9 @@ class Spectrum(Evaluation):
 
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields both of each choice of blocks, and of the pixels; 0 where nothing varies."""
+        shown = drawn(subject.data.validation, self.images)
         for choice in subject.choices():
-            features_NF = torch.cat([*choice.features.chunks("validation")])[: self.images]
+            features_NF = torch.cat([*choice.features.chunks("validation")])[shown]
             about = {"unit": "directions", "split": "validation", "blocks": choice.name}
             for measure, value in spectrum(features_NF).items():
                 yield {"measure": measure, **about, "value": value}

@@ -259,7 +259,7 @@ def seen(run: Run) -> tuple[dict[str, Tensor], list[str]]:
     needs, view, classes = run.method.needs(), view_of(run), run.classes
     loader = Loader(images=images, labels=labels, view=view, needs=needs, batch_size=SEEN, seed=run.config["seed"])
     batch, _ = next(loader.once(SEEN))
-    batch = with_told(batch, run.method, run.readout() if needs.told else None)
+    batch = with_told(batch, run.method, run.readout() if needs.told else None, len(run.classes))
     rows = {"image": scaled(images)}
     if batch.partner is not None:
         rows["partner"] = batch.partner

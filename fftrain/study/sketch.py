@@ -74,7 +74,7 @@ def sketch(config: RunConfig, facts: Facts) -> Sketch:
         SettingError: where they do not go together.
     """
     found = _without_numbers(lambda: _sketch(*_point(config), facts.shape, _classes(config, facts)))
-    by_unit(config, found.learning)
+    by_unit(config, found.learning if config.epochs else 0)
     return found
 
 
@@ -137,8 +137,9 @@ def _products(*point: Any) -> Products:
     turns = [(units, optimizers)]
     if order == "greedy":
         turns = [(units[: i + 1], [*[None] * i, one]) for i, one in enumerate(optimizers) if one] or turns
+    with FlopCounterMode(display=False) as asked:
+        batch = with_told(batch, method, readout, classes)
     with FlopCounterMode(display=False) as stepped:
-        batch = with_told(batch, method, readout)
         for at_once, stepping in turns:
             for unit in at_once if order == "greedy" else ():
                 unit.frozen = unit is not at_once[-1]
@@ -154,7 +155,7 @@ def _products(*point: Any) -> Products:
         with FlopCounterMode(display=False) as read:
             Encoder(condition, network)(scaled(images))
     return Products(
-        step=stepped.get_total_flops() / len(turns) / IMAGES,
+        step=(asked.get_total_flops() + stepped.get_total_flops() / len(turns)) / IMAGES,
         told=told / IMAGES,
         features=read.get_total_flops() / IMAGES,
     )

@@ -106,6 +106,9 @@ def test_what_does_not_fit_the_network_is_refused_before_a_folder_is_made(tmp_pa
             "--unit-epochs is 1,2, and --epochs 4 is not their sum",
         ),
         ({"unit_epochs": (1, 0), "order": "greedy"}, "--unit-epochs.1 is 0: it must be at least 1"),
+        ({"unit_epochs": (1, "x"), "order": "greedy"}, "--unit-epochs.1 is 'x': it must be a whole number"),
+        ({"unit_epochs": (1.5, 1), "order": "greedy"}, "--unit-epochs.0 is 1.5: it must be a whole number"),
+        ({"unit_epochs": 1, "order": "greedy"}, r"--unit-epochs is 1: it must be a list, such as \[1, 2\]"),
         ({"unit_lr": (1e-3,), "order": "overlap", "cut": "2"}, "--unit-lr is of --order together or greedy"),
     ],
 )
@@ -138,6 +141,23 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, value
             pretrain(config, tmp_path / "stopped")
     pretrain(config, tmp_path / "stopped", resume=True)
     assert weights(tmp_path / "whole") == weights(tmp_path / "stopped")
+
+
+def test_what_is_told_is_told_by_the_blocks_that_have_learned(tmp_path):
+    """In the first block's epochs the curve is that block's, not that of the last as it was drawn."""
+    pretrain(run({"width": 48}, order="greedy", unit_epochs=(8, 1, 1), lr=1e-2), tmp_path / "three")
+    pretrain(run({"width": 48, "depth": 1}, epochs=8, lr=1e-2), tmp_path / "one")
+    three, one = (
+        [{split: epoch[split]["accuracy"] for split in ("train", "validation")} for epoch in curves(tmp_path / name)]
+        for name in ("three", "one")
+    )
+    assert three[:8] == one
+    assert one[-1]["train"] > 0.3
+
+
+def test_nothing_is_ordered_where_nothing_is_trained(tmp_path):
+    config = run(method="untrained", order="greedy", unit_epochs=(1, 2))
+    assert (config.order, config.unit_epochs, config.epochs, config.label) == ("together", None, 0, "untrained")
 
 
 def test_the_epochs_of_a_greedy_run_are_its_own(tmp_path):
@@ -175,8 +195,8 @@ def test_with_shifted_cuts_a_loss_reaches_the_block_below_in_every_other_step():
 
 ORDERS = {
     "greedy": {"order": "greedy", "epochs": 3},
-    "overlap": {"order": "overlap", "cut": "2", "epochs": 2},
-    "told": {"method": {"name": "forward-forward", "wrong": "goodness"}, "epochs": 2},
+    "overlap": {"order": "overlap", "cut": "2", "epochs": 1},
+    "told": {"method": {"name": "forward-forward", "wrong": "goodness"}, "epochs": 1},
 }
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from ffmodels.parts import METHODS
 from ffmodels.units import heads_of, make_units
-from fftrain.told import accuracy
+from fftrain.told import accuracy, with_told
+from tests.ffmodels.making import SHAPE, K, batch, make
 from tests.fftrain.training import SMALL, data_of, settings
 
 
@@ -55,3 +57,27 @@ def test_any_number_of_processes_measures_the_same(monkeypatch, recipe, view, im
         *hits, rows = np.sum(parts, axis=0)  # as many values of each process, else they would wait for ever
         assert rows == images * {"jigsaw": 24, "rotation": 4, "plain": 1}[view]
         assert [hit / rows for hit in hits] == [*alone.values()]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_of_no_images_nothing_is_told(name):
+    """Processes that share out images may have none of them."""
+    method, backbone, units = make(name)
+    readout = method.readout(backbone, method.condition(K, SHAPE), heads_of(units), K)
+    if readout is not None:
+        assert {scores.shape for scores in readout.readers(torch.zeros(0, *SHAPE)).values()} == {(0, K)}
+
+
+def test_what_a_method_asks_to_be_told_is_told_of_some_images_at_once(monkeypatch):
+    monkeypatch.setattr("fftrain.told.rows_of", lambda shape: 2 * K)
+    method, backbone, units = make("forward-forward", wrong="goodness")
+    readout, data = method.readout(backbone, method.condition(K, SHAPE), heads_of(units), K), batch(rows=9)
+    seen = []
+    readout.register_forward_pre_hook(lambda module, given: seen.append((len(given[0]), module.training)))
+    told = with_told(data, method, readout, K).told
+    assert seen == [(2, False)] * 4 + [(1, False)]
+    assert readout.training
+    torch.testing.assert_close(told, readout(data.views[0]).detach())
+    assert not told.requires_grad
+    other = make("forward-forward")[0]
+    assert with_told(data, other, readout, K) is data

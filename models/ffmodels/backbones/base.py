@@ -48,7 +48,8 @@ def group(h: Tensor, groups: int) -> Tensor:
     What cannot be shared out evenly, such as an image's colours, is one group.
     """
     h = as_it_is(h)
-    of = h.reshape(h.shape[0], groups if h.shape[1] % groups == 0 else 1, -1)
+    groups = groups if h.shape[1] % groups == 0 else 1
+    of = h.reshape(h.shape[0], groups, size(h.shape[1:]) // groups)
     centred = of - of.mean(-1, keepdim=True)
     return (centred * centred.square().mean(-1, keepdim=True).clamp(min=EPS**2).rsqrt()).reshape(h.shape)
 

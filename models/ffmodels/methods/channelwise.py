@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from ffcore.errors import SettingError
 from ffcore.settings import setting
-from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is
+from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is, size
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition
 from ffmodels.contrast import nce_loss
@@ -106,7 +106,7 @@ def group_means(h: Tensor, classes: int) -> Tensor:
         h: an activation, float [B, C, ...]; K divides C, and the first C / K channels are those of class 0.
         classes: K.
     """
-    return as_it_is(h).reshape(h.shape[0], classes, -1).mean(-1)
+    return as_it_is(h).reshape(h.shape[0], classes, size(h.shape[1:]) // classes).mean(-1)
 
 
 def _projector(block: BlockInfo, width: int) -> nn.Sequential:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ffcore.errors import SettingError
-from ffmodels.backbones.base import NORMALISE, Backbone, group
+from ffmodels.backbones.base import NORMALISE, Backbone, Between, group
 from ffmodels.parts import BACKBONES
 from tests.parts import small
 
@@ -40,6 +42,15 @@ def test_group_is_group_norm_without_parameters_and_one_group_where_channels_can
     x = torch.zeros(2, 6, requires_grad=True)
     group(x, 3).sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("between", get_args(Between))
+def test_no_images_have_no_features(between):
+    """Processes that share out images may have none of them."""
+    blocks = [nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 1)]
+    backbone = Backbone(nn.Identity(), blocks, shape=(1, 4, 4), between=between, groups=2)
+    assert [h.shape[0] for h in backbone(torch.zeros(0, 1, 4, 4))] == [0, 0]
+    assert backbone.features(torch.zeros(0, 6, 2, 2)).shape == (0, 6)
 
 
 @pytest.mark.parametrize("name", ["mlp", "convnet", "vit", "resnet"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fftrain.data import drawn
 from fftrain.evaluations.spectrum import Spectrum, spectrum
 from fftrain.features import Features
 from tests.fftrain.evaluations.subjects import made, subject_of
@@ -33,11 +34,13 @@ def test_a_line_is_one_direction_and_what_never_varies_none():
     assert spectrum(3 * alike + 7) == pytest.approx(spectrum(alike))
 
 
-def test_as_many_validation_images_are_read_as_asked_for():
+def test_as_many_validation_images_are_read_as_asked_for_of_each_class_its_share():
     x = torch.randn(50, 6)
-    data = made([torch.zeros(n, dtype=torch.int64) for n in (5, 50, 5)])
-    features = Features(torch.randn(5, 6), x, torch.randn(5, 6))
-    for images, read in ((20, x[:20]), (500, x)):
+    labels = [torch.arange(n) // (n // 5) for n in (5, 50, 5)]  # in their order, as folders have them
+    data, features = made(labels), Features(torch.randn(5, 6), x, torch.randn(5, 6))
+    shown = drawn(data.validation, 20)
+    assert torch.bincount(labels[1][shown]).tolist() == [4] * 5
+    for images, read in ((20, x[shown]), (500, x)):
         records = [*Spectrum(images=images).measure(subject_of(features, data))]
         assert {record["measure"]: record["value"] for record in records} == pytest.approx(spectrum(read))
         assert {(record["unit"], record["split"]) for record in records} == {("directions", "validation")}
