@@ -189,7 +189,7 @@ def training_curves(
         for ax in axes[:, column]:
             ax.grid()
     axes[0, 0].set_ylabel("pretext accuracy (%)")
-    axes[1, 0].set_ylabel("loss, summed over blocks")
+    axes[1, 0].set_ylabel("loss, summed over blocks that learn")
     _legend(figure, axes[0])
     return figure
 

@@ -141,8 +141,8 @@ def _products(*point: Any) -> Products:
         batch = with_told(batch, method, readout, classes)
     with FlopCounterMode(display=False) as stepped:
         for at_once, stepping in turns:
-            for unit in at_once if order == "greedy" else ():
-                unit.frozen = unit is not at_once[-1]
+            for unit in at_once[:-1] if order == "greedy" else ():
+                unit.freeze()
             step(method, classes, at_once, stepping, batch, backward=torch.Tensor.backward, watch=lambda *told: None)
     for unit in units:
         unit.eval()

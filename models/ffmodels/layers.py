@@ -8,19 +8,18 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ffcore.settings import setting
-from ffmodels.backbones.base import BackboneSettings
+from ffmodels.backbones.base import BackboneSettings, above_mean
 from ffmodels.norm import BatchNorm
 
 
 class Triangle(nn.Module):
-    """relu(z - mean of z over channels): a unit speaks where it is above the others (Coates et al. 2011)."""
+    """`above_mean` as a layer."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns the activation of z [B, C, ...]."""
-        return functional.relu(z - z.mean(1, keepdim=True))
+        return above_mean(z)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ffcore.errors import SettingError
 from ffcore.settings import setting
-from ffmodels.backbones.base import Backbone, BlockInfo, size
+from ffmodels.backbones.base import BlockInfo, size
 from ffmodels.goodness import GOODNESS, LOSSES
 from ffmodels.methods.base import Method
 
@@ -19,6 +19,8 @@ ALPHA = {"symba": 4.0, "swish": 6.0}
 
 class PairMethod(Method):
     """A method whose rows are positives, then as many negatives, told apart by the goodness of each block."""
+
+    reads_length = True
 
     goodness: Literal["sum_squares", "mean_squares", "norm"] = setting(
         "sum_squares", description="Goodness of a block's activation."
@@ -40,14 +42,6 @@ class PairMethod(Method):
         if (value := getattr(self, name)) is not None:
             raise SettingError(f"{name} is {value}, and loss {self.loss} has none: leave it out, or choose {having}")
         return self
-
-    def check(self, backbone: Backbone, classes: int) -> None:
-        """Raises SettingError where goodness could be read off a length that is handed on."""
-        if backbone.between == "none":
-            raise SettingError(
-                f"backbone.between is none, and {self.part_name} would read its goodness off the length of the block "
-                "below: choose rms or layer"
-            )
 
     def head(self, block: BlockInfo, classes: int) -> nn.Module:
         """Returns the loss of a block's activation."""

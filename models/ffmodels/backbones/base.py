@@ -47,17 +47,18 @@ def group(h: Tensor, groups: int) -> Tensor:
 
     What cannot be shared out evenly, such as an image's colours, is one group.
     """
-    h = as_it_is(h)
     groups = groups if h.shape[1] % groups == 0 else 1
-    of = h.reshape(h.shape[0], groups, size(h.shape[1:]) // groups)
-    centred = of - of.mean(-1, keepdim=True)
-    return (centred * centred.square().mean(-1, keepdim=True).clamp(min=EPS**2).rsqrt()).reshape(h.shape)
+    return layer(h.reshape(h.shape[0] * groups, size(h.shape[1:]) // groups)).reshape(h.shape)
+
+
+def above_mean(h: Tensor) -> Tensor:
+    """relu(h - mean of h over channels): a unit speaks where it is above the others (Coates et al. 2011)."""
+    return (h - h.mean(1, keepdim=True)).relu()
 
 
 def triangle(h: Tensor) -> Tensor:
-    """relu(h - mean of h over channels) (Coates et al. 2011), then `layer`: for blocks whose activation is linear."""
-    h = as_it_is(h)
-    return layer((h - h.mean(1, keepdim=True)).relu())
+    """`above_mean`, then `layer`: for blocks whose activation is linear."""
+    return layer(above_mean(as_it_is(h)))
 
 
 def as_it_is(h: Tensor) -> Tensor:

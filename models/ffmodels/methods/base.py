@@ -6,13 +6,14 @@ A new one is a file beside this. Letters: B images of a batch, R rows that a hea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ffcore.errors import SettingError
 from ffcore.settings import Part
 from ffmodels.backbones.base import Backbone, BlockInfo, Shape
 from ffmodels.batch import Batch
@@ -47,12 +48,20 @@ class Method(Part):
     trains: ClassVar[bool] = True
     """Whether anything is trained: a run of one that does not has no epochs."""
 
+    reads_length: ClassVar[bool] = False
+    """Whether its loss reads how large activations are: none may then be handed on as it is."""
+
     def needs(self) -> Needs:
         """Returns what it asks of data and views."""
         return Needs()
 
     def check(self, backbone: Backbone, classes: int) -> None:
         """Raises SettingError where it cannot train this network on labels of so many classes."""
+        if self.reads_length and backbone.between == "none":
+            raise SettingError(
+                f"backbone.between is none, and {self.part_name} would read its goodness off the length of the block "
+                "below: choose rms or layer"
+            )
 
     def inputs(self, batch: Batch, classes: int) -> Tensor:
         """Returns what the stem reads, float32 [R, C, H, W]: by default the views, one below the other."""
@@ -100,6 +109,13 @@ class Readout(nn.Module, ABC):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns the scores that predict, float32 [B, K]."""
         return [*self.readers(images_BCHW).values()][-1]
+
+
+def with_mean(scores: dict[str, Tensor], blocks: Sequence[int]) -> dict[str, Tensor]:
+    """Returns scores [B, K] by block, and last what predicts: their mean over some blocks, indices from 0."""
+    names = [f"block{index + 1}" for index in blocks]
+    name = names[0] if len(names) == 1 else f"blocks{blocks[0] + 1}-{blocks[-1] + 1}-mean"
+    return {**scores, name: torch.stack([scores[each] for each in names]).mean(0)}
 
 
 class Logits(Readout):

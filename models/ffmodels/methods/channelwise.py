@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,12 +23,14 @@ from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is, size
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition
 from ffmodels.contrast import nce_loss
-from ffmodels.methods.base import Logits, Method, Needs, Readout
+from ffmodels.methods.base import Logits, Method, Needs, Readout, with_mean
 from ffmodels.norm import BatchNorm
 
 
 class Channelwise(Method):
     """Mean goodness of a group of channels for each class, and SupCon on what is passed on where it is asked for."""
+
+    reads_length = True
 
     contrast: float = setting(0.0, ge=0, description="Weight of SupCon on what a block passes on: 1 is HCL-FF's.")
     temperature: float = setting(0.2, gt=0, description="By which SupCon's cosines are divided.")
@@ -43,12 +44,8 @@ class Channelwise(Method):
         return Needs(labels=True)
 
     def check(self, backbone: Backbone, classes: int) -> None:
-        """Raises SettingError where channels cannot be shared out, or goodness could be read off what is passed on."""
-        if backbone.between == "none":
-            raise SettingError(
-                f"backbone.between is none, and {self.part_name} would read its goodness off the length of the block "
-                "below: choose layer or rms"
-            )
+        """Raises SettingError, beside what every method refuses, where channels cannot be shared out."""
+        super().check(backbone, classes)
         for block in backbone.info:
             C = block.shape[0]
             if C % classes:
@@ -90,13 +87,10 @@ class _Head(nn.Module):
 class _Goodness(Logits):
     def __init__(self, backbone: Backbone, heads: Mapping[int, nn.Module], last: int | None) -> None:
         super().__init__(backbone, heads)
-        self.blocks = [index + 1 for index in heads][-(last or len(heads)) :]
+        self.blocks = [*heads][-(last or len(heads)) :]
 
     def readers(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        found = super().readers(images_BCHW)
-        mean_BK = torch.stack([found[f"block{block}"] for block in self.blocks]).mean(0)
-        first, last = self.blocks[0], self.blocks[-1]
-        return {**found, f"block{first}" if first == last else f"blocks{first}-{last}-mean": mean_BK}
+        return with_mean(super().readers(images_BCHW), self.blocks)
 
 
 def group_means(h: Tensor, classes: int) -> Tensor:

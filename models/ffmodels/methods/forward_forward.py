@@ -27,7 +27,7 @@ from ffmodels.backbones.base import Backbone, Shape
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition, LabelSlot, with_label
 from ffmodels.goodness import GOODNESS
-from ffmodels.methods.base import Needs, Readout
+from ffmodels.methods.base import Needs, Readout, with_mean
 from ffmodels.pairs import PairMethod
 
 
@@ -106,7 +106,4 @@ class LabelGoodness(Readout):
         labels = torch.arange(K, device=images_BCHW.device).repeat(B)
         activations = self.backbone(with_label(images_BCHW.repeat_interleave(K, 0), labels, K))
         scores = [self.goodness.of(h).view(-1, K) for h in activations]
-        found = {f"block{i}": score_BK for i, score_BK in enumerate(scores, start=1)}
-        mean_BK = torch.stack([scores[i] for i in self.blocks]).mean(0)
-        first, last = self.blocks[0] + 1, self.blocks[-1] + 1
-        return {**found, f"block{first}" if first == last else f"blocks{first}-{last}-mean": mean_BK}
+        return with_mean({f"block{i}": score_BK for i, score_BK in enumerate(scores, start=1)}, self.blocks)

@@ -21,15 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ffcore.errors import SettingError
 from ffcore.settings import setting
-from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is
+from ffmodels.backbones.base import BlockInfo, as_it_is
 from ffmodels.batch import Batch
 from ffmodels.methods.base import Method, Needs
 
 
 class SelfContrastive(Method):
     """Goodness of images paired with themselves above a threshold, of pairs of two below one; no labels."""
+
+    reads_length = True
 
     views: Literal[1, 2] = setting(1, description="Views of an image: 2 pairs it with another view of it.")
     positive: tuple[float, ...] = setting(
@@ -46,13 +47,6 @@ class SelfContrastive(Method):
     def needs(self) -> Needs:
         """Returns that each image comes with another."""
         return Needs(partner=True, views=self.views)
-
-    def check(self, backbone: Backbone, classes: int) -> None:
-        """Raises SettingError where goodness could be read off a length that is handed on."""
-        if backbone.between == "none":
-            raise SettingError(
-                f"backbone.between is none, and {self.part_name} pairs images that are normalised: choose layer or rms"
-            )
 
     def inputs(self, batch: Batch, classes: int) -> Tensor:
         """Returns the views, then the other images: float32 [2B or 3B, C, H, W]."""

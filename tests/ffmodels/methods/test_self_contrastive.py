@@ -78,7 +78,7 @@ def test_settings_of_blocks_stand_for_those_that_follow():
 
 
 def test_a_network_without_normalisation_is_refused():
-    with pytest.raises(SettingError, match=r"backbone\.between is none, and self-contrastive pairs images"):
+    with pytest.raises(SettingError, match="between is none, and self-contrastive would read its goodness off"):
         make("self-contrastive", between="none")
 
 
