@@ -198,13 +198,18 @@ def main(
         "ms": {name: round(statistics.median(found), 2) for name, found in times.items()},
         "speed": speed,
     }
-    print(json.dumps(result, indent=2) if as_json else "\n".join(_lines(result)))
     asked = {"step, floor 1": least, "step, fflib 1": least_fflib, "bf16, step 1": least_bf16 if has else 0.0}
     missed = [
         f"{name}: {speed[name]['median']}, less than {wanted}"
         for name, wanted in asked.items()
         if name in speed and speed[name]["median"] < wanted
     ]
+    tell(result, missed, as_json)
+
+
+def tell(result: dict[str, Any], missed: list[str], as_json: bool) -> None:
+    """Prints a result, and ends with exit code 1 where something was missed."""
+    print(json.dumps(result, indent=2) if as_json else "\n".join(_lines(result)))
     if missed:
         print("; ".join(missed), file=sys.stderr)
         raise typer.Exit(1)

@@ -21,7 +21,6 @@ Exit code 1 where an epoch with views runs at less of the bare epoch's speed tha
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -39,7 +38,7 @@ import typer
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before torch is loaded
 
 import torch
-from step_speed import cpu_facts, ratios
+from step_speed import cpu_facts, ratios, tell
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -209,7 +208,7 @@ def main(
     os.environ["ACCELERATE_USE_CPU"] = "true"
     load_before = os.getloadavg()[0]
     speed: dict[str, dict[str, float]] = {}
-    ms: dict[str, dict[str, float]] = {}
+    ms: dict[str, float] = {}
     missed = []
     for view, least in (("two-shifts", least_gray), ("two-crops", least_colour)):
         with tempfile.TemporaryDirectory() as folder:
@@ -230,8 +229,8 @@ def main(
         for name in made[1:]:
             speed[f"{view}: views alone, {name} 1"] = ratios(times["alone"][name], times["alone"]["views"])
         for what, names in (("epoch", [*loaders]), ("alone", made)):
-            median = {name: statistics.median(times[what][name]) / steps for name in names}
-            ms[f"{view}, {what}"] = {name: round(1000 * seconds, 1) for name, seconds in median.items()}
+            for name in names:
+                ms[f"{view}, {what}, {name}, a step"] = round(1000 * statistics.median(times[what][name]) / steps, 1)
         found = speed[f"{view}: an epoch with views, bare 1"]["median"]
         if found < least:
             missed.append(f"{view}: {found}, less than {least}")
@@ -241,25 +240,10 @@ def main(
         "machine": f"{cpu_facts()[0]}, {platform.machine()}, {torch.get_num_threads()} threads",
         "load_average": f"{load_before:.2f} before, {os.getloadavg()[0]:.2f} after",
         "versions": f"python {platform.python_version()}, torch {torch.__version__}",
-        "ms_a_step": ms,
+        "ms": ms,
         "speed": speed,
     }
-    print(json.dumps(result, indent=2) if as_json else "\n".join(_lines(result)))
-    if missed:
-        print("; ".join(missed), file=sys.stderr)
-        raise typer.Exit(1)
-
-
-def _lines(result: dict[str, Any]) -> Iterator[str]:
-    """Yields a result as lines for people."""
-    for key, value in result.items():
-        if not isinstance(value, dict):
-            yield f"{key}: {value}"
-    for name, found in result["ms_a_step"].items():
-        yield f"{name}, ms a step: " + ", ".join(f"{of} {milliseconds}" for of, milliseconds in found.items())
-    for name, found in result["speed"].items():
-        spread = "quartiles {quartile1} to {quartile3}, range {least} to {most}".format(**found)
-        yield f"speed of {name}: {found['median']} ({spread})"
+    tell(result, missed, as_json)
 
 
 if __name__ == "__main__":
