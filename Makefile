@@ -48,7 +48,7 @@ demo: $(VENV)/.installed
 	@echo "exports side by side: $(DEMO)/compare.svg; what answers what: $(DEMO)/prediction.json"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from ffcore.errors import DataError, ImageError, SettingError
 from fftrain.config import DataSettings
 from fftrain.data import dump_images, file_name, load_data
 from fftrain.datasets import mnist
+from fftrain.datasets.digits import Digits
 
 
 def load(dataset="digits", **settings):
@@ -33,6 +35,12 @@ def write_folder(root: Path, classes=("cat", "dog"), count=10, size=(12, 12), pa
                 pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / part / name / f"{i}.png")
     return f"imagefolder:{root}"
+
+
+def test_digits_are_those_of_scikit_learn():
+    found, expected = Digits.load(Path()), load_digits()
+    np.testing.assert_array_equal(found.train_images[:, 0], np.rint(expected.images * (255 / 16)))
+    np.testing.assert_array_equal(found.train_labels, expected.target)
 
 
 def test_digits_are_embedded_and_enlarged_to_the_shape_of_mnist():
