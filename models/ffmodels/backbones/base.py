@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ffcore.errors import SettingError
 from ffcore.settings import Part, setting
@@ -101,11 +102,12 @@ class Backbone(nn.Module):
         shape: channels, height and width of the images.
         between: how each block's input is normalised: rms, layer, group, triangle (of images: layer) or none.
         groups: of channels, where it is group.
+        keeps: pixels a side of a map that features keep: 1 is the mean over space.
         stages: of each block, the stage that it belongs to; None: each is its own.
 
     Raises:
         SettingError: where it does not fit: a block gives no float tensor of its batch, rows of an image depend on
-            others in evaluation, or features are no [B, D].
+            others in evaluation, features are no [B, D], or keep more of a map than it has.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Backbone(nn.Module):
         shape: Shape,
         between: Between,
         groups: int = 10,
+        keeps: int = 1,
         stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -123,11 +126,14 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.shape = shape
         self.between = between
+        self.keeps = keeps
         self.normalise = partial(group, groups=groups) if between == "group" else NORMALISE[between]
         self.info = self._look(range(len(blocks)) if stages is None else stages)
 
     def pool(self, h: Tensor) -> Tensor:
-        """Returns an activation's features, [B, D]: the mean over space of [B, D, ...]."""
+        """Returns an activation's features, [B, D]: means of [B, C, ...] over space, of a map over some parts of it."""
+        if h.ndim == 4 and self.keeps > 1:
+            return functional.adaptive_avg_pool2d(h, self.keeps).flatten(1)
         return h if h.ndim == 2 else h.flatten(2).mean(-1)
 
     def grid(self, h: Tensor) -> Tensor:
@@ -180,6 +186,11 @@ class Backbone(nn.Module):
                 raise SettingError(
                     f"block {index + 1} gives {gave} for 2 images: it must give one float tensor [2, ...], and pool "
                     "must make [2, D] of it"
+                )
+            if h.ndim == 4 and self.keeps > min(h.shape[2:]):
+                raise SettingError(
+                    f"backbone.keeps is {self.keeps}, but the maps of block {index + 1} are {h.shape[2]}x{h.shape[3]}: "
+                    "features keep no more pixels than that"
                 )
             info.append(
                 BlockInfo(

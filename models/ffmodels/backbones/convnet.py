@@ -1,7 +1,8 @@
 """A plain convolutional network: convolution, normalisation, activation and pooling in each block.
 
-With activation=triangle, channels 96, 384, 1536, kernels 5, 3, 3 and a window of 4 it is the network of SoftHebb
-(Journe et al. 2023, arXiv 2209.11883) and of self-contrastive Forward-Forward (Chen et al. 2025, arXiv 2409.11593).
+With channels 96, 384, 1536, kernels 5, 3, 3 and a window of 4 it is the network of SoftHebb (Journe et al. 2023, arXiv
+2209.11883; activation=triangle) and of self-contrastive Forward-Forward (Chen et al. 2025, arXiv 2409.11593;
+activation=linear, between=triangle, pool_first).
 Letters: C channels, H W pixels.
 """
 
@@ -31,16 +32,26 @@ class ConvNet(LayerSettings):
         ("max",), min_length=1, description="How each block halves its map; the last stands for those that follow."
     )
     window: Literal[2, 3, 4] = setting(2, description="Pixels of a pooling window, whose stride is 2.")
+    pool_first: bool = setting(
+        False,
+        description="Pool where the next block begins: losses see a block's map whole, and the last keeps its own.",
+    )
+    keeps: int = setting(
+        1, ge=1, le=16, description="Pixels a side of a map that features keep: 1 is the mean over space."
+    )
 
     def make(self, shape: Shape) -> Backbone:
         """Returns a block for each number of channels. Maps are padded: images may have any size."""
-        blocks = []
+        blocks: list[nn.Module] = []
+        before: list[nn.Module] = []
         for index, (inputs, outputs) in enumerate(pairwise([shape[0], *self.channels])):
             kernel = self.kernel[min(index, len(self.kernel) - 1)]
-            pooling = self.pooling[min(index, len(self.pooling) - 1)]
+            pool = self._pool(self.pooling[min(index, len(self.pooling) - 1)])
             convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=self.biased)
-            blocks.append(nn.Sequential(convolution, *self.activated(outputs), *self._pool(pooling), *self.dropped()))
-        return Backbone(nn.Identity(), blocks, shape=shape, between=self.between, groups=self.groups)
+            block = [convolution, *self.activated(outputs)]
+            blocks.append(nn.Sequential(*before, *block, *([] if self.pool_first else pool), *self.dropped()))
+            before = pool if self.pool_first else []
+        return Backbone(nn.Identity(), blocks, shape=shape, between=self.between, groups=self.groups, keeps=self.keeps)
 
     def _pool(self, pooling: str) -> list[nn.Module]:
         """Returns what halves a map, rounded up."""

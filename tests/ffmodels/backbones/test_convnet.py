@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,11 +9,11 @@ from torch.nn import functional
 from ffcore.errors import SettingError
 from fftrain.parts import BACKBONES
 
-SMALL = {"channels": [4, 6], "norm": "batch"}
+SMALL = {"channels": [4, 6], "norm": "batch", "keeps": 2}  # of maps of 14 and 7 pixels
 
 
 def make(shape=(3, 12, 12), **settings):
-    return BACKBONES.load("convnet")(**{**SMALL, **settings}).build(shape, seed=0)
+    return BACKBONES.load("convnet")(**{**SMALL, "keeps": 1, **settings}).build(shape, seed=0)
 
 
 def test_a_block_is_a_convolution_a_norm_an_activation_and_a_pool():
@@ -39,6 +40,28 @@ def test_images_of_any_size_are_taken_and_maps_halved_rounding_up(window, poolin
         assert block.shape[1:] != (0, 0)
         height, width = block.shape[1:]
     assert [block.dim for block in net.info] == [4, 6]
+
+
+def test_features_keep_the_means_of_parts_of_a_map():
+    net = make((3, 12, 12), keeps=2, between="none").eval()  # maps of 6 and 3 pixels
+    h6, h3 = (h.detach().double().numpy() for h in net(torch.rand(2, 3, 12, 12)))
+    parts = [h6[:, :, i : i + 3, j : j + 3].mean((2, 3)) for i in (0, 3) for j in (0, 3)]
+    np.testing.assert_allclose(net.features(torch.from_numpy(h6)), np.stack(parts, 2).reshape(2, -1), rtol=1e-12)
+    parts = [h3[:, :, i : i + 2, j : j + 2].mean((2, 3)) for i in (0, 1) for j in (0, 1)]  # which overlap
+    np.testing.assert_allclose(net.features(torch.from_numpy(h3)), np.stack(parts, 2).reshape(2, -1), rtol=1e-12)
+    assert [block.dim for block in net.info] == [16, 24]
+    with pytest.raises(SettingError, match=r"backbone.keeps is 4, but the maps of block 2 are 3x3"):
+        make((3, 12, 12), keeps=4)
+
+
+def test_pools_may_stand_where_the_next_block_begins():
+    first, behind = make(pool_first=True).eval(), make().eval()
+    assert [block.shape for block in first.info] == [(4, 12, 12), (6, 6, 6)]
+    behind.load_state_dict(dict(zip(behind.state_dict(), first.state_dict().values(), strict=True)))
+    images = torch.rand(2, 3, 12, 12)
+    torch.testing.assert_close(functional.max_pool2d(first(images)[0], 2), behind(images)[0])
+    one = make(pool_first=True, between="none").eval()
+    torch.testing.assert_close(one(images)[1], one.blocks[1][1:](functional.max_pool2d(one(images)[0], 2)))
 
 
 def test_settings_stand_for_the_blocks_that_follow():
