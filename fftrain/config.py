@@ -22,8 +22,8 @@ TRACKERS = ("tensorboard",)
 DATA_DIR_HELP = "Where data sets are kept, or the run's images lie, now. [default: where they were]"
 THREADS_HELP = "CPU threads of a process. [env: OMP_NUM_THREADS; default: cores by local processes]"
 READING_HELP = (
-    "How features are read: how pixels are filled where no label is known (FF: neutral, zeros, pixels), or activations "
-    "before they are normalised. [default: the method's]"
+    "How features are read: how pixels are filled where no label is known (FF: neutral, zeros, pixels, label:N for one "
+    "label, random), or activations before they are normalised. [default: the method's]"
 )
 
 

@@ -122,7 +122,7 @@ class _Measuring:
             self.sources[RANDOM] = self.measured.encoder(encoder.reading, untrained=True)
         self.sources[self.source] = encoder
         asked = "" if config.target == "class" else f"-{file_name(trained.view.part_name)}"
-        self.probes = run / "probes" / f"{place_name(data.name)}-{encoder.reading}{asked}"
+        self.probes = run / "probes" / f"{place_name(data.name)}-{file_name(encoder.reading)}{asked}"
         self.weights = weights_digest(run)
         self.place: dict[str, str] = {"dataset": data.name, "reading": encoder.reading, "target": config.target}
         for config in self.configs:

@@ -16,6 +16,7 @@ from ffcore.ink import Ink, drawn
 from ffexport.describe import public
 from ffexport.graph import DeployedModel
 from ffexport.registry import check_head
+from ffmodels.conditions import DRAWN
 from ffmodels.evaluated import evaluations
 from ffmodels.linear import last_blocks, load_head
 from ffmodels.run import BACKBONE_FILE, Run, weights_digest
@@ -149,14 +150,20 @@ def choose_probe(run: Run, wanted: str | None) -> Probe | None:
         The probe; None where none is named and the run has none.
 
     Raises:
-        SettingError: for a probe that the run does not have, or where only probes on several other data sets exist.
+        SettingError: for a probe that the run does not have or no file can hold, or where only probes on several other
+            data sets exist.
     """
-    probes = probes_of(run)
+    found = probes_of(run)
+    probes = [probe for probe in found if probe.about["reading"] != DRAWN]
     names = ", ".join(sorted(probe.name for probe in probes)) or "none: `fftrain evaluate RUN linear` makes some"
     if wanted is not None:
         for probe in probes:
             if probe.name == wanted:
                 return probe
+        if wanted in [probe.name for probe in found]:
+            raise SettingError(
+                f"--probe {wanted} reads a label drawn for each image, which no file can hold: choose {names}"
+            )
         raise SettingError(f"--probe {wanted!r} is not in {run.path}, which has {names}")
     probes = [probe for probe in probes if probe.about["target"] == "class"]
     own = [probe for probe in probes if probe.about["dataset"] == run.data["name"]]

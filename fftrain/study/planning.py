@@ -32,6 +32,7 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
 from ffcore.plugins import is_outside, trust
 from ffcore.settings import read_toml, underscored
+from ffmodels.conditions import in_words
 from fftrain.config import DataSettings, EvaluationConfig, placed
 from fftrain.data import Facts, look_at
 from fftrain.launcher import precision
@@ -281,7 +282,7 @@ def _check_names(content: Mapping[str, Any], grids: Iterable[Grid], cells: Itera
                 raise SettingError(f"{source}: parts.{name} is used by no cell: leave it out, or name it in a list")
         for reading in grid.lists["reading"]:
             if reading not in readings:
-                raise SettingError(f"{source}: reading has {reading!r}: choose among {', '.join(readings)}")
+                raise SettingError(f"{source}: reading has {reading!r}: choose among {in_words(readings)}")
     if "reference" in content and content["reference"] not in labels:
         named = ", ".join(sorted(labels))
         raise SettingError(f"{source}: reference is {content['reference']!r}, and cells are called {named}")

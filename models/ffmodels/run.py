@@ -26,6 +26,7 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import AnyPath, read_json, replacing, sha256
 from ffcore.plugins import Plugins
 from ffmodels.backbones.base import Backbone, Shape
+from ffmodels.conditions import in_words
 from ffmodels.encoder import Encoder, readings
 from ffmodels.methods.base import Method, Readout
 from ffmodels.parts import BACKBONES, METHODS
@@ -139,7 +140,7 @@ class Run:
         """
         condition = self.method.condition(len(self.classes), self.shape)
         if reading is not None and reading not in (known := readings(condition)):
-            raise SettingError(f"reading {reading!r} is unknown for {self.path}: choose one of {', '.join(known)}")
+            raise SettingError(f"reading {reading!r} is unknown for {self.path}: choose one of {in_words(known)}")
         return Encoder(condition, self.network(untrained=untrained), reading).eval()
 
     def readout(self, encoder: Encoder | None = None) -> Readout | None:

@@ -54,7 +54,9 @@ def test_activations_are_read_before_they_are_normalised_of_pixels_as_the_method
 def test_a_reading_that_the_method_does_not_have_is_refused(trained):
     with pytest.raises(SettingError, match=r"reading 'neutral' is unknown for .*bp: choose one of pixels"):
         load_encoder(trained / "bp", "neutral")
-    with pytest.raises(SettingError, match=r"choose one of neutral, zeros, pixels, activations"):
+    with pytest.raises(
+        SettingError, match=r"choose one of neutral, zeros, pixels, random, activations, label:0 to label:3$"
+    ):
         load_encoder(trained / "ff", "ones")
 
 

@@ -37,7 +37,7 @@ def test_products_are_those_that_are_done(recipe, view, step, told):
 def test_what_is_known_of_a_run_before_its_images_are():
     found = cell(recipe="ff").sketch
     assert found.dims == (WIDTH,) * 4
-    assert found.readings == ("neutral", "zeros", "pixels", "activations")
+    assert found.readings == ("neutral", "zeros", "pixels", "random", *(f"label:{k}" for k in range(4)), "activations")
     assert found.tells
     assert found.weights == FORWARD // 2 + 4 * WIDTH
     assert not cell(recipe="ff-unsupervised").sketch.tells
