@@ -6,7 +6,7 @@ random, so the accuracy says nothing. Peak memory is sampled while the probe run
 process holds for itself, total counts pages of mapped files too, which the system takes back when it needs them.
 
     python benchmarks/probe_speed.py                              # 60,000 x 6,000, 100 epochs, one setting
-    python benchmarks/probe_speed.py --settings 6 --measure 3     # 3 epochs are measured, 100 extrapolated
+    python benchmarks/probe_speed.py --search --measure 3         # the search's six; 3 epochs, extrapolated to 100
     python benchmarks/probe_speed.py --mapped . --measure 3       # features in a mapped file in this folder
 
 Exit code 1 where the probe takes more than --most seconds.
@@ -59,7 +59,7 @@ def main(
     measure: Annotated[
         int | None, typer.Option(help="Measure this many epochs and extrapolate. [default: all]")
     ] = None,
-    settings: Annotated[int, typer.Option(help="Settings of the grid that are trained at once.")] = 1,
+    search: Annotated[bool, typer.Option("--search", help="Train all settings of the search at once.")] = False,
     batch_size: Annotated[int, typer.Option(help="Rows of a step.")] = 256,
     mapped: Annotated[Path | None, typer.Option(help="Keep the features in a mapped file in this folder.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
@@ -70,7 +70,7 @@ def main(
     import torch
 
     from fftrain.data import ImageData, Split
-    from fftrain.evaluations.linear import GRID, Linear
+    from fftrain.evaluations.linear import Linear
     from fftrain.features import Features, allocate
     from fftrain.launcher import make_accelerator
     from fftrain.progress import Reporter
@@ -93,13 +93,15 @@ def main(
             test=splits[2],
             class_names=tuple(map(str, range(classes))),
         )
+        chosen = Linear(batch_size=batch_size, **({} if search else {"lr": 1e-3, "weight_decay": 0.0}))
+        settings = len(chosen.grid)
         weight, gradient = torch.randn(settings * classes, features), torch.randn(batch_size, settings * classes)
 
         def probe(count: int) -> float:
-            linear = Linear(epochs=count, batch_size=batch_size)
+            linear = chosen.changed(epochs=count)
             standardised = Features(*parts, reader).standardised()
             began = time.perf_counter()
-            linear.fit(standardised, data, device, Reporter(), "random", (GRID * settings)[:settings])
+            linear.fit(standardised, data, device, Reporter(), "random")
             return time.perf_counter() - began
 
         def floor() -> float:

@@ -136,6 +136,9 @@ class _Measuring:
                 f"set of this shape (--dataset){made}"
             )
         _part(config).check(self.measured, self.data, self.place["reading"])
+        encoder = self.sources[self.source]
+        assert encoder is not None
+        _part(config).check_blocks(len(encoder.dims))
 
     def run(self) -> list[Evaluated]:
         """Measures what is not there yet, and returns all of it."""

@@ -135,9 +135,11 @@ def name_of(blocks: Sequence[int]) -> str:
 
 def choices(encoder: Encoder | None) -> list[tuple[int, ...]]:
     """Returns the choices of blocks that are read: each by itself, and the last three together; of pixels, one."""
-    if encoder is None:
-        return [()]
-    count = len(encoder.dims)
+    return [()] if encoder is None else block_choices(len(encoder.dims))
+
+
+def block_choices(count: int) -> list[tuple[int, ...]]:
+    """Returns the choices among so many blocks."""
     single: list[tuple[int, ...]] = [(i,) for i in range(count)]
     return [*single, last_blocks(count)] if count > 1 else single
 

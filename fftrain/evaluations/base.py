@@ -6,7 +6,7 @@ A new one is a file beside this. Letters: N images, F features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,9 +102,15 @@ class Subject:
         made = extract(self.encoder, self.data, device, self.reporter, memory=self.memory, folder=folder)
         return self.held.enter_context(made)
 
-    def choices(self) -> Iterator[Choice]:
-        """Yields this process's share of what is read: each block by itself, and the last three together."""
+    def choices(self, wanted: Collection[str] = ()) -> Iterator[Choice]:
+        """Yields this process's share of what is read: each block by itself, and the last three together.
+
+        Args:
+            wanted: names of those that are read alone; of pixels there is one choice whatever is named.
+        """
         found = choices(self.encoder)
+        if wanted and self.encoder is not None:
+            found = [blocks for blocks in found if name_of(blocks) in wanted]
         mine = found[self.accelerator.process_index :: self.accelerator.num_processes]
         features = [self.features.columns(columns_of(self.encoder, blocks)) for blocks in mine]
         widths = [part.train.shape[1] for part in features]
@@ -130,8 +136,16 @@ class Evaluation(Part):
     training: ClassVar[bool] = True
     """Whether it reads training images."""
 
+    @property
+    def measured(self) -> str:
+        """What it tells, in words: other words for settings with which it may stand beside itself."""
+        return self.called
+
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises SettingError or RunError where it cannot be measured of a run on these images, read so."""
+
+    def check_blocks(self, count: int) -> None:
+        """Raises SettingError where it cannot be measured of a network of so many blocks: before a study begins."""
 
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns about how many floating-point operations it takes of one source; a study plans by it.

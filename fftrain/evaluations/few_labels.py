@@ -30,6 +30,11 @@ class FewLabels(Evaluation):
     draws: int = setting(20, ge=2, description="How often they are drawn.")
     seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the draws.")
 
+    @property
+    def measured(self) -> str:
+        """The accuracy, and how few they are."""
+        return f"accuracy with {self.per_class} labels a class"
+
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the mean accuracy on validation and test of each choice of blocks, its 95 % interval, and each draw's.
 
@@ -53,7 +58,7 @@ class FewLabels(Evaluation):
                 mean, sem = float(np.mean(reached)), float(stats.sem(reached))
                 reach = sem * float(stats.t.ppf((1 + LEVEL) / 2, self.draws - 1))
                 yield {
-                    "measure": f"accuracy with {self.per_class} labels a class",
+                    "measure": self.measured,
                     "split": split,
                     "blocks": choice.name,
                     "value": mean,

@@ -1,7 +1,7 @@
 """Linear probes: classifiers of the frozen features, each of which an export can take up.
 
 All settings of a probe are trained in one pass over the features; validation chooses one; the test split is read once,
-by that one.
+by that one. Where learning rate and weight decay are given there is one setting, and nothing is chosen.
 
 Letters: B batch, F features, K classes, S settings, Q = S*K classes of all settings side by side.
 """
@@ -9,15 +9,17 @@ Letters: B batch, F features, K classes, S settings, Q = S*K classes of all sett
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ffcore.errors import SettingError
 from ffcore.files import write_json
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
@@ -25,42 +27,87 @@ from ffmodels.linear import LinearHead
 from ffmodels.run import save_weights
 from fftrain.data import Facts, ImageData
 from fftrain.evaluations.base import Evaluation, Subject
-from fftrain.features import Features
+from fftrain.features import Features, block_choices, name_of
 from fftrain.progress import Reporter
 
-# What validation chooses from: learning rate and decoupled weight decay.
-GRID = tuple({"lr": lr, "weight_decay": decay} for lr, decay in itertools.product((1e-3, 1e-4), (0.0, 0.1, 1.0)))
+# What validation chooses from where they are not given: learning rate and decoupled weight decay.
+RATES, DECAYS = (1e-3, 1e-4), (0.0, 0.1, 1.0)
+MEASURE = "probe accuracy"
 
 
 class Linear(Evaluation):
-    """Accuracy of linear probes; validation chooses learning rate and weight decay."""
+    """Accuracy of linear probes; validation chooses learning rate and weight decay, unless they are given."""
 
+    lr: float | None = setting(None, gt=0, description="Learning rate. [default: validation chooses 1e-3 or 1e-4]")
+    weight_decay: float | None = setting(
+        None, ge=0, description="Decoupled weight decay. [default: validation chooses 0, 0.1 or 1]"
+    )
+    schedule: Literal["cosine", "constant"] = setting(
+        "cosine", description="Learning rate over the epochs: a cosine to 0, or as it is."
+    )
+    blocks: str | None = setting(
+        None,
+        description="Blocks that are read, by name: block4, or block4,blocks2-4. [default: each, and the last three "
+        "together]",
+    )
     standardise: bool = setting(True, description="Standardise each feature by the training split before the probe.")
     epochs: int = setting(100, ge=1, description="Passes over the features.")
     batch_size: int = setting(256, ge=1, description="Feature rows of a step.")
     seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the order of the rows.")
 
+    @property
+    def grid(self) -> list[dict[str, float]]:
+        """The settings that are trained: one where both are given."""
+        rates = RATES if self.lr is None else (self.lr,)
+        decays = DECAYS if self.weight_decay is None else (self.weight_decay,)
+        return [{"lr": lr, "weight_decay": decay} for lr, decay in itertools.product(rates, decays)]
+
+    @property
+    def measured(self) -> str:
+        """`probe accuracy`, and what of its protocol is given."""
+        given = {"lr": self.lr, "weight decay": self.weight_decay}
+        words = [f"{name} {value:g}" for name, value in given.items() if value is not None]
+        words += [] if self.schedule == "cosine" else [self.schedule]
+        words += [] if self.blocks is None else [self.blocks]
+        words += ["not standardised"] if words and not self.standardise else []
+        return ", ".join([MEASURE, *words])
+
+    def check_blocks(self, count: int) -> None:
+        """Raises SettingError for a name that none of the choices among so many blocks has."""
+        known = [*map(name_of, block_choices(count))]
+        for name in self.wanted:
+            if name not in known:
+                raise SettingError(f"linear.blocks has {name!r}: choose among {', '.join(known)}")
+
+    @property
+    def wanted(self) -> list[str]:
+        """The names of the blocks that are read; none means all choices."""
+        return [] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
+
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns those of all settings' steps."""
-        return self.epochs * facts.train * sum(4.0 * facts.classes * len(GRID) * F + 50 * F for F in widths)
+        return self.epochs * facts.train * sum(4.0 * facts.classes * len(self.grid) * F + 50 * F for F in widths)
 
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the accuracy on validation and test of each choice of blocks; keeps the classifiers of the run's own.
 
-        PROBES/BLOCKS.safetensors reads the features as they are: the standardisation is folded into its weights.
+        PROBES/BLOCKS.safetensors reads the features as they are: the standardisation is folded into its weights. What
+        is given of the protocol is part of the folder's name.
         """
+        given = re.sub("[ ,]+", "-", self.measured.removeprefix(MEASURE))
+        probes = subject.probes.with_name(subject.probes.name + given)
         if subject.trained:  # a probe that an interrupted call leaves is of no evaluation
             if subject.main:
-                shutil.rmtree(subject.probes, ignore_errors=True)
+                shutil.rmtree(probes, ignore_errors=True)
             subject.accelerator.wait_for_everyone()
-        for choice in subject.choices():
+        for choice in subject.choices(self.wanted):
             features = choice.features.standardised() if self.standardise else choice.features
             what = f"{subject.source} {choice.name}"
             head, reached = self.fit(
                 features, subject.data, subject.accelerator.device, subject.reporter, what, ahead=choice.ahead
             )
             if subject.trained:
-                path = subject.probes / f"{choice.name}.safetensors"
+                path = probes / f"{choice.name}.safetensors"
                 about = {**subject.about, "blocks": list(choice.blocks), "source": subject.source, **reached}
                 write_json(path.with_suffix(".json"), about)
                 subject.files += [p.relative_to(subject.run.path).as_posix() for p in (path.with_suffix(".json"), path)]
@@ -70,7 +117,7 @@ class Linear(Evaluation):
                     path,
                 )
             for split in ("validation", "test"):
-                about = {"measure": "probe accuracy", "split": split, "blocks": choice.name}
+                about = {"measure": self.measured, "split": split, "blocks": choice.name}
                 yield {**about, "value": reached[split], **reached["settings"]}
 
     def fit(
@@ -80,10 +127,11 @@ class Linear(Evaluation):
         device: torch.device,
         reporter: Reporter,
         what: str,
-        grid: Sequence[dict[str, float]] = GRID,
         ahead: float = 0.0,
     ) -> tuple[LinearHead, dict[str, Any]]:
-        """Trains a linear classifier for each setting of the grid at once; validation chooses; test is read once.
+        """Trains a linear classifier by AdamW for each setting of the grid at once, from zeros.
+
+        Validation chooses one; test is read once.
 
         A step gathers its rows into one small buffer that stays in the processor's cache for both products.
 
@@ -93,12 +141,12 @@ class Linear(Evaluation):
             device: where the classifiers are trained.
             reporter: what a person sees.
             what: the name of this probe.
-            grid: the settings, of AdamW with a cosine from `lr` to 0.
             ahead: the work that comes after this probe, in its own: for the time that is left.
 
         Returns:
             The chosen head, and {"validation", "test": accuracies 0 to 1, "settings", "grid": validation of each}.
         """
+        grid = self.grid
         F, K, S = features.train.shape[1], len(data.class_names), len(grid)
         weight_QF, bias_Q = torch.zeros(S * K, F, device=device), torch.zeros(S * K, device=device)
         weight_grad_QF, bias_grad_Q = torch.zeros_like(weight_QF), torch.zeros_like(bias_Q)
@@ -108,7 +156,7 @@ class Linear(Evaluation):
             part.grad = grad
         groups = [{"params": [w, b], **setting} for w, b, setting in zip(weights, biases, grid, strict=True)]
         optimizer = torch.optim.AdamW(groups, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs)
         rng = np.random.default_rng(self.seed)
         buffer_BF = torch.empty(min(self.batch_size, len(data.train)), F)
         with torch.no_grad():
@@ -123,7 +171,8 @@ class Linear(Evaluation):
                     torch.mm(error_QB, x_BF, out=weight_grad_QF)
                     torch.sum(error_QB, 1, out=bias_grad_Q)
                     optimizer.step()
-                schedule.step()
+                if self.schedule == "cosine":
+                    cosine.step()
             validation = [
                 accuracy(w, b, features.chunks("validation"), data.validation.labels, device)
                 for w, b in zip(weights, biases, strict=True)
@@ -139,7 +188,7 @@ class Linear(Evaluation):
             "grid": [{**setting, "validation": v} for setting, v in zip(grid, validation, strict=True)],
         }
         chosen = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in grid[best].items())
-        reporter.note(f"probe {what}: validation {validation[best]:.4f} ({chosen})")
+        reporter.note(f"probe {what}: validation {validation[best]:.4f} ({chosen}{', as given' if S == 1 else ''})")
         return head, found
 
 

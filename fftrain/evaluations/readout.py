@@ -24,6 +24,11 @@ class ReadOut(Evaluation):
 
     split: Literal["validation", "test"] = setting("validation", description="Test is read for the final number.")
 
+    @property
+    def measured(self) -> str:
+        """Its name and the split."""
+        return f"{self.called} on {self.split}"
+
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises RunError for a method that tells nothing, and for images or a reading that are not the run's own."""
         if run.readout() is None:

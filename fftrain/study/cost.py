@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ffmodels.linear import last_blocks
+from fftrain.features import block_choices
 from fftrain.study.sketch import products
 from fftrain.study.spec import Cell
 
@@ -72,8 +72,7 @@ def estimate(cell: Cell, machine: Machine) -> dict[str, float]:
 def _read(cell: Cell) -> list[int]:
     """Returns D of each block, and of the last ones together."""
     dims = cell.sketch.dims
-    together = [dims[i] for i in last_blocks(len(dims))]
-    return [*dims, *([sum(together)] if len(dims) > 1 else [])]
+    return [sum(dims[i] for i in blocks) for blocks in block_choices(len(dims))]
 
 
 def _pretraining(cell: Cell, machine: Machine) -> tuple[float, float]:

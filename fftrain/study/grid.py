@@ -147,14 +147,24 @@ class Grid:
             others = [name for name in self.lists["transfer"] if name != config.dataset] if target == "class" else []
             told += [*itertools.product((config.dataset, *others), readings, (target,))]
         named = () if self.search else self.lists["evaluation"]
-        parts = [{"name": n, **self.parts.get(n, {})} for n in named if n != TOLD[0]["name"]]
+        parts = [{"name": n, **table} for n in named if n != TOLD[0]["name"] for table in self._tables(n)]
         parts += TOLD[: 1 if self.search else 2] if found.tells else ()
         for part in parts:
             for place in told if EVALUATIONS.load(part["name"]).labels else [usual]:
                 where = dict(zip(("dataset", "reading", "target"), place, strict=True))
                 chosen = {**self.values["evaluate"], **same, **where, "evaluation": part}
                 chosen |= {"limit": None} if part in TOLD else {}  # as training measures it
-                yield self._make(EvaluationConfig, chosen, f"{self.source}: evaluate")
+                made = self._make(EvaluationConfig, chosen, f"{self.source}: evaluate")
+                try:
+                    made.evaluation.check_blocks(len(found.dims))  # type: ignore[attr-defined]
+                except SettingError as error:
+                    raise SettingError(f"{self.source}: {error}") from error
+                yield made
+
+    def _tables(self, name: str) -> list[Any]:
+        """Returns the settings with which an evaluation is made: those of each [[parts.NAME]] table."""
+        table = self.parts.get(name, {})
+        return table if isinstance(table, list) and table else [table]
 
     def _make(self, kind: type[S], values: Mapping[str, Any], source: str) -> S:
         own = {key: value for key, value in self.overrides.items() if key in kind.model_fields}
@@ -197,8 +207,9 @@ class Grid:
                 known = ", ".join(part for parts in kinds.values() for part in parts)
                 raise SettingError(f"{self.source}: parts.{name} is no part: choose among {known}")
             for parts in holders:
-                if not is_outside(name):
-                    self._check(f"parts.{name}", table, parts.load(name), set())
+                for one in self._tables(name) if parts is EVALUATIONS else [table]:
+                    if not is_outside(name):
+                        self._check(f"parts.{name}", one, parts.load(name), set())
 
     def _check(self, what: str, table: Any, kind: type[Settings], elsewhere: set[str]) -> None:
         if not isinstance(table, Mapping):

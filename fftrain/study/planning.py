@@ -12,7 +12,7 @@ transfer = ["fashion-mnist"]                 # told there too, where images have
 [settings]                                   # of every cell: options of fftrain pretrain; a list tries each value
 [recipes.bp]                                 # of the cells that are called so; goes before [settings]
 [parts.mlp]                                  # settings of a part wherever it is used; a list tries each value
-[parts.linear]                               # of an evaluation; a list is its value
+[parts.linear]                               # of an evaluation; a list is its value; [[parts.linear]] tables: with each
 [evaluate]                                   # options of fftrain evaluate
 search = true                                # train and read the validation split alone: no test, no evaluation
 reference = "bp"                             # what cells are called that the others are compared with
@@ -142,7 +142,7 @@ def plan(
         _check_keys(grid, known - {*WHOLE}, where)
         made.append(Grid(_laid_over(shared, grid, where), where, own, look))
         for cell in made[-1].cells():
-            cells[cell.digest] = _united(cells[cell.digest], cell, where) if cell.digest in cells else cell
+            cells[cell.digest] = _united(cells.get(cell.digest, cell), cell, where)
     found = _with_evaluations_that_fit(cells.values(), look, what)
     reference = content.get("reference", _defaults()["reference"])
     _check_names(content, made, found, what)
@@ -215,20 +215,17 @@ def _united(one: Cell, other: Cell, source: str) -> Cell:
     Raises:
         SettingError: where they measure the same thing with other settings.
     """
-    mine, theirs = (_by_name(cell) for cell in (one, other))
-    for name in mine.keys() & theirs.keys():
-        if not (mine[name] <= theirs[name] or theirs[name] <= mine[name]):  # a search has one readout of the two
-            raise SettingError(f"{source}: {name!r} of {one.name} is in another grid with other settings")
-    evaluations = tuple(dict.fromkeys((*one.evaluations, *other.evaluations)))
-    return replace(one, evaluations=evaluations, search=one.search and other.search)
-
-
-def _by_name(cell: Cell) -> dict[str, set[EvaluationConfig]]:
-    found: dict[str, set[EvaluationConfig]] = {}
-    for config in cell.evaluations:
-        name = step_name(config).replace("evaluate", config.evaluation.called)
-        found.setdefault(name, set()).add(config)
-    return found
+    evaluations = dict.fromkeys((*one.evaluations, *other.evaluations))
+    named: dict[tuple[str, str], EvaluationConfig] = {}
+    for config in evaluations:
+        part: Any = config.evaluation
+        name = step_name(config).replace("evaluate", part.called)
+        if named.setdefault((name, part.measured), config) != config:
+            raise SettingError(
+                f"{source}: {name!r} of {one.name} is there with other settings too, as the same {part.measured!r}: "
+                "leave one of them out"
+            )
+    return replace(one, evaluations=tuple(evaluations), search=one.search and other.search)
 
 
 def _with_evaluations_that_fit(

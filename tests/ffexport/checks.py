@@ -29,6 +29,9 @@ def reference(run, blocks, reading, images, precision=np.float64, normalise=True
     if reading == "neutral":
         classes = len(read_json(run / "config.json")["classes"])
         x[:, :classes] = 1 / classes
+    elif reading.startswith("label:"):
+        classes = len(read_json(run / "config.json")["classes"])
+        x[:, :classes] = np.arange(classes) == int(reading.removeprefix("label:"))
     features = []
     for i in range(4):
         x = normalised(x)

@@ -51,6 +51,17 @@ def test_the_file_computes_what_the_weights_say(trained, exported, method, batch
         np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_a_probe_of_images_that_carry_one_label_is_exported_in_every_format(run_copy):
+    evaluate_run(run_copy, evaluation("linear", epochs=1, blocks="block2", reading="label:2"))
+    export_run(run_copy, ["all"], probe="digits-label_2-block2/block2")
+    images = samples(run_copy, 5)
+    expected = reference(run_copy, [1], "label:2", images)
+    for suffix, name in ((".onnx", "onnx"), (".ts", "torchscript"), (".pt2", "pt2")):
+        found = load_format(name).load(run_copy / "export" / f"model{suffix}")(images)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_a_probe_of_activations_that_are_not_normalised_is_exported_as_it_reads(trained, tmp_path):
     run = Path(shutil.copytree(trained / "bp", tmp_path / "bp"))
     evaluate_run(run, evaluation("linear", epochs=1, reading="activations", dataset="digits"))

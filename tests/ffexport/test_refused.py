@@ -21,7 +21,9 @@ from ffexport.reference import REAL, references
 from ffexport.subject import load_subject, probes_of
 from ffexport.torch_formats import TorchScriptFormat
 from ffmodels.run import Run
+from fftrain import evaluate_run
 from tests.ffexport.checks import content
+from tests.fftrain.training import evaluation
 
 
 def broken(how):
@@ -196,6 +198,19 @@ def test_a_probe_is_asked_for_where_there_is_none(run_copy):
         load_subject(Run.load(run_copy), "probe")
     assert load_subject(Run.load(run_copy)).head == "none"
     assert load_subject(Run.load(run_copy), None, "none").head == "none"
+
+
+def test_a_probe_of_drawn_labels_is_refused_and_never_chosen(run_copy):
+    evaluate_run(run_copy, evaluation("linear", epochs=2, blocks="block1", lr=1e-3, weight_decay=0.0, reading="random"))
+    run = Run.load(run_copy)
+    [drawn] = [probe for probe in probes_of(run) if probe.about["reading"] == "random"]
+    write_json(drawn.path.with_suffix(".json"), drawn.about | {"validation": 1.0})
+    with pytest.raises(
+        SettingError, match=rf"--probe {drawn.name} reads a label drawn for each image, .* choose digits-n"
+    ):
+        export_run(run_copy, probe=drawn.name)
+    assert load_subject(run).probe.about["reading"] == "neutral"
+    assert not (run_copy / "export").exists()
 
 
 def test_opsets_that_torch_writes_and_the_runtime_reads_are_taken():

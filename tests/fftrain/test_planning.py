@@ -154,12 +154,34 @@ def test_a_cell_of_two_grids_has_the_evaluations_of_both():
     }
 
 
+@pytest.mark.parametrize("spread", [False, True])
+def test_an_evaluation_is_made_with_each_of_its_tables_or_of_those_of_several_grids(spread):
+    tables = [{"epochs": 3}, {"epochs": 5, "lr": 1e-4, "blocks": "block4"}]
+    few = [{"per_class": 1}, {"per_class": 5}]
+    content = {**SMALL, "recipe": "ff", "evaluation": ["linear", "few-labels"]}
+    parts = [{"linear": one, "few-labels": other} for one, other in zip(tables, few, strict=True)]
+    content["grid"] = [{"parts": own} for own in (parts if spread else [{"linear": tables, "few-labels": few}])]
+    [cell] = made(content)
+    assert cell.config.backbone.width == 32
+    found = [config.evaluation for config in cell.evaluations]
+    assert sorted(part.measured for part in found) == [
+        "accuracy with 1 labels a class",
+        "accuracy with 5 labels a class",
+        "probe accuracy",
+        "probe accuracy, lr 0.0001, block4",
+        "readout on test",
+        "readout on validation",
+    ]
+    assert {part.epochs for part in found if part.called == "linear"} == {3, 5}
+
+
 def test_tables_of_a_grid_are_laid_over_the_shared_ones():
     above = {"parts": {**SMALL["parts"], "tsne": {"perplexity": 5.0}, "linear": {"batch_size": 9}}}
     own = {"parts": {"tsne": {"points": 7}, "linear": {"epochs": 3}}, "evaluate": {"limit": 100}}
     cell = made({**SMALL, **above, "evaluate": {"threads": 1}, "grid": [own]})[0]
     assert settings_of(cell, "tsne") == {"points": 7, "perplexity": 5.0, "seed": 0}
-    assert settings_of(cell, "linear") == {"batch_size": 9, "epochs": 3, "seed": 0, "standardise": True}
+    linear = settings_of(cell, "linear")
+    assert {key: linear[key] for key in ("batch_size", "epochs", "seed")} == {"batch_size": 9, "epochs": 3, "seed": 0}
     assert {config.threads for config in cell.evaluations} == {1}
     assert {config.limit for config in cell.evaluations if config.evaluation.called == "linear"} == {100}
 

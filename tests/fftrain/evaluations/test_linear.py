@@ -7,14 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ffcore.errors import SettingError
 from ffcore.files import sha256
 from ffmodels.evaluated import evaluations
 from ffmodels.run import load_encoder
 from fftrain import evaluate_run, load_data
 from fftrain.config import DataSettings
-from fftrain.evaluations.linear import GRID, Linear
+from fftrain.evaluations.linear import Linear
 from fftrain.features import Features, choices
 from fftrain.progress import Reporter
+from fftrain.report.frame import collect
+from fftrain.report.inventory import commands_table
 from tests.fftrain.evaluations.subjects import blobs, made
 from tests.fftrain.training import evaluation
 
@@ -22,6 +25,9 @@ SMALL = {"epochs": 2}
 
 CPU = torch.device("cpu")
 NAMES = ["block1", "block2", "block3", "block4", "blocks2-4"]
+GRID = Linear().grid
+# The study's own.
+STUDIED = {"lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "standardise": False}
 
 
 def rows_of(found):
@@ -42,7 +48,7 @@ def test_a_probe_reaches_what_logistic_regression_reaches():
     assert found["test"] == pytest.approx(reference, abs=0.02)
     assert found["test"] == (head(test).argmax(-1) == c).double().mean().item()
     assert found["validation"] == max(setting["validation"] for setting in found["grid"])
-    assert len(found["grid"]) == len(GRID)
+    assert len(found["grid"]) == len(GRID) == 6
 
 
 def test_settings_trained_together_are_each_what_it_is_alone():
@@ -50,7 +56,7 @@ def test_settings_trained_together_are_each_what_it_is_alone():
     features, data, probe = Features(train, validation, test), made([a, b, c]), Linear(epochs=5, batch_size=50)
     together = probe.fit(features, data, CPU, Reporter(), "all")[1]["grid"]
     for i, setting in enumerate(GRID):
-        head, alone = probe.fit(features, data, CPU, Reporter(), "one", grid=[setting])
+        head, alone = probe.changed(**setting).fit(features, data, CPU, Reporter(), "one")
         assert alone["validation"] == together[i]["validation"]
         assert torch.isfinite(head.linear.weight).all()
 
@@ -64,23 +70,27 @@ def test_validation_chooses_and_the_test_split_has_no_say():
     assert found["settings"] == unchanged["settings"]
 
 
-def test_a_probe_is_what_autograd_and_adamw_make_of_it():
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_probe_is_what_autograd_and_adamw_make_of_it(schedule):
     (train, a), (validation, b), (test, c) = (blobs(n, seed) for n, seed in ((310, 0), (80, 1), (80, 2)))
     setting = {"lr": 0.01, "weight_decay": 0.1}
-    probe = Linear(epochs=4, batch_size=50, seed=3)
-    head, _ = probe.fit(Features(train, validation, test), made([a, b, c]), CPU, Reporter(), "x", grid=[setting])
+    probe = Linear(epochs=4, batch_size=50, seed=3, schedule=schedule, **setting)
+    head, found = probe.fit(Features(train, validation, test), made([a, b, c]), CPU, Reporter(), "x")
+    assert found["settings"] == setting
+    assert [*found["grid"]] == [{**setting, "validation": found["validation"]}]
     reference = torch.nn.Linear(5, 3).double()
     torch.nn.init.zeros_(reference.weight)
     torch.nn.init.zeros_(reference.bias)
     optimizer = torch.optim.AdamW(reference.parameters(), **setting)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
     rng = np.random.default_rng(3)
     for _ in range(4):
         for index in torch.split(torch.from_numpy(rng.permutation(310)), 50):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(reference(train[index].double()), a[index]).backward()
             optimizer.step()
-        schedule.step()
+        if schedule == "cosine":
+            cosine.step()
     assert torch.allclose(head.linear.weight.double(), reference.weight, atol=1e-5)
     assert torch.allclose(head.linear.bias.double(), reference.bias, atol=1e-5)
 
@@ -129,3 +139,55 @@ def test_features_may_be_left_as_they_are_and_the_saved_probe_still_is_what_was_
     assert rows_of(result)["ff", "block2"]["test"] == pytest.approx(measured)
     [standardised] = evaluate_run(run_copy, evaluation("linear", epochs=2))
     assert rows_of(result) != rows_of(standardised)
+
+
+@pytest.mark.parametrize(
+    ("settings", "measured", "tried"),
+    [
+        ({}, "probe accuracy", 6),
+        ({"standardise": False, "epochs": 7}, "probe accuracy", 6),
+        ({"lr": 0.01}, "probe accuracy, lr 0.01", 3),
+        ({"weight_decay": 0.5}, "probe accuracy, weight decay 0.5", 2),
+        (STUDIED, "probe accuracy, lr 0.0001, weight decay 0, constant, not standardised", 1),
+        ({"blocks": "block4, blocks2-4"}, "probe accuracy, block4, blocks2-4", 6),
+    ],
+)
+def test_what_is_given_of_the_protocol_is_said_and_not_searched(settings, measured, tried):
+    probe = Linear(**settings)
+    assert (probe.measured, len(probe.grid)) == (measured, tried)
+    assert all({**setting, **{k: v for k, v in settings.items() if k in setting}} == setting for setting in probe.grid)
+
+
+def test_a_probe_of_a_given_protocol_stands_beside_the_searched_one(run_copy):
+    [searched] = [one for one in evaluations(run_copy) if one.name == "linear"]
+    before = {path: path.read_bytes() for path in (run_copy / "probes").rglob("*.*")}
+    config = evaluation("linear", epochs=2, blocks="block4,blocks2-4", **STUDIED)
+    [given] = evaluate_run(run_copy, config)
+    assert {one.path for one in evaluations(run_copy) if one.name == "linear"} == {searched.path, given.path}
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert list(rows_of(given)) == [("raw", "pixels"), *((source, n) for source in ("random", "ff") for n in NAMES[3:])]
+    assert {(record["lr"], record["weight_decay"]) for record in given.records} == {(1e-4, 0.0)}
+    assert {record["measure"] for record in given.records} == {config.evaluation.measured}
+    folder = "digits-neutral-lr-0.0001-weight-decay-0-constant-block4-blocks2-4-not-standardised"
+    assert {path.name for path in (run_copy / "probes" / folder).glob("*.safetensors")} == {
+        "block4.safetensors",
+        "blocks2-4.safetensors",
+    }
+    assert "linear.schedule=constant" in commands(run_copy)
+    other = evaluation("linear", epochs=1, **STUDIED, blocks="block4")
+    both = evaluate_run(run_copy, evaluation("linear", epochs=1), other)
+    there = {one.path for one in evaluations(run_copy) if one.name == "linear"}
+    assert there == {given.path, *(one.path for one in both)}  # the searched one took the place of the earlier
+
+
+def commands(run):
+    """The words of the commands of a report."""
+    return {word for row in commands_table(collect(run)).rows for word in row[-1].split()}
+
+
+@pytest.mark.parametrize("name", ["block5", "blocks1-2", "4", ""])
+def test_blocks_that_there_are_not_are_refused(run_copy, name):
+    before = {path: path.read_bytes() for path in run_copy.rglob("*.*")}
+    with pytest.raises(SettingError, match=rf"^linear.blocks has '{name}': choose among block1, .*, blocks2-4$"):
+        evaluate_run(run_copy, evaluation("linear", blocks=name))
+    assert {path: path.read_bytes() for path in run_copy.rglob("*.*")} == before
