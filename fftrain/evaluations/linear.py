@@ -145,6 +145,9 @@ class Linear(Evaluation):
 
         Returns:
             The chosen head, and {"validation", "test": accuracies 0 to 1, "settings", "grid": validation of each}.
+
+        Raises:
+            SettingError: where weights do not stay finite.
         """
         grid = self.grid
         F, K, S = features.train.shape[1], len(data.class_names), len(grid)
@@ -173,6 +176,8 @@ class Linear(Evaluation):
                     optimizer.step()
                 if self.schedule == "cosine":
                     cosine.step()
+            if not torch.isfinite(weight_QF).all():
+                raise SettingError(f"probe {what}: its weights are no numbers any more: choose a lower linear.lr")
             validation = [
                 accuracy(w, b, features.chunks("validation"), data.validation.labels, device)
                 for w, b in zip(weights, biases, strict=True)

@@ -61,6 +61,13 @@ def test_settings_trained_together_are_each_what_it_is_alone():
         assert torch.isfinite(head.linear.weight).all()
 
 
+def test_a_rate_under_which_weights_do_not_stay_finite_is_refused():
+    parts = [blobs(n, seed) for n, seed in ((300, 0), (80, 1), (80, 2))]
+    features, data = Features(*(x for x, _ in parts)), made([labels for _, labels in parts])
+    with pytest.raises(SettingError, match=r"probe a: its weights are no numbers any more: choose a lower linear\.lr"):
+        Linear(epochs=2, lr=1e38, weight_decay=0.0).fit(features, data, CPU, Reporter(), "a")
+
+
 def test_validation_chooses_and_the_test_split_has_no_say():
     (train, a), (validation, b), (test, c) = (blobs(n, seed) for n, seed in ((300, 0), (80, 1), (80, 2)))
     probe = Linear(epochs=5, batch_size=50)
