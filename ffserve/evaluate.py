@@ -19,6 +19,7 @@ from ffcore.folders import Item, find
 from ffcore.layout import SPLITS, TEST, TRAIN, VALIDATION, as_class, class_folders, same, some
 from ffcore.tally import Tally
 from ffserve.account import Account
+from ffserve.calibration import Calibration
 from ffserve.confusion import Confusion
 from ffserve.session import Model
 from ffserve.stream import Batch, stream
@@ -40,6 +41,8 @@ class Evaluation:
 
     confusion: Confusion
     """Over the model's classes."""
+    calibration: Calibration
+    """Of its probabilities."""
     missing: tuple[str, ...]
     """Classes of the model that have no folder."""
     unknown: tuple[str, ...]
@@ -77,14 +80,17 @@ def evaluate(
             f"{folder} has no folder with the name of a class of {model.path} ({some(names)}), "
             f"it has {some(folders)}: {_mend(folder, folders)}"
         )
-    confusion = Confusion.empty(names)
+    confusion, calibration = Confusion.empty(names), Calibration.empty()
     for batch in track(stream(model, labelled(wanted, account.left_out), **reading)):
-        confusion.add(labels_of(account.take(batch)), batch.outputs["probabilities"].argmax(1))
+        labels_B, probabilities_BK = labels_of(account.take(batch)), batch.outputs["probabilities"]
+        confusion.add(labels_B, probabilities_BK.argmax(1))
+        calibration.add(labels_B, probabilities_BK)
     if not confusion.images:
         raise DataError(f"no image below {folder} could be read")
     found = {k for _, k in wanted}
     return Evaluation(
         confusion=confusion,
+        calibration=calibration,
         missing=tuple(name for k, name in enumerate(names) if k not in found),
         unknown=tuple(name for name in folders if name not in known),
     )

@@ -145,7 +145,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a model on folders of classes: accuracy, each class, confusion matrix.
+    """Measure a model on folders of classes: accuracy, calibration, each class, confusion matrix.
 
     With --train and --test, what its features are worth for any classes: logistic regression on the features of one
     tree, tested on the other, beside the same on raw pixels. A tenth of --train (at most 5000 images) is held out and
@@ -153,7 +153,8 @@ def evaluate(
 
     `fftrain dump-images DATASET DIR` makes such folders. Those that are no class of the model are passed over, which
     is said, as are classes without a folder. An image that cannot be read is reported and in no figure, and the exit
-    code is 1. The interval is Wilson's, 95%.
+    code is 1. The interval is Wilson's, 95%. The calibration error is expected |accuracy - confidence| over 15 equally
+    wide bins of confidence, the largest probability; --json has each bin.
 
     \b
     Examples:

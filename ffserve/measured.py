@@ -22,6 +22,7 @@ def evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         **found.confusion.summary(),
+        "calibration": found.calibration.summary(),
         "classes": found.confusion.classes(),
         "confusion": found.confusion.counts_KK.tolist(),
         "missing_classes": list(found.missing),
@@ -68,12 +69,16 @@ def title(confusion: Confusion, folder: Path | None) -> str:
 
 
 def draw(result: dict[str, Any], confusion: Confusion) -> None:
-    """Prints tables: the accuracy, or those of both classifiers, each class, and what was taken for what."""
+    """Prints tables: accuracy and calibration, or both classifiers, each class, and what was taken for what."""
     if "rows" in result:
         _draw_transfer(result)
     else:
         row = [_share(result["accuracy"]), _interval(result), f"{result['right']:,}", f"{result['images']:,}"]
         console.print_table(f"model {shown(result['model'])}", ["accuracy", "95% interval", "right", "images"], [row])
+        found = result["calibration"]
+        columns = ["calibration error", "confidence", "log loss", "Brier score"]
+        row = [_share(found[name]) for name in ("error", "confidence", "negative_log_likelihood", "brier")]
+        console.print_table(f"probabilities, {len(found['bins'])} bins of confidence", columns, [row])
     _draw_classes(confusion)
 
 

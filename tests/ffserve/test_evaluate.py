@@ -80,6 +80,9 @@ def test_figures_equal_those_of_scikit_learn(measure, made, tmp_path):
     assert (table.code, table.err) == (0, "")
     assert table.out.splitlines()[0] == f"model {made.path}"
     assert f"{right / 60:.4f}" in table.out
+    calibration = result["calibration"]
+    figures = [calibration[name] for name in ("error", "confidence", "negative_log_likelihood", "brier")]
+    assert [f"{value:.4f}" for value in figures] in [line.split() for line in table.out.splitlines()]
     assert ["T-shirt/top", *map(str, result["confusion"][0])] in [line.split() for line in table.out.splitlines()]
 
 
