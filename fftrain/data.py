@@ -300,6 +300,27 @@ def _drawn(labels: Labels, count: int) -> tuple[Index, Index]:
     return np.setdiff1d(np.arange(len(labels)), drawn), np.sort(drawn)
 
 
+def labelled(data: ImageData, per_class: int, seed: Sequence[int], called: str) -> Index:
+    """Draws training images, as many of each class, and returns their indices.
+
+    Args:
+        data: the data set.
+        per_class: how many of each.
+        seed: of the draw.
+        called: the evaluation that asks, for messages.
+
+    Raises:
+        SettingError: where a class has fewer.
+    """
+    labels, classes = data.train.labels.numpy(), len(data.class_names)
+    if (least := np.bincount(labels, minlength=classes).min()) < per_class:
+        raise SettingError(
+            f"{called}.per_class is {per_class}, and a class has {least} training images: ask for no more"
+        )
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.choice(np.flatnonzero(labels == k), per_class, replace=False) for k in range(classes)])
+
+
 def dump_images(config: DataSettings, split: str, out: AnyPath) -> int:
     """Writes a data set as PNG files in class folders, a tree that `imagefolder:` and ffserve read.
 

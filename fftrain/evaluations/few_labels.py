@@ -7,14 +7,15 @@ with the same draws: accuracies may be compared draw by draw. Letters: N images,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import field_validator
 
-from ffcore.errors import SettingError
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
-from fftrain.data import ImageData
+from fftrain.data import Facts, ImageData, labelled
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import Features
 
@@ -26,14 +27,23 @@ LEVEL = 0.95
 class FewLabels(Evaluation):
     """Accuracy with few labels a class, over many draws of them, with an interval of the mean."""
 
-    per_class: int = setting(10, ge=1, description="Labelled training images of each class.")
+    per_class: tuple[Annotated[int, setting(ge=1)], ...] = setting(
+        (10,), min_length=1, description="Labelled training images of each class; several numbers, one after another."
+    )
     draws: int = setting(20, ge=2, description="How often they are drawn.")
     seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the draws.")
 
-    @property
-    def measured(self) -> str:
-        """The accuracy, and how few they are."""
-        return f"accuracy with {self.per_class} labels a class"
+    @field_validator("per_class", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        """One number is a list of it."""
+        return (value,) if isinstance(value, int) else value
+
+    def products(self, facts: Facts, widths: Sequence[int]) -> float:
+        """Returns those of all fits, by the smaller side of the features, and of what the classifiers are asked."""
+        asked = 2.0 * facts.classes * (len(PENALTIES) * facts.validation + facts.test)
+        fits = [(n * facts.classes, F) for n in self.per_class for F in widths]
+        return self.draws * sum(2.0 * (len(PENALTIES) + 1) * N * F * min(N, F) + asked * F for N, F in fits)
 
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the mean accuracy on validation and test of each choice of blocks, its 95 % interval, and each draw's.
@@ -41,51 +51,43 @@ class FewLabels(Evaluation):
         Features are standardised by all training images, which takes no label. Validation chooses one penalty for all
         draws. The interval is that of the mean over draws (Student's t), for these held-out images.
         """
-        from scipy import stats
-
-        data, labels_N = subject.data, subject.data.train.labels.numpy()
-        drawn = self.drawn(labels_N, len(data.class_names))
+        drawn = {n: self.drawn(n, subject.data) for n in self.per_class}
         for choice in subject.choices():
             standardised = choice.features.standardised()
-            scores: dict[float, list[float]] = {penalty: [] for penalty in PENALTIES}
-            for index in subject.reporter.track(drawn, len(drawn), f"few labels {subject.source} {choice.name}"):
-                reached = _accuracies(standardised, index, data, "validation", PENALTIES)
-                for penalty, value in zip(PENALTIES, reached, strict=True):
-                    scores[penalty].append(value)
-            best = max(PENALTIES, key=lambda penalty: (np.mean(scores[penalty]), penalty))
-            tested = [value for index in drawn for value in _accuracies(standardised, index, data, "test", [best])]
-            for split, reached in (("validation", scores[best]), ("test", tested)):
-                mean, sem = float(np.mean(reached)), float(stats.sem(reached))
-                reach = sem * float(stats.t.ppf((1 + LEVEL) / 2, self.draws - 1))
-                yield {
-                    "measure": self.measured,
-                    "split": split,
-                    "blocks": choice.name,
-                    "value": mean,
-                    "low": mean - reach,
-                    "high": mean + reach,
-                    "draws": [float(value) for value in reached],
-                    "penalty": best,
-                }
+            for n, index in drawn.items():
+                what = f"{n} labels a class {subject.source} {choice.name}"
+                for found in self._told(standardised, index, subject, what):
+                    yield {"measure": f"accuracy with {n} labels a class", "blocks": choice.name, **found}
 
-    def drawn(self, labels_N: npt.NDArray[np.int64], count: int) -> list[npt.NDArray[np.int64]]:
-        """Returns the indices of the labelled images of each draw: `per_class` of each of `count` classes.
+    def _told(
+        self, features: Features, drawn: Sequence[npt.NDArray[np.int64]], subject: Subject, what: str
+    ) -> Iterator[Record]:
+        """Yields what is told of some features with the images of each draw, on validation and test."""
+        from scipy import stats
 
-        Raises:
-            SettingError: where a class has fewer.
-        """
-        found = []
-        classes, counts = np.arange(count), np.bincount(labels_N, minlength=count)
-        if counts.min() < self.per_class:
-            raise SettingError(
-                f"few-labels.per_class is {self.per_class}, and a class has {counts.min()} training images: ask for "
-                "no more"
-            )
-        for draw in range(self.draws):
-            rng = np.random.default_rng([self.seed, draw])
-            of = [rng.choice(np.flatnonzero(labels_N == k), self.per_class, replace=False) for k in classes]
-            found.append(np.concatenate(of))
-        return found
+        data = subject.data
+        scores: dict[float, list[float]] = {penalty: [] for penalty in PENALTIES}
+        for index in subject.reporter.track(drawn, len(drawn), what):
+            reached = _accuracies(features, index, data, "validation", PENALTIES)
+            for penalty, value in zip(PENALTIES, reached, strict=True):
+                scores[penalty].append(value)
+        best = max(PENALTIES, key=lambda penalty: (np.mean(scores[penalty]), penalty))
+        tested = [value for index in drawn for value in _accuracies(features, index, data, "test", [best])]
+        for split, reached in (("validation", scores[best]), ("test", tested)):
+            mean, sem = float(np.mean(reached)), float(stats.sem(reached))
+            reach = sem * float(stats.t.ppf((1 + LEVEL) / 2, self.draws - 1))
+            yield {
+                "split": split,
+                "value": mean,
+                "low": mean - reach,
+                "high": mean + reach,
+                "draws": [float(value) for value in reached],
+                "penalty": best,
+            }
+
+    def drawn(self, per_class: int, data: ImageData) -> list[npt.NDArray[np.int64]]:
+        """Returns the indices of the labelled images of each draw. Raises SettingError where a class has fewer."""
+        return [labelled(data, per_class, [self.seed, draw], "few-labels") for draw in range(self.draws)]
 
 
 def _accuracies(

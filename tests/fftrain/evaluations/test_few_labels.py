@@ -28,7 +28,7 @@ def reference(features, data, settings, penalty):
         (part.double().numpy() - mean) * scale for part in (features.train, features.validation, features.test)
     )
     found = []
-    for index in settings.drawn(data.train.labels.numpy(), 3):
+    for index in settings.drawn(settings.per_class[0], data):
         of, targets = x[index], 2 * np.eye(3)[data.train.labels.numpy()[index]] - 1
         centre, middle = of.mean(0), targets.mean(0)
         gram = (of - centre).T @ (of - centre) + penalty * x.shape[1] * np.eye(x.shape[1])
@@ -63,15 +63,15 @@ def test_the_interval_is_students_of_the_mean(few):
 
 def test_every_source_is_asked_with_the_same_draws_of_as_many_of_each_class():
     labels = np.arange(90) % 3
-    one, other = (FewLabels(per_class=4, draws=5).drawn(labels, 3) for _ in range(2))
+    data = made([torch.from_numpy(labels)] * 3)
+    one, other = (FewLabels(draws=5).drawn(4, data) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert len({tuple(sorted(draw)) for draw in one}) == 5
     for draw in one:
         assert len({*draw}) == 12
         assert np.bincount(labels[draw]).tolist() == [4, 4, 4]
-    assert not all(
-        np.array_equal(a, b) for a, b in zip(one, FewLabels(per_class=4, draws=5, seed=1).drawn(labels, 3), strict=True)
-    )
+    another = FewLabels(draws=5, seed=1).drawn(4, data)
+    assert not all(np.array_equal(a, b) for a, b in zip(one, another, strict=True))
 
 
 def test_the_test_split_has_no_say(few):
@@ -88,5 +88,22 @@ def test_a_class_with_fewer_images_is_said(few):
 
 
 def test_a_class_without_images_is_said():
+    data = made([torch.arange(9) % 2] * 3)
     with pytest.raises(SettingError, match=r"few-labels\.per_class is 1, and a class has 0 training images"):
-        FewLabels(per_class=1).drawn(np.arange(9) % 3, 4)
+        FewLabels(per_class=1).drawn(1, data)
+
+
+def test_several_numbers_of_labels_are_each_what_it_is_alone(few):
+    together = [*FewLabels(per_class=[1, 5], draws=3).measure(subject_of(*few))]
+    alone = [record for n in (1, 5) for record in FewLabels(per_class=n, draws=3).measure(subject_of(*few))]
+    assert together == alone
+    assert [record["measure"] for record in together[::2]] == [f"accuracy with {n} labels a class" for n in (1, 5)]
+    with pytest.raises(SettingError, match=r"few-labels.per_class is 500, and a class has \d+ training images"):
+        next(FewLabels(per_class=[1, 500]).measure(subject_of(*few)))  # before anything is measured
+
+
+def test_numbers_of_labels_are_checked():
+    assert FewLabels(per_class=3) == FewLabels(per_class=[3])
+    for wrong in ((), 0, (1, 0), 1.5, "1,5"):
+        with pytest.raises(SettingError, match="per_class"):
+            FewLabels(per_class=wrong)
