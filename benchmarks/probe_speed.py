@@ -1,6 +1,6 @@
 """How long a linear probe takes on cached features, beside a floor: the bare products over the same rows, in order.
 
-The probe is `fftrain.evaluations.linear.Linear.fit`: permutation, gather, both products, softmax, AdamW. The floor is
+The probe is `fftrain.probe.Probe.fit`: permutation, gather, both products, softmax, AdamW. The floor is
 x @ W.T and g.T @ x alone, without a gather and without a step, over the same matrix in the same run. Features are
 random, so the accuracy says nothing. Peak memory is sampled while the probe runs (Linux): anonymous is what the
 process holds for itself, total counts pages of mapped files too, which the system takes back when it needs them.

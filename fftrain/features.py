@@ -111,9 +111,15 @@ class Features:
         for x_BF in torch.split(kept, min(ROWS, rows_of(kept.shape[1:]))):
             yield x_BF if self._as_it_is else self._as_read_(x_BF.to(torch.float32, copy=True))
 
-    def standardised(self) -> Features:
-        """Returns the features as they are read when each is standardised by the training split."""
+    def standardised(self, *, together: bool = False) -> Features:
+        """Returns the features as they are read when each is standardised by the training split.
+
+        Args:
+            together: divide all by one number, the root of their mean variance: what hardly varies then stays small.
+        """
         found = Standardisation.of(self.train)
+        if together:
+            found = replace(found, std_F=found.std_F.square().mean().sqrt().expand_as(found.std_F).clone())
         if self.train.dtype == torch.uint8:
             found = Standardisation(found.mean_F / 255, found.std_F / 255)
         return replace(self, standard=found)

@@ -88,11 +88,11 @@ def test_the_example_of_an_evaluations_page_runs(cli, run_copy, kind, name, page
     """Of a small run, on a few digits."""
     command, run, *words = example(page)
     assert (command, run, words[0]) == ("evaluate", "runs/digits", name)
-    quick = {"linear": ["linear.epochs=2"], "few-labels": ["few-labels.draws=3"]}.get(name, [])
-    ended = cli("fftrain", "evaluate", run_copy, *words, *quick, "--threads", 1, "--json")
+    quick = {"linear": "linear.epochs=2", "few-labels": "few-labels.draws=2", "robustness": "robustness.epochs=2"}
+    ended = cli("fftrain", "evaluate", run_copy, *words, *filter(None, [quick.get(name)]), "--threads", 1, "--json")
     assert ended.code == 0, ended.err
     [found] = ended.json["evaluations"]
     assert found["evaluation"] == name
     assert found["records"]
     for measure in {record["measure"] for record in found["records"]}:
-        assert re.sub(r"with \d+ labels", "with N labels", measure) in page.read_text(encoding="utf-8")
+        assert re.sub(r"with \d+ labels?", "with N labels", measure) in page.read_text(encoding="utf-8")

@@ -156,6 +156,14 @@ class Evaluation(Part):
         """
         return 0.0
 
+    def passes(self, facts: Facts) -> float:
+        """Returns how many images it takes through the network, beside once for the features; a study plans by it.
+
+        Args:
+            facts: what is known of the data set.
+        """
+        return 0.0
+
     def depends(self) -> Mapping[str, str]:
         """Returns what else its result depends on, beside settings, weights and data, as digests by name."""
         return {}

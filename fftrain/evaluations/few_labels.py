@@ -57,7 +57,7 @@ class FewLabels(Evaluation):
             for n, index in drawn.items():
                 what = f"{n} labels a class {subject.source} {choice.name}"
                 for found in self._told(standardised, index, subject, what):
-                    yield {"measure": f"accuracy with {n} labels a class", "blocks": choice.name, **found}
+                    yield {"measure": f"accuracy with {n} label{'s' * (n > 1)} a class", "blocks": choice.name, **found}
 
     def _told(
         self, features: Features, drawn: Sequence[npt.NDArray[np.int64]], subject: Subject, what: str

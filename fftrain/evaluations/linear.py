@@ -1,66 +1,32 @@
-"""Linear probes: classifiers of the frozen features, each of which an export can take up.
-
-All settings of a probe are trained in one pass over the features; validation chooses one; the test split is read once,
-by that one. Where learning rate and weight decay are given there is one setting, and nothing is chosen.
-
-Letters: B batch, F features, K classes, S settings, Q = S*K classes of all settings side by side.
-"""
+"""Linear probes: classifiers of the frozen features, each of which an export can take up."""
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
-
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
+from collections.abc import Iterator
 
 from ffcore.errors import SettingError
 from ffcore.files import write_json
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
-from ffmodels.linear import LinearHead
 from ffmodels.run import save_weights
-from fftrain.data import Facts, ImageData
-from fftrain.evaluations.base import Evaluation, Subject
-from fftrain.features import Features, block_choices, name_of
-from fftrain.progress import Reporter
+from fftrain.evaluations.base import Subject
+from fftrain.features import block_choices, name_of
+from fftrain.probe import Probe
 
-# What validation chooses from where they are not given: learning rate and decoupled weight decay.
-RATES, DECAYS = (1e-3, 1e-4), (0.0, 0.1, 1.0)
 MEASURE = "probe accuracy"
 
 
-class Linear(Evaluation):
+class Linear(Probe):
     """Accuracy of linear probes; validation chooses learning rate and weight decay, unless they are given."""
 
-    lr: float | None = setting(None, gt=0, description="Learning rate. [default: validation chooses 1e-3 or 1e-4]")
-    weight_decay: float | None = setting(
-        None, ge=0, description="Decoupled weight decay. [default: validation chooses 0, 0.1 or 1]"
-    )
-    schedule: Literal["cosine", "constant"] = setting(
-        "cosine", description="Learning rate over the epochs: a cosine to 0, or as it is."
-    )
     blocks: str | None = setting(
         None,
         description="Blocks that are read, by name: block4, or block4,blocks2-4. [default: each, and the last three "
         "together]",
     )
     standardise: bool = setting(True, description="Standardise each feature by the training split before the probe.")
-    epochs: int = setting(100, ge=1, description="Passes over the features.")
-    batch_size: int = setting(256, ge=1, description="Feature rows of a step.")
-    seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the order of the rows.")
-
-    @property
-    def grid(self) -> list[dict[str, float]]:
-        """The settings that are trained: one where both are given."""
-        rates = RATES if self.lr is None else (self.lr,)
-        decays = DECAYS if self.weight_decay is None else (self.weight_decay,)
-        return [{"lr": lr, "weight_decay": decay} for lr, decay in itertools.product(rates, decays)]
 
     @property
     def measured(self) -> str:
@@ -84,10 +50,6 @@ class Linear(Evaluation):
         """The names of the blocks that are read; none means all choices."""
         return [] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
 
-    def products(self, facts: Facts, widths: Sequence[int]) -> float:
-        """Returns those of all settings' steps."""
-        return self.epochs * facts.train * sum(4.0 * facts.classes * len(self.grid) * F + 50 * F for F in widths)
-
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the accuracy on validation and test of each choice of blocks; keeps the classifiers of the run's own.
 
@@ -102,104 +64,13 @@ class Linear(Evaluation):
             subject.accelerator.wait_for_everyone()
         for choice in subject.choices(self.wanted):
             features = choice.features.standardised() if self.standardise else choice.features
-            what = f"{subject.source} {choice.name}"
-            head, reached = self.fit(
-                features, subject.data, subject.accelerator.device, subject.reporter, what, ahead=choice.ahead
-            )
+            head, reached = self.probe(subject, choice, features)
             if subject.trained:
                 path = probes / f"{choice.name}.safetensors"
                 about = {**subject.about, "blocks": list(choice.blocks), "source": subject.source, **reached}
                 write_json(path.with_suffix(".json"), about)
                 subject.files += [p.relative_to(subject.run.path).as_posix() for p in (path.with_suffix(".json"), path)]
-                standard = features.standard
-                save_weights(
-                    head if standard is None else LinearHead.folded(head.linear.weight, head.linear.bias, standard),
-                    path,
-                )
+                save_weights(head, path)
             for split in ("validation", "test"):
                 about = {"measure": self.measured, "split": split, "blocks": choice.name}
                 yield {**about, "value": reached[split], **reached["settings"]}
-
-    def fit(
-        self,
-        features: Features,
-        data: ImageData,
-        device: torch.device,
-        reporter: Reporter,
-        what: str,
-        ahead: float = 0.0,
-    ) -> tuple[LinearHead, dict[str, Any]]:
-        """Trains a linear classifier by AdamW for each setting of the grid at once, from zeros.
-
-        Validation chooses one; test is read once.
-
-        A step gathers its rows into one small buffer that stays in the processor's cache for both products.
-
-        Args:
-            features: of the three splits.
-            data: the labels.
-            device: where the classifiers are trained.
-            reporter: what a person sees.
-            what: the name of this probe.
-            ahead: the work that comes after this probe, in its own: for the time that is left.
-
-        Returns:
-            The chosen head, and {"validation", "test": accuracies 0 to 1, "settings", "grid": validation of each}.
-
-        Raises:
-            SettingError: where weights do not stay finite.
-        """
-        grid = self.grid
-        F, K, S = features.train.shape[1], len(data.class_names), len(grid)
-        weight_QF, bias_Q = torch.zeros(S * K, F, device=device), torch.zeros(S * K, device=device)
-        weight_grad_QF, bias_grad_Q = torch.zeros_like(weight_QF), torch.zeros_like(bias_Q)
-        weights, biases = torch.split(weight_QF, K), torch.split(bias_Q, K)
-        grads = [*torch.split(weight_grad_QF, K), *torch.split(bias_grad_Q, K)]
-        for part, grad in zip([*weights, *biases], grads, strict=True):
-            part.grad = grad
-        groups = [{"params": [w, b], **setting} for w, b, setting in zip(weights, biases, grid, strict=True)]
-        optimizer = torch.optim.AdamW(groups, fused=True)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs)
-        rng = np.random.default_rng(self.seed)
-        buffer_BF = torch.empty(min(self.batch_size, len(data.train)), F)
-        with torch.no_grad():
-            for _ in reporter.track(range(self.epochs), self.epochs, f"probe {what}", self.epochs * ahead):
-                order = torch.from_numpy(rng.permutation(len(data.train)))
-                for index in torch.split(order, self.batch_size):
-                    x_BF = features.gather(index, buffer_BF[: len(index)]).to(device)
-                    labels_BK = functional.one_hot(data.train.labels[index].to(device), K)
-                    logits_SKB = torch.addmm(bias_Q[:, None], weight_QF, x_BF.T).view(S, K, -1)
-                    # The gradient of each setting's mean cross-entropy: (softmax - one-hot) / B.
-                    error_QB = logits_SKB.softmax(1).sub_(labels_BK.T).div_(len(index)).flatten(0, 1)
-                    torch.mm(error_QB, x_BF, out=weight_grad_QF)
-                    torch.sum(error_QB, 1, out=bias_grad_Q)
-                    optimizer.step()
-                if self.schedule == "cosine":
-                    cosine.step()
-            if not torch.isfinite(weight_QF).all():
-                raise SettingError(f"probe {what}: its weights are no numbers any more: choose a lower linear.lr")
-            validation = [
-                accuracy(w, b, features.chunks("validation"), data.validation.labels, device)
-                for w, b in zip(weights, biases, strict=True)
-            ]
-            best = int(np.argmax(validation))
-            head = LinearHead(F, K)
-            head.load_state_dict({"linear.weight": weights[best].cpu(), "linear.bias": biases[best].cpu()})
-            test = accuracy(weights[best], biases[best], features.chunks("test"), data.test.labels, device)
-        found = {
-            "validation": validation[best],
-            "test": test,
-            "settings": grid[best],
-            "grid": [{**setting, "validation": v} for setting, v in zip(grid, validation, strict=True)],
-        }
-        chosen = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in grid[best].items())
-        reporter.note(f"probe {what}: validation {validation[best]:.4f} ({chosen}{', as given' if S == 1 else ''})")
-        return head, found
-
-
-def accuracy(
-    weight_KF: Tensor, bias_K: Tensor, chunks_BF: Iterable[Tensor], labels_N: Tensor, device: torch.device
-) -> float:
-    """Returns the share of right classes, 0 to 1, of a split's features, given some rows at once."""
-    predicted = [functional.linear(x.to(device), weight_KF, bias_K).argmax(-1).cpu() for x in chunks_BF]
-    return (torch.cat(predicted) == labels_N).double().mean().item()

@@ -61,11 +61,12 @@ def estimate(cell: Cell, machine: Machine) -> dict[str, float]:
     facts = cell.facts
     images = facts.train + facts.validation + facts.test
     # Those of baselines are shared with other cells; products in float64 and small ones are slower.
-    extracting = 1.3 * images * products(cell.config, facts).features / machine.flops
+    image = 1.3 * products(cell.config, facts).features / machine.flops
     for name, configs in cell.places.items():
         parts: list[Any] = [config.evaluation for config in configs]
         counted = sum(3 * 1.3 * part.products(facts, _read(cell)) / machine.flops for part in parts)
-        found[name] = extracting + counted + (testing if any(not part.labels for part in parts) else 0.0)
+        passes = images + sum(2 * part.passes(facts) for part in parts)  # of the network before training too
+        found[name] = passes * image + counted + (testing if any(not part.labels for part in parts) else 0.0)
     return found
 
 

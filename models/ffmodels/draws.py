@@ -57,6 +57,10 @@ class Draws:
         drawn = _right(self.bits(name, *shape), 40).float() * ((high - low) * 2.0**-24) + low
         return drawn if shape else drawn[:, 0]
 
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """Returns float32 [B, *shape], [B] without a shape, of mean 0 and deviation 1, within 5.3 of 0."""
+        return torch.erfinv(self.uniform(name, *shape, low=2.0**-24 - 1)) * math.sqrt(2)
+
     def integers(self, name: str, low: int, high: int, *shape: int) -> Tensor:
         """Returns int64 [B, *shape], [B] without a shape, uniform over low ... high - 1."""
         drawn = _right(self.bits(name, *shape), 1) % (high - low) + low

@@ -51,6 +51,16 @@ def test_whole_numbers_are_uniform_over_images_and_over_epochs(classes):
     assert {*draws(99).integers("label", 5, 7).tolist()} == {5, 6}
 
 
+def test_normal_numbers_are_normal():
+    from scipy.stats import kstest
+
+    found = draws(200).normal("a", 300)
+    assert found.dtype == torch.float32
+    assert kstest(found.flatten().double().numpy(), "norm").pvalue > 1e-3
+    assert 3.5 < found.abs().max() < 5.4
+    assert draws(5).normal("a").shape == (5,)
+
+
 def test_names_and_places_are_independent_of_each_other():
     many = draws(60_000)
     pairs = np.zeros((4, 3))

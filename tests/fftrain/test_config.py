@@ -51,7 +51,7 @@ def test_a_value_that_is_not_legal_is_named_with_what_is(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "no evaluation is named: choose among decoder, few-labels, knn, linear, "),
+        ({}, f"no evaluation is named: choose among {', '.join(EVALUATIONS)}"),
         ({"evaluation": "lineer"}, "evaluation 'lineer' is unknown: did you mean linear? choose among "),
         ({"evaluation": {"name": "linear", "epochs": 0}}, "linear.epochs is 0: it must be at least 1"),
         ({"evaluation": {"name": "linear", "epoch": 3}}, "linear.epoch (set to 3) is no setting: did you mean epochs?"),

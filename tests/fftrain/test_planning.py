@@ -157,16 +157,12 @@ def test_a_cell_of_two_grids_has_the_evaluations_of_both():
 @pytest.mark.parametrize("spread", [False, True])
 def test_an_evaluation_is_made_with_each_of_its_tables_or_of_those_of_several_grids(spread):
     tables = [{"epochs": 3}, {"epochs": 5, "lr": 1e-4, "blocks": "block4"}]
-    few = [{"per_class": 1}, {"per_class": 5}]
-    content = {**SMALL, "recipe": "ff", "evaluation": ["linear", "few-labels"]}
-    parts = [{"linear": one, "few-labels": other} for one, other in zip(tables, few, strict=True)]
-    content["grid"] = [{"parts": own} for own in (parts if spread else [{"linear": tables, "few-labels": few}])]
+    content = {**SMALL, "recipe": "ff", "evaluation": ["linear"]}
+    content["grid"] = [{"parts": {"linear": one}} for one in (tables if spread else [tables])]
     [cell] = made(content)
     assert cell.config.backbone.width == 32
     found = [config.evaluation for config in cell.evaluations]
     assert sorted(part.measured for part in found) == [
-        "accuracy with 1 labels a class",
-        "accuracy with 5 labels a class",
         "probe accuracy",
         "probe accuracy, lr 0.0001, block4",
         "readout on test",

@@ -29,6 +29,20 @@ def made(labels):
     return ImageData(name="x", train=splits[0], validation=splits[1], test=splits[2], class_names=("a", "b", "c"))
 
 
+def striped():
+    """Images of three classes by the place of a bar, which noise hides."""
+
+    def split(count, seed):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(3, size=count)
+        images = rng.integers(0, 60, (count, 1, 6, 6))
+        images[np.arange(count), 0, 2 * labels] += 120
+        return Split(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels))
+
+    train, validation, test = (split(n, seed) for n, seed in ((300, 0), (90, 1), (80, 2)))
+    return ImageData(name="x", train=train, validation=validation, test=test, class_names=("a", "b", "c"))
+
+
 def subject_of(features, data, source="raw"):
     """What is measured, of one choice of features."""
     subject = Subject(
