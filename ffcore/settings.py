@@ -203,6 +203,8 @@ def _in_words(settings: type[Settings], error: ValidationError) -> str:
         ("Input should be a valid ", "it must be a "),
         ("Input should be ", "it must be "),
         ("Value error", "it is not legal"),
+        ("Tuple should have", "it must have"),
+        (" after validation", ""),
     ):
         text = text.replace(theirs, ours)
     for theirs, ours in (

@@ -125,7 +125,9 @@ class Probe(Evaluation):
                 if self.schedule == "cosine":
                     cosine.step()
             if not torch.isfinite(weight_QF).all():
-                raise SettingError(f"probe {what}: its weights are no numbers any more: choose a lower {self.called}.lr")
+                raise SettingError(
+                    f"probe {what}: its weights are no numbers any more: choose a lower {self.called}.lr"
+                )
             validation = [
                 accuracy(w, b, features.chunks("validation"), data.validation.labels, device)
                 for w, b in zip(weights, biases, strict=True)

@@ -5,6 +5,9 @@ Letters: B images of a process, C channels, H W pixels, K classes, R rows of all
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffmodels.draws import Draws
+
+_alone = ContextVar("alone", default=False)
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,19 @@ class Batch:
         return gathered
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Says in the block that this process trains something of its own: no statistic is shared."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def together() -> bool:
     """Whether several processes work together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _Gather(torch.autograd.Function):

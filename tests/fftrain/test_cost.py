@@ -65,6 +65,13 @@ def test_what_an_evaluation_costs_follows_its_settings():
     for name, key, (few, many) in (("decoder", "images", (100, 1000)), ("tsne", "points", (20, 100))):
         costs = [of_evaluations(name, **{name: {key: value}}) for value in (few, many)]
         assert readout < costs[0] < costs[1]
+    for key, (few, many) in (("epochs", (1, 2)), ("per_class", (1, 10))):
+        costs = [of_evaluations("finetune", finetune={"lr": [1e-3], key: value}) for value in (few, many)]
+        assert readout < costs[0] < costs[1]
+    clean, noisy = (of_evaluations("robustness", robustness={"noise": n, "epochs": 1}) for n in ([], [0.1, 0.2]))
+    assert readout < clean < noisy
+    once, thrice = (of_evaluations("few-labels", **{"few-labels": {"per_class": n}}) for n in ([5], [5, 5, 5]))
+    assert thrice - readout == pytest.approx(3 * (once - readout))
     every = ["linear", "knn", "decoder", "tsne"]
     assert of_evaluations(every) - readout == pytest.approx(sum(of_evaluations(name) - readout for name in every))
 

@@ -24,6 +24,7 @@ def test_pretrain_resume_evaluate_and_probe_on_a_gpu(tmp_path, recipe, precision
         ["pretrain", *options, "--recipe", recipe, "--epochs", 10, "--out", run],
         ["pretrain", "--resume", "--epochs", 20, "--out", run],
         ["evaluate", run, "linear", "knn", "few-labels", "decoder", "similarity", "linear.epochs=5"],
+        ["evaluate", run, "robustness", "finetune", "robustness.epochs=5", "finetune.epochs=2"],
     ]
     for arguments in commands + ([] if recipe == "ff-unsupervised" else [["evaluate", run, "readout.split=test"]]):
         ended = python("-m", "fftrain", *arguments, env=environment)
