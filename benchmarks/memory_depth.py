@@ -21,22 +21,37 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do, before torch is loaded
 
 
+def growth(step: Callable[[int], object], rows: int) -> float:
+    """Returns by how many MiB two steps of so many rows raise the process's peak, after three small ones."""
+    import psutil
+
+    from ffserve.compare_worker import peak_rss
+
+    for _ in range(3):
+        step(8)
+    before = psutil.Process().memory_info().rss
+    if (peak := Path("/proc/self/clear_refs")).exists():
+        peak.write_text("5")  # it begins anew: what the first steps take once is not of a step
+    step(rows)
+    step(rows)
+    return (peak_rss() - before) / 2**20
+
+
 def measure(method: str, depth: int, width: int, batch: int, *, keep: bool) -> list[float]:
     """Returns the growth of each process's peak memory, MiB."""
-    import psutil
     import torch
     from step_speed import make_batch, make_step, settings
 
@@ -53,50 +68,48 @@ def measure(method: str, depth: int, width: int, batch: int, *, keep: bool) -> l
     def step(rows: int) -> None:
         take(make_batch(rows // accelerator.num_processes))
 
-    for _ in range(3):
-        step(8)
-    before = psutil.Process().memory_info().rss
-    step(batch)
-    step(batch)
-    unit = 1 if sys.platform == "darwin" else 1024
-    grown = (unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    grown = growth(step, batch)
     every: list[float] = accelerator.gather(torch.tensor([grown])).tolist()
     accelerator.end_training()
     return every if accelerator.is_main_process else []
 
 
-def run(case: str, width: int, batch: int) -> list[float]:
-    """Measures a case in new processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if "two" in case else []
-    command = [sys.executable, *launcher, __file__, "--case", case, "--width", str(width), "--batch", str(batch)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+def apart(*words: str, **variables: str) -> Any:
+    """Returns the JSON that a program, given with its options, prints last in new processes with these variables."""
+    command = [sys.executable, *words]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "ERROR", **variables}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         print(done.stderr, file=sys.stderr)
         raise typer.Exit(1)
-    grown: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def run(case: str, width: int, batch: int) -> list[float]:
+    """Measures a case in new processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if "two" in case else []
+    grown: list[float] = apart(*launcher, __file__, "--case", case, "--width", str(width), "--batch", str(batch))
     return grown
 
 
-def plot(grown: dict[str, dict[int, float]], path: Path) -> None:
-    """Draws growth over depth, as SVG."""
+def plot(grown: Mapping[str, Mapping[int, float]], path: Path, of: str = "layers") -> None:
+    """Draws growth over depth, a line for each name, as SVG."""
     from matplotlib.figure import Figure
 
     from fftrain.report.figures import LOOKS, svg
 
     figure = Figure(figsize=(3.6, 2.6), layout="constrained")
     ax = figure.subplots()
-    for method, look in zip(("ff", "bp"), LOOKS, strict=False):
-        by_depth = grown[f"{method} kept"]
-        ax.plot([*by_depth], [*by_depth.values()], label=method.upper(), **look)
-    depths = [*grown["ff kept"]]
+    for (name, by_depth), look in zip(grown.items(), LOOKS, strict=False):
+        ax.plot([*by_depth], [*by_depth.values()], label=name, **look)
+    depths = [*next(iter(grown.values()))]
     ax.set_xscale("log", base=2)
     ax.set_xticks(depths, [str(depth) for depth in depths])
     ax.minorticks_off()
-    ax.set(xlabel="layers", ylabel="memory of a step, MiB", ylim=(0, None))
+    ax.set(xlabel=of, ylabel="memory of a step, MiB", ylim=(0, None))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    path.write_text(svg(figure, "Memory of a training step over the number of layers"), encoding="utf-8")
+    path.write_text(svg(figure, f"Memory of a training step over the number of {of}"), encoding="utf-8")
 
 
 def main(
@@ -131,7 +144,7 @@ def main(
     }
     print(json.dumps(result, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
     if plot_to is not None:
-        plot(grown, plot_to)
+        plot({method.upper(): grown[f"{method} kept"] for method in ("ff", "bp")}, plot_to)
     alone = ("ff default", "ff kept")  # several processes hold buckets of gradients for each layer
     missed = [f"{name}: {ratio[name]}" for name in alone if ratio[name] > most]
     if missed:

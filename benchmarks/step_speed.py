@@ -29,7 +29,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -60,10 +60,12 @@ SHAPE = (1, 28, 28)
 PRETEXT_CLASSES = 4  # of the rotation
 
 
-def make_step(config: RunConfig, accelerator: Accelerator) -> Callable[[Batch], None]:
-    """Returns the trainer's step on batches that are ready."""
+def make_step(
+    config: RunConfig, accelerator: Accelerator, shape: tuple[int, int, int] = SHAPE
+) -> Callable[[Batch], None]:
+    """Returns the trainer's step on batches that are ready, of images of a shape."""
     method: Any = config.method
-    backbone = config.backbone.build(SHAPE, 0)  # type: ignore[attr-defined]
+    backbone = config.backbone.build(shape, 0)  # type: ignore[attr-defined]
     units = make_units(method, backbone, PRETEXT_CLASSES, cut=config.cut, at=config.at)
     [stretch] = stretches(units, backbone, config, accelerator)
 
@@ -83,10 +85,11 @@ def make_step(config: RunConfig, accelerator: Accelerator) -> Callable[[Batch], 
     return step
 
 
-def make_batch(rows: int) -> Batch:
+def make_batch(rows: int, shape: tuple[int, int, int] = SHAPE, views: int = 1) -> Batch:
     """Returns random images with labels."""
     labels = torch.arange(rows) % PRETEXT_CLASSES
-    return Batch((torch.randint(0, 256, (rows, *SHAPE)) / 255,), labels, Draws(0, 1, torch.arange(rows)))
+    images = tuple(torch.randint(0, 256, (rows, *shape)) / 255 for _ in range(views))
+    return Batch(images, labels, Draws(0, 1, torch.arange(rows)))
 
 
 def settings(recipe: str, width: int, depth: int, **more: Any) -> RunConfig:
@@ -127,6 +130,18 @@ def cpu_facts() -> tuple[str, list[str]]:
     return facts.get("model name", platform.processor()), [f for f in ("avx512_bf16", "amx_bf16", "bf16") if f in flags]
 
 
+def in_turn(runs: Mapping[str, Callable[[], object]], rounds: int, warm_up: int) -> dict[str, list[float]]:
+    """Returns the milliseconds of each, round by round, forwards and backwards; first rounds are not counted."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(-warm_up, rounds):
+        for name in [*runs][:: 1 if round_ % 2 else -1]:
+            began = time.perf_counter()
+            runs[name]()
+            if round_ >= 0:
+                times[name].append(1000 * (time.perf_counter() - began))
+    return times
+
+
 def ratios(over: list[float], under: list[float]) -> dict[str, float]:
     """Returns how many times as fast the second is, round by round: median, quartiles, ends."""
     found = sorted(a / b for a, b in zip(over, under, strict=True))
@@ -163,7 +178,6 @@ def main(
         steps["bf16"] = make_step(config, make_accelerator(threads, "bf16"))
     runs: dict[str, Callable[[], object]] = {"floor": make_floor(width, depth, 2 * batch_size)}
     runs |= {name: partial(step, batch) for name, step in steps.items()}
-    times: dict[str, list[float]]
     with ExitStack() as stack:
         if fflib:
             rows = config.method.inputs(batch, PRETEXT_CLASSES).flatten(1)  # type: ignore[attr-defined]
@@ -175,13 +189,7 @@ def main(
                 runs |= {"fflib": peer.step, "fflib tuned": tuned}
             except RuntimeError as error:
                 print(f"fflib is not measured: {error}", file=sys.stderr)
-        times = {name: [] for name in runs}
-        for round_ in range(-warm_up, rounds):
-            for name in [*runs][:: 1 if round_ % 2 else -1]:
-                began = time.perf_counter()
-                runs[name]()
-                if round_ >= 0:
-                    times[name].append(1000 * (time.perf_counter() - began))
+        times = in_turn(runs, rounds, warm_up)
 
     cpu, has = cpu_facts()
     speed = {"step, floor 1": ratios(times["floor"], times["step"])}
