@@ -18,7 +18,7 @@ help:
 	@echo "make test-slow  the checks that take minutes"
 	@echo "make check-install  pip install . and ffserve predict in clean environments: $(PYTHONS)"
 	@echo "make lint       ruff and mypy"
-	@echo "make bench      measure training, serving and exports: about 30 minutes"
+	@echo "make bench      measure training, serving and exports: about 35 minutes"
 
 # The stamp is written last, so that an install that broke off is done again.
 $(VENV)/.installed: pyproject.toml

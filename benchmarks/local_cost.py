@@ -254,7 +254,7 @@ def _beside(cells: Iterator[str]) -> str:
 
 def main(
     networks: Annotated[str, typer.Option(help="Which are measured.")] = ",".join(NETWORKS),
-    rounds: Annotated[int, typer.Option(help="Rounds that count, after one that does not.", min=2)] = 7,
+    rounds: Annotated[int, typer.Option(help="Rounds that count, after one that does not.", min=2)] = 5,
     depths: Annotated[str, typer.Option(help="Blocks of the MLP over which memory is measured; may be empty.")] = (
         "4,16,64"
     ),
@@ -299,7 +299,7 @@ def main(
     if not wanted:
         return
     if plot_to is not None:
-        plot(grown, plot_to, "blocks")
+        plot({way.removeprefix(f"{WHOLE}, "): by for way, by in grown.items()}, plot_to, "blocks")
     ratio = grown[LOCAL][wanted[-1]] / grown[LOCAL][wanted[0]]
     if ratio > most:
         print(f"memory of {LOCAL} grows by {ratio:.2f} with depth, above {most}", file=sys.stderr)
