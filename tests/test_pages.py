@@ -11,7 +11,7 @@ import shlex
 import pytest
 
 from tests.helpers import ROOT
-from tests.parts import DEEP
+from tests.parts import DEEP, small
 
 spec = importlib.util.spec_from_file_location("pages_of_parts", ROOT / "docs" / "parts.py")
 parts = importlib.util.module_from_spec(spec)
@@ -88,8 +88,9 @@ def test_the_example_of_an_evaluations_page_runs(cli, run_copy, kind, name, page
     """Of a small run, on a few digits."""
     command, run, *words = example(page)
     assert (command, run, words[0]) == ("evaluate", "runs/digits", name)
-    quick = {"linear": "linear.epochs=2", "few-labels": "few-labels.draws=2", "robustness": "robustness.epochs=2"}
-    ended = cli("fftrain", "evaluate", run_copy, *words, *filter(None, [quick.get(name)]), "--threads", 1, "--json")
+    few = {"linear": "epochs", "few-labels": "draws", "robustness": "epochs", "segmentation": "scenes", "detection": "scenes"}
+    quick = [f"{name}.{few[name]}={small(kind, name)[few[name]]}"] if name in few else []
+    ended = cli("fftrain", "evaluate", run_copy, *words, *quick, "--threads", 1, "--json")
     assert ended.code == 0, ended.err
     [found] = ended.json["evaluations"]
     assert found["evaluation"] == name

@@ -102,8 +102,8 @@ class Subject:
         made = extract(self.encoder, self.data, device, self.reporter, memory=self.memory, folder=folder)
         return self.held.enter_context(made)
 
-    def choices(self, wanted: Collection[str] = ()) -> Iterator[Choice]:
-        """Yields this process's share of what is read: each block by itself, and the last three together.
+    def blocks(self, wanted: Collection[str] = ()) -> list[tuple[int, ...]]:
+        """Returns what this process reads: of each block by itself, and the last three together, its share.
 
         Args:
             wanted: names of those that are read alone; of pixels there is one choice whatever is named.
@@ -111,7 +111,11 @@ class Subject:
         found = choices(self.encoder)
         if wanted and self.encoder is not None:
             found = [blocks for blocks in found if name_of(blocks) in wanted]
-        mine = found[self.accelerator.process_index :: self.accelerator.num_processes]
+        return found[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def choices(self, wanted: Collection[str] = ()) -> Iterator[Choice]:
+        """Yields the features of `blocks`."""
+        mine = self.blocks(wanted)
         features = [self.features.columns(columns_of(self.encoder, blocks)) for blocks in mine]
         widths = [part.train.shape[1] for part in features]
         for i, blocks in enumerate(mine):
@@ -175,5 +179,6 @@ class Evaluation(Part):
         A value is a share of 1, which reports show in %, unless the record names its `unit`; `low` and `high` are an
         interval of it.
 
-        Every process calls this, for its own `subject.choices()`; what is no choice's is yielded where `subject.main`.
+        Every process calls this, for its own `subject.choices()` or `subject.blocks`; what is no choice's is yielded
+        where `subject.main`.
         """

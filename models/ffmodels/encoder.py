@@ -45,9 +45,21 @@ class Encoder(nn.Module):
         found: list[Tensor] = self.backbone(self.condition(images_BCHW, pixels))
         return found
 
+    def read(self, h: Tensor) -> Tensor:
+        """Returns an activation as it is read: but for one reading normalised, at least float32."""
+        return as_it_is(h) if self.reading == ACTIVATIONS else self.backbone.normalise(h)
+
     def features(self, h: Tensor) -> Tensor:
-        """Returns an activation as it is read: pooled, but for one reading normalised, float32 [B, D] or wider."""
-        return self.backbone.pool(as_it_is(h)) if self.reading == ACTIVATIONS else self.backbone.features(h)
+        """Returns an activation as it is read, pooled: at least float32 [B, D]."""
+        return self.backbone.pool(self.read(h))
+
+    def maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        """Returns every block's features by place, at least float32 [B, D, h, w], of pixels in [0, 1] of any size.
+
+        Raises:
+            SettingError: where an activation is no map.
+        """
+        return [self.backbone.grid(self.read(h)) for h in self.activations(images_BCHW)]
 
     def forward(self, images_BCHW: Tensor) -> list[Tensor]:
         """Returns every block's features, at least float32 [B, D], of pixels in [0, 1]."""
