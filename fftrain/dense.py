@@ -259,10 +259,10 @@ def reader(encoder: Encoder | None, shape: Shape, side: int, stride: int | None)
 
 @torch.no_grad()
 def _has_maps(encoder: Encoder, side: int) -> bool:
-    """Whether a network reads scenes: each block gives as many channels as of an image."""
+    """Whether a network reads scenes: an image's features are those of a place, or of some."""
     first = next(encoder.backbone.parameters(), torch.empty(0))
     try:
         maps = encoder.maps(torch.zeros(1, encoder.backbone.shape[0], side, side, device=first.device))
     except (SettingError, RuntimeError):  # an activation is no map; or the network takes images of one size
         return False
-    return [x.shape[1] for x in maps] == [block.shape[0] for block in encoder.backbone.info]
+    return [x.shape[1] * encoder.backbone.keeps**2 for x in maps] == [*encoder.dims]

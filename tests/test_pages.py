@@ -88,7 +88,13 @@ def test_the_example_of_an_evaluations_page_runs(cli, run_copy, kind, name, page
     """Of a small run, on a few digits."""
     command, run, *words = example(page)
     assert (command, run, words[0]) == ("evaluate", "runs/digits", name)
-    few = {"linear": "epochs", "few-labels": "draws", "robustness": "epochs", "segmentation": "scenes", "detection": "scenes"}
+    few = {
+        "linear": "epochs",
+        "few-labels": "draws",
+        "robustness": "epochs",
+        "segmentation": "scenes",
+        "detection": "scenes",
+    }
     quick = [f"{name}.{few[name]}={small(kind, name)[few[name]]}"] if name in few else []
     ended = cli("fftrain", "evaluate", run_copy, *words, *quick, "--threads", 1, "--json")
     assert ended.code == 0, ended.err

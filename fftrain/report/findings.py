@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fftrain.report.means import PROBE, SEEDLESS, Group, Mean, chosen
+
+# What is a share of the test images; other shares, of pixels or a precision, are told in points alone.
+COUNTED = re.compile(r"(probe |knn )?accuracy\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +101,8 @@ def _sentence(place: _Place) -> str:
     if count == 0:
         said += f" and {next_name} ({second.brief()}) alike"
     else:
-        said += f", {100 * place.lead:.1f} points ({count:,} of {place.images:,} test images) above {next_name}"
-        said += f" ({second.brief()})"
+        of_images = f" ({count:,} of {place.images:,} test images)" if COUNTED.match(place.measure) else ""
+        said += f", {100 * place.lead:.1f} points{of_images} above {next_name} ({second.brief()})"
     if others:
         said += "; then " + ", ".join(f"{other} {mean.brief()}" for other, mean in others)
     if count == 0:

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from ffcore.files import read_json
-from fftrain.report.findings import findings
+from fftrain.report.findings import COUNTED, findings
 from fftrain.report.frame import collect
 from fftrain.report.means import groups
 from tests.fftrain.reports import cell_name, change, files_of, measured, part, probes, remeasured, reported
@@ -126,3 +126,8 @@ def test_published_columns_stand_only_where_something_is_published(study, tmp_pa
         text = (root / name).read_text().lower()
         assert "digits published" not in text
         assert "not published" not in text
+
+
+def test_shares_that_are_not_of_images_are_not_counted_in_images():
+    counted = ["probe accuracy", "knn accuracy", "accuracy with 10 labels a class"]
+    assert [*filter(COUNTED.match, [*counted, "pixel accuracy", "mIoU", "AP50"])] == counted
