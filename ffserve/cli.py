@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ffserve import compare_cli, console, measure_cli, notes
+from ffserve import compare_cli, console, http_cli, measure_cli, notes
 from ffserve.console import Debug, Json
 from ffserve.options import (
     BATCH_SIZE,
@@ -139,8 +139,9 @@ def _words(value: Any) -> str:
 
 measure_cli.register(app)
 compare_cli.register(app)
+http_cli.register(app)
 app.command()(info)
-_ORDER = ("predict", "features", "evaluate", "compare", "info", "doctor")  # in the help
+_ORDER = ("predict", "features", "evaluate", "compare", "http", "info", "doctor")  # in the help
 app.registered_commands.sort(key=lambda command: _ORDER.index(getattr(command.callback, "__name__", "")))
 
 

@@ -162,9 +162,10 @@ class Classifier:
             processes=processes,
         )
         account = account or Account()
-        return (self._predictions(batch, top_k, account) for batch in batches)
+        return (self.predictions(batch, top_k, account) for batch in batches)
 
-    def _predictions(self, batch: Batch, top_k: int, account: Account) -> list[tuple[Item, Prediction | ImageError]]:
+    def predictions(self, batch: Batch, top_k: int, account: Account) -> list[tuple[Item, Prediction | ImageError]]:
+        """Returns the predictions of a batch that was run, or why an item could not be read; `account` is told."""
         account.take(batch)
         probabilities_BK = batch.outputs["probabilities"]
         order_BK = np.argsort(-probabilities_BK, axis=1, kind="stable")[:, :top_k]

@@ -107,6 +107,7 @@ class Model:
         path: the file.
         about: what it says of itself.
         device: where it runs, `cpu` or `cuda`.
+        widths: of each output, by name.
         notice: one line where `auto` did not take a GPU that seems to be there or was meant, else None.
 
     Args:
@@ -126,6 +127,7 @@ class Model:
 
     about: About
     device: str
+    widths: dict[str, int]
 
     def __init__(
         self,
@@ -190,7 +192,7 @@ class Model:
     def ends(self) -> dict[str, list[str]]:
         """The inputs and outputs in words: name, type, shape."""
         shape = ", ".join(map(str, ("batch", self.about.channels, self.about.height, self.about.width)))
-        outputs = [f"{name} float32 [batch, {width}]" for name, width in self._widths.items()]
+        outputs = [f"{name} float32 [batch, {width}]" for name, width in self.widths.items()]
         return {"inputs": [f"images uint8 [{shape}]"], "outputs": outputs}
 
     def run(self, images_BCHW: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -204,7 +206,7 @@ class Model:
         """
         self.check(images_BCHW)
         if len(images_BCHW) == 0:
-            return {name: np.empty((0, width), dtype=np.float32) for name, width in self._widths.items()}
+            return {name: np.empty((0, width), dtype=np.float32) for name, width in self.widths.items()}
         return self._run(images_BCHW)
 
     def check(self, images_BCHW: npt.NDArray[np.uint8]) -> None:
@@ -299,7 +301,7 @@ class Model:
             found = self._run(golden.image, options)
         finally:
             watch.cancel()
-        self._widths = {name: values.shape[1] for name, values in found.items()}
+        self.widths = {name: values.shape[1] for name, values in found.items()}
         if changed := golden.changed(found):
             raise ModelError(
                 f"{self.path} computes other {changed} for its golden image than when it was exported: {self._why()}"

@@ -77,9 +77,20 @@ def stream(
         ModelError: where the model cannot be run.
     """
     check_count("batch_size", batch_size)
-    check_count("max_pixels", max_pixels)
     if workers is not None:
         check_count("workers", workers)
+    wanted = wanted_of(model, invert=invert, place=place, max_pixels=max_pixels)
+    many = workers or cores()
+    return _stream(model, iter(items), wanted, batch_size, many, processes and Readers.available and many > 1)
+
+
+def wanted_of(model: Model, *, invert: str = "auto", place: str = "auto", max_pixels: int = MAX_PIXELS) -> Wanted:
+    """Returns how a model's images are read; the arguments are those of `stream`.
+
+    Raises:
+        UsageError: where one is not legal.
+    """
+    check_count("max_pixels", max_pixels)
     if invert not in INVERT:
         raise UsageError(f"invert is {invert!r}: it must be one of {', '.join(INVERT)}")
     if place not in PLACE:
@@ -87,7 +98,7 @@ def stream(
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit, which would refuse what was asked for
         Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS)
     about = model.about
-    wanted = Wanted(
+    return Wanted(
         channels=about.channels,
         height=about.height,
         width=about.width,
@@ -97,8 +108,6 @@ def stream(
         place=place == "auto" and about.ink is not None and about.ink.longest is not None,
         max_pixels=max_pixels,
     )
-    many = workers or cores()
-    return _stream(model, iter(items), wanted, batch_size, many, processes and Readers.available and many > 1)
 
 
 def _stream(

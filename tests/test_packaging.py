@@ -31,6 +31,7 @@ ALLOWED = {
     "fftrain": ("ffcore", "ffmodels", "ffserve.console"),
 }
 HEAVY = ("torch", "torchvision", "accelerate", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "pyarrow")
+SERVER = ("starlette", "uvicorn", "grpc", "google", "orjson", "prometheus_client")
 PUBLIC = {
     "ffmodels": [
         "BACKBONES",
@@ -99,6 +100,7 @@ COMMANDS = [
     "ffserve features",
     "ffserve evaluate",
     "ffserve compare",
+    "ffserve http",
     "ffserve doctor",
 ]
 HIDE_TORCH = """
@@ -184,6 +186,7 @@ def test_serving_loads_no_torch(tmp_path):
     for arguments in (
         ["ffserve"],
         ["ffserve", "--help"],
+        ["ffserve", "http", "--help"],
         ["ffserve", "info", made.path],
         ["ffserve", "predict", "--model", made.path, tmp_path / "a.png"],
     ):
@@ -191,8 +194,8 @@ def test_serving_loads_no_torch(tmp_path):
         assert ended.returncode == 0, ended.stderr
         loaded = set(json.loads(ended.stderr))
         assert "ffserve" in loaded
-        assert ("onnxruntime" in loaded) == (len(arguments) > 2)
-        assert not loaded & {*HEAVY, "ffmodels", "fftrain", "ffexport"}
+        assert ("onnxruntime" in loaded) == (made.path in arguments)
+        assert not loaded & {*HEAVY, *SERVER, "ffmodels", "fftrain", "ffexport"}
 
 
 @pytest.mark.parametrize("package", PUBLIC)
@@ -245,7 +248,7 @@ def test_serving_installs_no_torch(wheel):
     base = {line.split(">=")[0] for line in required if "extra ==" not in line}
     assert base == {"numpy", "pillow", "typer", "rich", "packaging", "onnxruntime-gpu", "onnxruntime"}
     assert any(line.startswith("torch>=") and 'extra == "train"' in line for line in required)
-    assert {"train", "track", "eval", "gpu", "dev"} == set(metadata.get_all("Provides-Extra"))
+    assert {"train", "track", "eval", "http", "gpu", "dev"} == set(metadata.get_all("Provides-Extra"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

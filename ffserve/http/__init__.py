@@ -1,0 +1,1 @@
+"""A server of exported models: `ffserve http`. Needs the extra `http`."""

@@ -1,0 +1,76 @@
+"""docs/service.md: what it shows is what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+from tests.test_deployment import blocks, script
+
+PAGE = ROOT / "docs" / "service.md"
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of this machine that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [found.getsockname()[1] for found in sockets]
+    for found in sockets:
+        found.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_every_block_runs(tmp_path):
+    pytest.importorskip("tritonclient.http", reason="tritonclient is not installed", exc_type=ImportError)
+    http, grpc = free_ports(2)
+    page = PAGE.read_text(encoding="utf-8")
+    page = page.replace("ffserve http >", f"ffserve http --port {http} --grpc-port {grpc} >")
+    page = page.replace("127.0.0.1:8000", f"127.0.0.1:{http}").replace("127.0.0.1:8001", f"127.0.0.1:{grpc}")
+    shown = [block for block in blocks(page) if block[0] in ("sh", "python")]
+    (tmp_path / "blocks").mkdir()
+    here = tmp_path / "here"
+    here.mkdir()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ended = subprocess.run(
+        ["bash", "-c", script(shown, tmp_path / "blocks")],
+        capture_output=True,
+        text=True,
+        cwd=here,
+        env={**{k: v for k, v in os.environ.items() if k != "FFSERVE_MODEL"}, "PATH": path},
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    body, form, command = (json.loads((here / f"{name}.json").read_text()) for name in ("body", "form", "command"))
+    assert body["predictions"][0]["top"] == form["predictions"][0]["top"] == command["predictions"][0]["top"]
+    assert body["predictions"][0]["top"][0]["class"] == "7"
+    assert "is no image" in form["predictions"][1]["error"]
+    [classes] = json.loads((here / "classes.json").read_text())["outputs"]
+    assert re.fullmatch(r"[01]\.\d{6}:\d:\d", classes["data"][0])
+    assert "model 'none' is unknown: there are mnist" in ended.stdout
+    assert ended.stdout.count("(5, 10) (5, 500)") == 2
+    assert "exit code 0" in ended.stdout
+
+
+def test_options_and_links_are_there():
+    from typer.main import get_command
+
+    import ffexport.cli
+    import ffserve.cli
+
+    page = PAGE.read_text(encoding="utf-8")
+    options = {"--data-binary", "--help"}
+    for command in (get_command(ffserve.cli.app).commands["http"], get_command(ffexport.cli.app)):
+        options |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    options |= {"--top-k", "--json"}
+    assert {*re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page)} <= options
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page):
+        assert (PAGE.parent / target).exists(), target
