@@ -32,6 +32,7 @@ LOCKED = ("/v1/", "/v2", "/metrics")
 TOKEN = "this server wants its token: Authorization: Bearer TOKEN"
 SECURE = {
     "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
 }
