@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ffcore.plugins import trust
-from ffexport.registry import FORMATS, OPSET, PRECISIONS, SCHEMES
+from ffexport.registry import FORMATS, OPSET, PRECISIONS, SCHEMES, TRITON
 from ffserve import console
 from ffserve.console import Debug, Json
 from ffserve.metadata import HEADS
@@ -39,7 +39,11 @@ def export(
     ] = None,
     *,
     format: Annotated[
-        list[str] | None, typer.Option(help=f"[{'|'.join(FORMATS)}|all]; may be given twice. [default: onnx]")
+        list[str] | None,
+        typer.Option(
+            help=f"[{'|'.join(FORMATS)}|{TRITON}|all]; may be given twice. {TRITON} makes OUT/triton, a model "
+            "repository for NVIDIA Triton. [default: onnx]"
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help=f"[{'|'.join(PRECISIONS)}]; int8 for onnx alone.")] = "fp32",
     head: Annotated[
@@ -101,6 +105,7 @@ def export(
       ffexport runs/ff-rot --format all --probe mnist-neutral/block2
       ffexport runs/ff-rot --precision int8 --images mnist-validation
       ffexport runs/ff-supervised --head readout
+      ffexport runs/ff-rot --format triton
     """
     from ffexport.export import export_run, newest_run
 
@@ -135,6 +140,8 @@ def _print(result: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
     read = f"{first['features']['blocks']} of {result['blocks']}"
     title = f"{result['out']}: {first['probe'] or 'no probe'}, {read}{on}"
     console.print_records(title, rows)
+    if result["triton"]:
+        console.put(f"{result['triton']}: for tritonserver --model-repository {Path(result['triton']).parent}\n")
 
 
 def _row(about: dict[str, Any]) -> dict[str, str]:

@@ -14,8 +14,9 @@ from ffexport.card import card
 from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
 from ffexport.onnx_format import check_opset
-from ffexport.registry import OPSET, PRECISIONS, SCHEMES, check, choose_formats
+from ffexport.registry import OPSET, PRECISIONS, SCHEMES, TRITON, check, choose_formats
 from ffexport.subject import load_subject, with_ink
+from ffexport.triton import write_repository
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, Run
 from ffserve.metadata import MANIFEST, Named
 
@@ -52,7 +53,7 @@ def export_run(
 
     Args:
         run: a run folder.
-        formats: names in `FORMATS`, or `all` for every one that comes in this precision.
+        formats: names in `FORMATS`, `triton`, or `all` for every file that comes in this precision.
         precision: a name in `PRECISIONS`.
         head: a name in `ffserve.metadata.HEADS`; None means the probe, or none where the run has no probe.
         probe: `DATASET-READING/BLOCKS`; None takes the best on validation, `none` the bare backbone.
@@ -64,7 +65,8 @@ def export_run(
         out: where the files go; None means `run/export`.
 
     Returns:
-        The manifest (`make_manifest`), and "run", "out" and "written": the names of the files that are new.
+        The manifest (`make_manifest`), and "run", "out", "written": the names of the files that are new, and "triton":
+        the folder of the model in Triton's repository, or None.
 
     Raises:
         RunError, DataError, ImageError, SettingError: where the run, the probe, the images or a setting is not there,
@@ -99,14 +101,21 @@ def export_run(
         with ExitStack() as staged:  # what is entered last is in place first: the manifest names what is there
             place = staged.enter_context(replacing(out / MANIFEST))
             in_words = staged.enter_context(replacing(out / "card.md"))
-            written = {}
+            written: dict[str, dict[str, Any]] = {}
+            folder, onnx = None, Path()
             for name in formats:
-                path = out / Named(subject.head, name, precision).file
-                written[path.name] = maker.make(name, staged.enter_context(replacing(path)))
+                path = out / Named(subject.head, "onnx" if name == TRITON else name, precision).file
+                if name == TRITON:  # which comes last
+                    folder = write_repository(staged, out / TRITON, subject, written[path.name], onnx)
+                    continue
+                partial = staged.enter_context(replacing(path))
+                written[path.name] = maker.make(name, partial)
+                onnx = partial if name == "onnx" else onnx
             manifest = make_manifest(out, subject, written, before)
             write_json(place, manifest)
             write_text(in_words, card(subject.run, manifest))
-    return {"run": str(subject.run.path), "out": str(out), "written": list(written), **manifest}
+    triton = None if folder is None else str(folder)
+    return {"run": str(subject.run.path), "out": str(out), "written": list(written), "triton": triton, **manifest}
 
 
 @contextmanager

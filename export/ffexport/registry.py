@@ -18,6 +18,8 @@ FORMATS = {
     "torchscript": "ffexport.torch_formats:TorchScriptFormat",
     "pt2": "ffexport.torch_formats:Pt2Format",
 }
+# Not a file but a folder for NVIDIA Triton, with what `onnx` writes in it.
+TRITON = "triton"
 # The tolerance of each (`ffexport.parity` says of what): as trained; with weights in half and arithmetic in float32;
 # with the backbone's products in 8 bits.
 PRECISIONS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
@@ -44,7 +46,8 @@ def choose_formats(wanted: Sequence[str], precision: str) -> list[str]:
     """Returns the formats to write, each once.
 
     Args:
-        wanted: names in `FORMATS`, or `all` for every one that comes in this precision.
+        wanted: names in `FORMATS`, `triton`, which brings `onnx` along, or `all` for every file that comes in this
+            precision.
         precision: a name in `PRECISIONS`.
 
     Raises:
@@ -52,12 +55,14 @@ def choose_formats(wanted: Sequence[str], precision: str) -> list[str]:
     """
     check("--precision", precision, PRECISIONS)
     fitting = ["onnx"] if precision == "int8" else [*FORMATS]
+    others = [TRITON] if TRITON in wanted else []
     for name in wanted:
         if name != "all":
-            check("--format", name, FORMATS)
-            if name not in fitting:
+            check("--format", name, [*FORMATS, TRITON])
+            if name not in [*fitting, TRITON]:
                 raise SettingError(f"--precision {precision} is for --format {', '.join(fitting)} alone, not {name}")
-    return fitting if "all" in wanted else list(dict.fromkeys(wanted))
+    files = fitting if "all" in wanted else ["onnx" if name == TRITON else name for name in wanted]
+    return [*dict.fromkeys(files), *others]
 
 
 def load_format(name: str) -> type[Format]:
