@@ -8,10 +8,12 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from ffserve.http.openapi import document
 from tests.helpers import ROOT
 from tests.test_deployment import blocks, script
 
@@ -60,6 +62,36 @@ def test_every_block_runs(tmp_path):
     assert "exit code 0" in ended.stdout
 
 
+def test_the_container_has_what_the_server_needs():
+    [text] = [text for language, text in blocks(PAGE.read_text(encoding="utf-8")) if language == "dockerfile"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {
+        re.split(r"[ <>=;]", each)[0] for each in project["dependencies"] + project["optional-dependencies"]["http"]
+    }
+    [line] = re.findall(r"--no-cache-dir (numpy .*?)&&", text.replace("\\\n", ""), re.DOTALL)
+    assert {*line.split()} == needed - {"onnxruntime-gpu"}
+
+
+def test_manifests_name_what_there_is(cli):
+    """Their schema is KServe's, which is not here; what they say of this server is."""
+    yaml = pytest.importorskip("yaml")
+    custom, triton = (
+        yaml.safe_load(text) for language, text in blocks(PAGE.read_text(encoding="utf-8")) if language == "yaml"
+    )
+    assert custom["apiVersion"] == triton["apiVersion"] == "serving.kserve.io/v1beta1"
+    [container] = custom["spec"]["predictor"]["containers"]
+    assert container["name"] == "kserve-container"
+    shown = cli("ffserve", "http", "--help").out
+    assert all(option in shown for option in container["args"] if option.startswith("--"))
+    [port] = container["ports"]
+    paths = document()["paths"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["path"] in paths
+        assert asked["port"] == port["containerPort"] == 8000
+    assert triton["spec"]["predictor"]["model"]["protocolVersion"] == "v2"
+
+
 def test_options_and_links_are_there():
     from typer.main import get_command
 
@@ -70,7 +102,8 @@ def test_options_and_links_are_there():
     options = {"--data-binary", "--help"}
     for command in (get_command(ffserve.cli.app).commands["http"], get_command(ffexport.cli.app)):
         options |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    options |= {"--top-k", "--json"}
+    options |= {"--top-k", "--json", "--model-repository", "--from", "--mount", "--wheel-dir"}
+    options |= {"--no-cache-dir", "--no-deps", "--system", "--no-create-home"}
     assert {*re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page)} <= options
     for target in re.findall(r"\]\((?!http)([^)#]+)", page):
         assert (PAGE.parent / target).exists(), target
