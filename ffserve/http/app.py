@@ -76,7 +76,7 @@ class Routes:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._document = document()
+        self._document = document(service.models)
 
     async def live(self, request: Request) -> Response:
         """Whether the process answers."""

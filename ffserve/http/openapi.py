@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
 from ffserve.account import WORDS
-from ffserve.http.protocol import DATATYPE, INPUT, ROWS
+from ffserve.http.protocol import DATATYPE, INPUT, ROWS, VERSION
 from ffserve.stream import INVERT, PLACE
 
 JSON, BINARY = "application/json", "application/octet-stream"
@@ -130,10 +131,11 @@ def _get(summary: str, schema: str, *codes: int) -> dict[str, Any]:
     return {"get": {"summary": summary, "responses": _answers(schema, *codes)}}
 
 
-def document() -> dict[str, Any]:
-    """Returns the document."""
+def document(models: Iterable[str]) -> dict[str, Any]:
+    """Returns the document of a server of models by these names."""
     body_codes = (400, 408, 413, 415, 503)
-    name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
+    named = {**TEXT, "enum": [*models]}
+    name = {"name": "name", "in": "path", "required": True, "schema": named}
     infer = {
         "parameters": [
             {
@@ -150,7 +152,7 @@ def document() -> dict[str, Any]:
     predict = {
         "summary": "Classes of images, as `ffserve predict` has them, and what was done for each.",
         "parameters": [
-            _query("model", TEXT, "By default the first."),
+            _query("model", named, "By default the first."),
             _query("top_k", {**WHOLE, "minimum": 1, "maximum": 999_999}, "Classes of each image, by default 5."),
             _query("invert", {"type": "string", "enum": [*INVERT]}, "Whether images are turned into their negatives."),
             _query("place", {"type": "string", "enum": [*PLACE]}, "Whether ink is placed as the model's own drawings."),
@@ -177,7 +179,7 @@ def document() -> dict[str, Any]:
         "/v1/models/{name}": {"parameters": [name], **_get("What a model says of itself.", "About", 404)},
         "/v1/predict": {"post": predict},
     }
-    numbered = {**name, "name": "version"}
+    numbered = {**name, "name": "version", "schema": {**TEXT, "enum": [VERSION]}}
     for place, parameters in (
         ("/v2/models/{name}", [name]),
         ("/v2/models/{name}/versions/{version}", [name, numbered]),

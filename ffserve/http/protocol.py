@@ -219,7 +219,8 @@ def _is(value: Any, kind: type[T], what: str) -> T:
     """Returns a value of JSON. Raises Refused unless it is of a kind."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         words = {dict: "an object", list: "an array", str: "a text", bool: "true or false", int: "a whole number"}
-        raise Refused(f"{what} is {reprlib.repr(value)}: it must be {words[kind]}")
+        given = "missing" if value is None else reprlib.repr(value)
+        raise Refused(f"{what} is {given}: it must be {words[kind]}")
     return value
 
 

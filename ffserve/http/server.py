@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -29,6 +32,7 @@ CONNECTIONS = 1000
 HEAD = 64 * 2**10  # bytes of a request's line and headers
 GRACE = 30.0  # seconds that requests get to end which have begun
 IDLE = 65  # seconds that a connection is kept without a request: longer than proxies keep theirs
+LINES = 10_000  # of the log that may wait to be written
 EACH = 1.0  # seconds between two looks at the models' files
 log = logging.getLogger("ffserve.http")
 
@@ -66,9 +70,8 @@ def serve(make: Callable[[], Service], place: Place) -> None:
     Raises:
         FFStudyError: where that cannot be.
     """
-    _log_as(place.log)
     token = None if place.token_file is None else _token(place.token_file)
-    with _bound(place.host, place.port) as bound:
+    with _logging(place.log), _bound(place.host, place.port) as bound:
         service = make()
         loop = None
         if find_spec("uvloop"):
@@ -241,10 +244,55 @@ class _Line(logging.Formatter):
         return " ".join([when[1][11:19], event[1], *(f"{key}={value}" for key, value in rest)])
 
 
-def _log_as(kind: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+class _Behind(logging.Handler):
+    """Writes lines on standard error in a thread: who does not read them holds no request up.
+
+    Lines that find too many before them are lost, and counted in the next that is written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str | None] = queue.Queue(LINES)
+        self._lost = 0
+        self._writing = threading.Thread(target=self._write, name="log", daemon=True)
+        self._writing.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._lost:
+            record.lost, self._lost = self._lost, 0
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._lost += 1 + getattr(record, "lost", 0)
+
+    def close(self) -> None:
+        """Waits until all is written, but not for ever."""
+        with suppress(queue.Full):
+            self._lines.put(None, timeout=1)
+            self._writing.join(5)
+        super().close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            with suppress(OSError, ValueError):  # nobody is there to read
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
+
+
+@contextmanager
+def _logging(kind: str) -> Iterator[None]:
+    """Lets this package, and what it runs on, write lines of a kind in the block."""
+    handler = _Behind()
     handler.setFormatter(_Line(kind))
-    for name, level in (("ffserve", logging.WARNING if kind == "off" else logging.INFO), ("uvicorn", logging.ERROR)):
+    own = logging.WARNING if kind == "off" else logging.INFO
+    levels = {"ffserve": own, "uvicorn": logging.ERROR, "asyncio": logging.ERROR, "python_multipart": logging.CRITICAL}
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for name in levels:
+            logging.getLogger(name).handlers = []
+        handler.close()

@@ -170,6 +170,24 @@ def test_sigterm_lets_end_what_has_begun(models):
     assert found.log[-1]["event"] == "ended: what had begun was answered"
 
 
+def test_a_log_that_nobody_reads_holds_nothing_up(models):
+    """Three times what a pipe holds."""
+    command = [sys.executable, "-m", "ffserve", "http", "--port", "0", "--no-grpc", "--model", models["gray"].path]
+    with subprocess.Popen([*map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            found = Server(json.loads(process.stderr.readline())["http"], None, [])
+            with connected(found) as connection:
+                for _ in range(900):
+                    connection.sendall(b"GET /v2 HTTP/1.1\r\nhost: here\r\n\r\n")
+                    assert read_answer(connection)[0] == 200
+            process.send_signal(signal.SIGTERM)
+            lines = [json.loads(line) for line in process.stderr]
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert sum(line["event"] == "request" for line in lines) == 900
+
+
 def test_a_start_that_fails_is_one_line(cli, models, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     (tmp_path / "empty").write_text("")

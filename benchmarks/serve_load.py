@@ -1,0 +1,272 @@
+"""`ffserve http` under load: throughput and latency with and without batches, over bare ONNX Runtime, beside LitServe.
+
+Each server is a process of its own on this machine's loopback; one client process holds its connections and asks again
+as soon as it is answered, always with the same request (an image as JSON, or as a binary tensor), so client and server
+share the cores. All are measured in turn, round by round; ratios are medians over rounds. LitServe gets the same file,
+the same request and batches of the same size (`--peer-python` names a Python that has it; else it is left out).
+
+    python benchmarks/serve_load.py                              # 4x2000, 3 rounds of 5 s
+    python benchmarks/serve_load.py --soak 300                   # then 5 minutes from 64 connections
+    python benchmarks/serve_load.py --model runs/ff-rot/export/model.onnx --peer-python ../peers/bin/python --json
+
+Exit code 1 where a request fails, batches give less than --least times the throughput without, less than --least-peer
+times that of LitServe (or a worse p99), or memory grows by more than 5 % in a soak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+import typer
+from deploy_speed import command, make_run
+
+LITSERVE = """
+import sys
+import litserve, numpy, onnxruntime
+
+class Api(litserve.LitAPI):
+    def setup(self, device):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(sys.argv[3])
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+    def decode_request(self, request):
+        given = request["inputs"][0]
+        return numpy.array(given["data"], dtype=numpy.uint8).reshape(given["shape"][1:])
+    def predict(self, images):
+        return self.session.run(["probabilities"], {"images": images})[0]
+    def encode_response(self, output):
+        return {"outputs": [{"name": "probabilities", "data": output.tolist()}]}
+
+if __name__ == "__main__":
+    api = Api(max_batch_size=64, batch_timeout=float(sys.argv[4]))
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server.run(port=int(sys.argv[2]), host="127.0.0.1", log_level="error", generate_client_file=False)
+"""
+
+
+def free_port() -> int:
+    """Returns a port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def request(path: str, body: bytes, head: int | None = None) -> bytes:
+    """Returns a request of HTTP, as bytes."""
+    length = "" if head is None else f"inference-header-content-length: {head}\r\n"
+    kind = "application/json" if head is None else "application/octet-stream"
+    lines = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\n{length}content-length: {len(body)}\r\n"
+    )
+    return lines.encode() + b"\r\n" + body
+
+
+async def ask(port: int, sent: bytes, until: float, times: list[float], failed: list[str]) -> None:
+    """Asks over one connection until a time."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while (began := time.perf_counter()) < until:
+            writer.write(sent)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            body = await reader.readexactly(int(length))
+            times.append(time.perf_counter() - began)
+            if not head.startswith(b"HTTP/1.1 200"):
+                failed.append(body.decode())
+    except (OSError, asyncio.IncompleteReadError) as error:
+        failed.append(str(error))
+    finally:
+        writer.close()
+
+
+def load(port: int, sent: bytes, connections: int, seconds: float) -> dict[str, Any]:
+    """Returns requests a second, latencies in ms, and how many failed."""
+    times: list[float] = []
+    failed: list[str] = []
+
+    async def all_at_once() -> None:
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(ask(port, sent, until, times, failed) for _ in range(connections)))
+
+    began = time.perf_counter()
+    try:
+        import uvloop
+
+        uvloop.run(all_at_once())
+    except ImportError:
+        asyncio.run(all_at_once())
+    took = time.perf_counter() - began
+    p50, p95, p99 = np.percentile(1e3 * np.array(times), [50, 95, 99])
+    return {
+        "per_s": len(times) / took,
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+        "p99_ms": float(p99),
+        "requests": len(times),
+        "failed": len(failed),
+        "why": failed[:1],
+    }
+
+
+def memory(pid: int) -> float:
+    """Returns what a process and those that it started hold, in MiB."""
+    process = psutil.Process(pid)
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
+
+
+@contextmanager
+def served(arguments: list[object], port: int, sent: bytes, log: Path):
+    """Runs a server in the block, once it has answered."""
+    with log.open("ab") as file:
+        process = subprocess.Popen([*map(str, arguments)], stdout=file, stderr=file, start_new_session=True)
+    try:
+        for _ in range(600):
+            try:
+                if not load(port, sent, 1, 0.01)["failed"]:
+                    break
+            except (OSError, IndexError):
+                time.sleep(0.1)
+            if process.poll() is not None:
+                print(log.read_text(encoding="utf-8")[-2000:], file=sys.stderr)
+                raise typer.Exit(1)
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def main(
+    model: Annotated[Path | None, typer.Option(help="An .onnx file. [default: one is made]")] = None,
+    width: Annotated[int, typer.Option(help="Units of a block of the model that is made.")] = 2000,
+    depth: Annotated[int, typer.Option(help="Its number of blocks.")] = 4,
+    connections: Annotated[int, typer.Option(help="Of the client.", min=1)] = 64,
+    seconds: Annotated[float, typer.Option(help="Of each server in a round.")] = 5.0,
+    rounds: Annotated[int, typer.Option(help="Rounds in which all are measured in turn.", min=1)] = 3,
+    soak: Annotated[float, typer.Option(help="Seconds of sustained load at the end.")] = 0.0,
+    delay: Annotated[float, typer.Option(help="--max-delay-ms of ffserve.")] = 0.0,
+    peer_python: Annotated[str, typer.Option(help="A Python that has litserve.")] = sys.executable,
+    peer_delay: Annotated[float, typer.Option(help="batch_timeout of LitServe, in seconds.")] = 0.005,
+    least: Annotated[float, typer.Option(help="Batches beside none, throughput.")] = 2.0,
+    least_peer: Annotated[float, typer.Option(help="ffserve beside LitServe, throughput.")] = 1.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a server under load."""
+    from ffcore.machine import cores, machine
+    from ffserve import Model
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if model is None:
+            command("ffexport", make_run(folder, width, depth), "--out", folder / "export")
+            model = folder / "export" / "model.onnx"
+        session = Model(model, device="cpu", spinning=False)
+        shape = [1, session.about.channels, session.about.height, session.about.width]
+        image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        given = {"name": "images", "datatype": "UINT8", "shape": shape}
+        wanted = {"outputs": [{"name": "probabilities"}]}
+        head = json.dumps({"inputs": [{**given, "parameters": {"binary_data_size": image.size}}], **wanted}).encode()
+        path = "/v2/models/model/infer"
+        body = json.dumps({"inputs": [{**given, "data": image.ravel().tolist()}], **wanted}).encode()
+        as_text, as_tensor = request(path, body), request(path, head + image.tobytes(), len(head))
+        own = [sys.executable, "-m", "ffserve", "http", "--model", f"model={model}", "--no-grpc", "--device", "cpu"]
+        own += ["--max-delay-ms", delay, "--port"]
+        turns: dict[str, tuple[list[object], bytes]] = {
+            "ffserve, JSON": (own, as_text),
+            "ffserve, binary": (own, as_tensor),
+            "ffserve, binary, one by one": ([*own[:-1], "--max-batch", 1, "--port"], as_tensor),
+        }
+        if subprocess.run([peer_python, "-c", "import litserve"], capture_output=True, check=False).returncode == 0:
+            (folder / "peer.py").write_text(LITSERVE, encoding="utf-8")
+            turns["LitServe, JSON"] = ([peer_python, folder / "peer.py", model], request("/predict", body))
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
+        alone: list[float] = []
+        bare: list[float] = []
+        for number in range(rounds):
+            for name, (arguments, sent) in turns.items():
+                port = free_port()
+                more = [port, cores(), peer_delay] if name.startswith("LitServe") else [port]
+                with served([*arguments, *more], port, sent, folder / "log") as pid:
+                    load(port, sent, connections, 0.5)
+                    found[name].append({**load(port, sent, connections, seconds), "mib": memory(pid)})
+                    if name == "ffserve, binary":
+                        alone.append(load(port, sent, 1, seconds / 2)["p50_ms"])
+            times = []
+            for _ in range(300):
+                began = time.perf_counter()
+                session.run(image)
+                times.append(1e3 * (time.perf_counter() - began))
+            bare.append(statistics.median(times))
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        long = {}
+        if soak:
+            port = free_port()
+            with served([*own, port], port, as_tensor, folder / "log") as pid:
+                load(port, as_tensor, connections, min(10.0, soak))
+                parts = []
+                for _ in range(10):
+                    before = memory(pid)
+                    parts.append({**load(port, as_tensor, connections, soak / 10), "mib": before})
+                long = {
+                    "requests": sum(part["requests"] for part in parts),
+                    "failed": sum(part["failed"] for part in parts),
+                    "p50_ms": statistics.median(part["p50_ms"] for part in parts),
+                    "p99_ms_worst_tenth": max(part["p99_ms"] for part in parts),
+                    "mib_first": parts[0]["mib"],
+                    "mib_last": memory(pid),
+                }
+
+    def median(name: str, key: str) -> float:
+        return statistics.median(each[key] for each in found[name])
+
+    def ratio(name: str, other: str) -> float:
+        pairs = zip(found[name], found[other], strict=True)
+        return statistics.median(a["per_s"] / b["per_s"] for a, b in pairs)
+
+    keys = ("per_s", "p50_ms", "p95_ms", "p99_ms", "mib", "failed")
+    ratios = {"batches / one by one": ratio("ffserve, binary", "ffserve, binary, one by one")}
+    if "LitServe, JSON" in found:
+        ratios["ffserve / LitServe, JSON"] = ratio("ffserve, JSON", "LitServe, JSON")
+    result = {
+        "machine": {**machine(), "load": os.getloadavg()[0]},
+        "settings": f"{connections} connections, {rounds} rounds of {seconds:g} s, {shape[1:]} pixels",
+        "bytes": 0 if session is None else len(session._content),
+        "servers": {name: {key: round(median(name, key), 2) for key in keys} for name in found},
+        "ratios": {name: round(value, 2) for name, value in ratios.items()},
+        "one_connection_ms": {"ffserve": round(statistics.median(alone), 3), "bare": round(statistics.median(bare), 3)},
+        "soak": {key: round(value, 2) for key, value in long.items()},
+    }
+    print(json.dumps(result, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    missed = [f"{name}: {each['why']}" for name in found for each in found[name] if each["failed"]]
+    if ratios["batches / one by one"] < least:
+        missed.append(f"batches give {ratios['batches / one by one']:.2f} times the throughput, not {least:g}")
+    if ratios.get("ffserve / LitServe, JSON", least_peer) < least_peer:
+        missed.append(
+            f"ffserve has {ratios['ffserve / LitServe, JSON']:.2f} of LitServe's throughput, not {least_peer:g}"
+        )
+    if long and (long["failed"] or long["mib_last"] > 1.05 * long["mib_first"]):
+        missed.append(f"a soak of {soak:g} s: {long}")
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    if missed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
