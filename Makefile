@@ -68,7 +68,7 @@ format: $(VENV)/.installed
 # Each says what it asks for; one that misses it does not keep the others from running.
 bench: $(VENV)/.installed
 	@missed=; \
-	for program in step_speed epoch_speed view_speed probe_speed memory_depth local_cost serve_speed deploy_speed; do \
+	for program in step_speed epoch_speed view_speed probe_speed memory_depth local_cost serve_speed deploy_speed serve_load; do \
 	  echo "== benchmarks/$$program.py"; $(BIN)/python benchmarks/$$program.py || missed="$$missed $$program"; done; \
 	  test -z "$$missed" || { echo "missed what it asks for:$$missed" >&2; exit 1; }
 

@@ -22,7 +22,6 @@ from ffserve.http.protocol import Refused
 from ffserve.http.service import Service
 
 BODY = 32 * 2**20  # bytes of a request, packed or not
-HELD = 8 * BODY  # bytes of all requests that are being answered
 REQUESTS = 1024  # that are being answered
 SLOW = 30.0  # seconds that a client may take to send a request
 ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -62,7 +61,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, service: Service, *, token: bytes | None = None, body: int = BODY) -> None:
         self.app, self.service, self.token, self.body = app, service, token, body
-        self.held = self.requests = 0
+        self.requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -168,7 +167,7 @@ class Room:
 
     def close(self) -> None:
         """Gives the memory back."""
-        self._guard.held -= self._held
+        self._guard.service.held -= self._held
         self._held = 0
 
     async def _next(self) -> bytes:
@@ -182,11 +181,9 @@ class Room:
 
     def _take(self, count: int) -> None:
         self._held += count
-        self._guard.held += count
+        self._guard.service.hold(count)
         if self._held > self._guard.body:
             raise Refused(f"the body has more than {self._guard.body:,} bytes", 413)
-        if self._guard.held > HELD:
-            raise Refused("busy: too much is being sent at once, ask again later", 503)
 
     def _unpacked(self, body: bytes) -> bytes:
         packed = self._headers.get("content-encoding", "identity").lower()

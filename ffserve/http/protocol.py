@@ -144,6 +144,8 @@ def read_request(body: bytes, header_length: str | None, model: Model) -> Asked:
             )
         if (end := int(header_length)) > len(body):
             raise Refused(f"Inference-Header-Content-Length is {end}: the body has {len(body)} bytes")
+    if end > (most := 16 * ROWS * math.prod(shape_of(model)) + 2**16):  # numbers take far more memory than their text
+        raise Refused(f"the JSON has {end} bytes: this model's requests have at most {most}", 413)
     try:
         said = orjson.loads(body[:end])
     except orjson.JSONDecodeError as error:

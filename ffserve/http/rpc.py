@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from ffcore.errors import FFStudyError
-from ffserve.http.guard import ID, TOKEN, allowed, refused
+from ffserve.http.guard import ID, REQUESTS, TOKEN, allowed, refused
 from ffserve.http.protocol import (
     DATATYPE,
     EXTENSIONS,
@@ -155,7 +155,8 @@ async def start_rpc(
             ("grpc.max_receive_message_length", body),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
-        ]
+        ],
+        maximum_concurrent_rpcs=REQUESTS,
     )
     handlers = Calls(service, token).handlers()
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
@@ -237,9 +238,11 @@ class Calls:
             began, status = time.perf_counter(), grpc.StatusCode.OK
             sent = dict(context.invocation_metadata() or ())
             given = str(sent.get("x-request-id") or getattr(request, "id", ""))
+            size = request.ByteSize()
             told: dict[str, Any] = {"request": given if ID.fullmatch(given) else uuid.uuid4().hex}
             self.service.metrics.in_flight.inc()
             try:
+                self.service.hold(size)
                 if name not in ("ServerLive", "ServerReady") and not allowed(sent.get("authorization"), self.token):
                     raise Refused(TOKEN, 401)
                 return await answer(request, told)
@@ -250,6 +253,7 @@ class Calls:
                     log.exception("internal error", extra={"request": told["request"]})
                 await context.abort(status, text)
             finally:
+                self.service.held -= size
                 took = time.perf_counter() - began
                 self.service.count("grpc", name, status.name, took)
                 about = {"client": context.peer(), "method": name, "status": status.name, "ms": round(1000 * took, 2)}

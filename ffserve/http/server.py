@@ -91,6 +91,7 @@ async def _serve(service: Service, place: Place, token: bytes | None, bound: soc
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=CONNECTIONS,
         backlog=CONNECTIONS,
         timeout_keep_alive=IDLE,

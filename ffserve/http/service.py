@@ -32,6 +32,7 @@ from ffserve.stream import Batch, wanted_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CARD = "card.md"
+HELD = 256 * 2**20  # bytes of all that is being answered
 log = logging.getLogger("ffserve.http")
 
 
@@ -140,6 +141,8 @@ class Service:
 
     def __init__(self, files: Mapping[str, Path], settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
+        self.held = 0
+        """Bytes of what is being answered."""
         self.ending = False
         """Whether it takes no more requests."""
         self._reading = ThreadPoolExecutor(settings.threads or cores(), "reading")
@@ -150,6 +153,12 @@ class Service:
             self.metrics.loads.labels(served.name, "ok").inc()
             self.metrics.stale.labels(served.name).set(0)
             self.metrics.waiting.labels(served.name).set_function(partial(_waiting, served))
+
+    def hold(self, count: int) -> None:
+        """Adds to `held`, which is lowered when a request is answered. Raises Refused where that is too much."""
+        self.held += count
+        if self.held > HELD:
+            raise Refused("busy: too much is being sent at once, ask again later", 503)
 
     def count(self, protocol: str, route: str, status: str, seconds: float) -> None:
         """Counts a request that was answered."""

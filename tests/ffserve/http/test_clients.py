@@ -19,6 +19,7 @@ import pytest
 
 from ffserve.http import guard
 from ffserve.http import server as serving
+from ffserve.http import service as serving_of
 from ffserve.http.server import Place, _bound, _serve
 from ffserve.http.service import Service, Settings
 from tests.ffserve.conftest import write_model
@@ -52,6 +53,14 @@ def connected(found):
 def infer_as_bytes(images, path="/v2/models/gray/infer"):
     body = json.dumps(said(images)).encode()
     return f"POST {path} HTTP/1.1\r\nhost: here\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def until(condition):
+    """Waits for what comes soon."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def read_answer(connection):
@@ -127,11 +136,12 @@ def test_who_sends_too_slowly_is_refused_and_who_says_nothing_is_left(models, mo
 
 
 def test_all_that_is_sent_at_once_is_bounded(models, monkeypatch):
-    monkeypatch.setattr(guard, "HELD", 100)
+    monkeypatch.setattr(serving_of, "HELD", 100)
     service = Service({"gray": models["gray"].path}, Settings())
     with within(service) as found:
         refused(found.infer("gray", said(models["gray"].images(1))), 503, "ask again later")
-        monkeypatch.setattr(guard, "HELD", 10**6)
+        until(lambda: service.held == 0)
+        monkeypatch.setattr(serving_of, "HELD", 10**6)
         assert found.infer("gray", said(models["gray"].images(1))).status == 200
         monkeypatch.setattr(guard, "REQUESTS", 0)
         refused(found.ask("/v2"), 503, "ask again later")
@@ -244,12 +254,6 @@ def test_a_file_that_is_renamed_into_place_is_taken_up(tmp_path, monkeypatch):
     def logits():
         outputs = found.infer("digits", said(images)).json["outputs"]
         return np.reshape(next(each["data"] for each in outputs if each["name"] == "logits"), (2, 3))
-
-    def until(condition):
-        end = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < end
-            time.sleep(0.02)
 
     with within(service, watch=True) as found:
         asking = [threading.Thread(target=ask) for _ in range(3)]
