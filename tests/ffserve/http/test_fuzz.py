@@ -18,20 +18,20 @@ HAS = find_spec("schemathesis") is not None
 LIMITS = ("positive_data_acceptance",)  # what a schema cannot say: that a shape fits, that bytes are an image
 
 
-def generated(server, examples):
+def generated(server, examples, folder):
     """Runs schemathesis against a server; returns how many cases it made, where none showed a fault."""
     program = Path(sys.executable).with_name("schemathesis")
     command = [program, "run", f"{server.url}/openapi.json", "--max-examples", str(examples), "--no-color"]
     command += ["--phases", "coverage,fuzzing", "--exclude-checks", ",".join(LIMITS), "--seed", "1"]
-    ended = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=1800)
+    ended = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=1800, cwd=folder)
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
     return int(re.search(r"([\d,]+) generated", ended.stdout)[1].replace(",", ""))
 
 
 @pytest.mark.skipif(not HAS, reason="schemathesis is not installed")
 @pytest.mark.slow
-def test_schemathesis_finds_no_fault(server):
-    assert generated(server, 900) >= 5000
+def test_schemathesis_finds_no_fault(server, tmp_path):
+    assert generated(server, 900, tmp_path) >= 5000
     assert server.ask("/v2/health/ready").json == {"ready": True, "stale": {}}
 
 
