@@ -1,16 +1,17 @@
-"""`ffserve http` under load: throughput and latency with and without batches, over bare ONNX Runtime, beside LitServe.
+"""`ffserve http` under load: throughput and latency with and without batches, over bare ONNX Runtime, beside others.
 
 Each server is a process of its own on this machine's loopback; one client process holds its connections and asks again
 as soon as it is answered, always with the same request (an image as JSON, or as a binary tensor), so client and server
-share the cores. All are measured in turn, round by round; ratios are medians over rounds. LitServe gets the same file,
-the same request and batches of the same size (`--peer-python` names a Python that has it; else it is left out).
+share the cores. All are measured in turn, round by round; ratios are medians over rounds. LitServe and MLServer get the
+same file, the same request and batches of the same size (`--peer-python` names a Python that has one, and may be given
+again; else they are left out).
 
     python benchmarks/serve_load.py                              # 4x2000, 3 rounds of 5 s
     python benchmarks/serve_load.py --soak 300                   # then 5 minutes from 64 connections
     python benchmarks/serve_load.py --model runs/ff-rot/export/model.onnx --peer-python ../peers/bin/python --json
 
 Exit code 1 where a request fails, batches give less than --least times the throughput without, less than --least-peer
-times that of LitServe (or a worse p99), or memory grows by more than 5 % in a soak.
+times that of a peer (or a worse p99), or memory grows by more than 5 % in a soak.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ import litserve, numpy, onnxruntime
 class Api(litserve.LitAPI):
     def setup(self, device):
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(sys.argv[3])
+        options.intra_op_num_threads = int(sys.argv[2])
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
     def decode_request(self, request):
@@ -53,10 +54,52 @@ class Api(litserve.LitAPI):
         return {"outputs": [{"name": "probabilities", "data": output.tolist()}]}
 
 if __name__ == "__main__":
-    api = Api(max_batch_size=64, batch_timeout=float(sys.argv[4]))
+    api = Api(max_batch_size=64, batch_timeout=float(sys.argv[3]))
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(port=int(sys.argv[2]), host="127.0.0.1", log_level="error", generate_client_file=False)
+    server.run(port=int(sys.argv[4]), host="127.0.0.1", log_level="error", generate_client_file=False)
 """
+
+
+MLSERVER = """
+import os
+
+import numpy, onnxruntime
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+class Peer(MLModel):
+    async def load(self):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ["PEER_THREADS"])
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        name = os.environ["PEER_MODEL"]
+        self.session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
+        return True
+    async def predict(self, payload):
+        images = NumpyCodec.decode_input(payload.inputs[0]).astype(numpy.uint8)
+        outputs = self.session.run(["probabilities"], {"images": images})[0]
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("probabilities", outputs)])
+"""
+START = "import sys; from mlserver.cli import main; sys.argv[1:] = ['start', sys.argv[1]]; main()"
+
+
+def peer(name: str, python: str, folder: Path, model: Path, threads: int, delay: float) -> list[object] | None:
+    """Returns the command of a peer, the port of which follows, or None where this Python does not have it."""
+    if subprocess.run([python, "-c", f"import {name.lower()}"], capture_output=True, check=False).returncode:
+        return None
+    place = folder / name
+    place.mkdir()
+    if name == "LitServe":
+        (place / "server.py").write_text(LITSERVE, encoding="utf-8")
+        return [python, place / "server.py", model, threads, delay]
+    (place / "peer.py").write_text(MLSERVER, encoding="utf-8")
+    about = {"name": "model", "implementation": "peer.Peer", "max_batch_size": 64, "max_batch_time": delay}
+    (place / "model-settings.json").write_text(json.dumps(about), encoding="utf-8")
+    settings = {"host": "127.0.0.1", "grpc_port": free_port(), "metrics_port": free_port(), "parallel_workers": 0}
+    (place / "settings.json").write_text(json.dumps({**settings, "debug": False}), encoding="utf-8")
+    own = f'PEER_MODEL="{model.resolve()}" PEER_THREADS={threads} MLSERVER_HTTP_PORT=$1'
+    return ["sh", "-c", f'cd "{place}" && {own} exec "{python}" -c "{START}" .', "sh"]
 
 
 def free_port() -> int:
@@ -161,10 +204,10 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds in which all are measured in turn.", min=1)] = 3,
     soak: Annotated[float, typer.Option(help="Seconds of sustained load at the end.")] = 0.0,
     delay: Annotated[float, typer.Option(help="--max-delay-ms of ffserve.")] = 0.0,
-    peer_python: Annotated[str, typer.Option(help="A Python that has litserve.")] = sys.executable,
-    peer_delay: Annotated[float, typer.Option(help="batch_timeout of LitServe, in seconds.")] = 0.005,
+    peer_python: Annotated[list[str] | None, typer.Option(help="A Python that has litserve or mlserver.")] = None,
+    peer_delay: Annotated[float, typer.Option(help="Seconds that the peers wait for a batch.")] = 0.005,
     least: Annotated[float, typer.Option(help="Batches beside none, throughput.")] = 2.0,
-    least_peer: Annotated[float, typer.Option(help="ffserve beside LitServe, throughput.")] = 1.5,
+    least_peer: Annotated[float, typer.Option(help="ffserve beside each peer, throughput.")] = 1.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a server under load."""
@@ -176,7 +219,7 @@ def main(
         if model is None:
             command("ffexport", make_run(folder, width, depth), "--out", folder / "export")
             model = folder / "export" / "model.onnx"
-        session = Model(model, device="cpu", spinning=False)
+        session, model_bytes = Model(model, device="cpu", spinning=False), model.stat().st_size
         shape = [1, session.about.channels, session.about.height, session.about.width]
         image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         given = {"name": "images", "datatype": "UINT8", "shape": shape}
@@ -192,17 +235,17 @@ def main(
             "ffserve, binary": (own, as_tensor),
             "ffserve, binary, one by one": ([*own[:-1], "--max-batch", 1, "--port"], as_tensor),
         }
-        if subprocess.run([peer_python, "-c", "import litserve"], capture_output=True, check=False).returncode == 0:
-            (folder / "peer.py").write_text(LITSERVE, encoding="utf-8")
-            turns["LitServe, JSON"] = ([peer_python, folder / "peer.py", model], request("/predict", body))
+        for python in peer_python or [sys.executable]:
+            for known, place in (("LitServe", "/predict"), ("MLServer", path)):
+                if start := peer(known, python, folder, model, cores(), peer_delay):
+                    turns[f"{known}, JSON"] = (start, request(place, body))
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
         alone: list[float] = []
         bare: list[float] = []
         for number in range(rounds):
             for name, (arguments, sent) in turns.items():
                 port = free_port()
-                more = [port, cores(), peer_delay] if name.startswith("LitServe") else [port]
-                with served([*arguments, *more], port, sent, folder / "log") as pid:
+                with served([*arguments, port], port, sent, folder / "log") as pid:
                     load(port, sent, connections, 0.5)
                     found[name].append({**load(port, sent, connections, seconds), "mib": memory(pid)})
                     if name == "ffserve, binary":
@@ -241,12 +284,12 @@ def main(
 
     keys = ("per_s", "p50_ms", "p95_ms", "p99_ms", "mib", "failed")
     ratios = {"batches / one by one": ratio("ffserve, binary", "ffserve, binary, one by one")}
-    if "LitServe, JSON" in found:
-        ratios["ffserve / LitServe, JSON"] = ratio("ffserve, JSON", "LitServe, JSON")
+    peers = [name for name in found if not name.startswith("ffserve")]
+    ratios |= {f"ffserve / {name}": ratio("ffserve, JSON", name) for name in peers}
     result = {
         "machine": {**machine(), "load": os.getloadavg()[0]},
         "settings": f"{connections} connections, {rounds} rounds of {seconds:g} s, {shape[1:]} pixels",
-        "bytes": 0 if session is None else len(session._content),
+        "bytes": model_bytes,
         "servers": {name: {key: round(median(name, key), 2) for key in keys} for name in found},
         "ratios": {name: round(value, 2) for name, value in ratios.items()},
         "one_connection_ms": {"ffserve": round(statistics.median(alone), 3), "bare": round(statistics.median(bare), 3)},
@@ -256,10 +299,11 @@ def main(
     missed = [f"{name}: {each['why']}" for name in found for each in found[name] if each["failed"]]
     if ratios["batches / one by one"] < least:
         missed.append(f"batches give {ratios['batches / one by one']:.2f} times the throughput, not {least:g}")
-    if ratios.get("ffserve / LitServe, JSON", least_peer) < least_peer:
-        missed.append(
-            f"ffserve has {ratios['ffserve / LitServe, JSON']:.2f} of LitServe's throughput, not {least_peer:g}"
-        )
+    for name in peers:
+        if ratios[f"ffserve / {name}"] < least_peer:
+            missed.append(f"ffserve has {ratios[f'ffserve / {name}']:.2f} times the throughput of {name}")
+        if median("ffserve, JSON", "p99_ms") > median(name, "p99_ms"):
+            missed.append(f"ffserve has a worse p99 than {name}")
     if long and (long["failed"] or long["mib_last"] > 1.05 * long["mib_first"]):
         missed.append(f"a soak of {soak:g} s: {long}")
     for line in missed:
