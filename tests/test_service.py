@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ffserve.http.openapi import document
-from tests.helpers import ROOT
+from ffserve.session import BUNDLED
+from tests.helpers import ROOT, python
 from tests.test_deployment import blocks, script
 
 PAGE = ROOT / "docs" / "service.md"
@@ -60,6 +61,15 @@ def test_every_block_runs(tmp_path):
     assert "model 'none' is unknown: there are mnist" in ended.stdout
     assert ended.stdout.count("(5, 10) (5, 500)") == 2
     assert "exit code 0" in ended.stdout
+
+
+@pytest.mark.slow
+def test_a_minute_of_load_fails_no_request_and_memory_is_flat():
+    """From 64 connections; benchmarks/serve_load.py ends with 1 where that is not so."""
+    options = ["--rounds", 1, "--seconds", 2, "--soak", 60, "--least", 1, "--least-peer", 0]
+    ended = python("benchmarks/serve_load.py", "--model", BUNDLED, *options)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "'failed': 0" in ended.stdout
 
 
 def test_the_container_has_what_the_server_needs():
