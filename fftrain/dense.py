@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Dense(Evaluation):
 
     scenes: int = setting(600, ge=1, description="Training scenes; validation and test have a third as many each.")
     size: int | None = setting(None, ge=1, description="Pixels of a scene's side. [default: twice an image's]")
-    objects: int = setting(3, ge=1, le=100, description="Objects of a scene, at most.")
+    objects: int = setting(3, ge=1, le=20, description="Objects of a scene, at most.")
     clutter: int = setting(6, ge=0, le=1000, description="Fragments of other images on the ground of a scene.")
     ink: bool | None = setting(
         None,
@@ -57,12 +58,17 @@ class Dense(Evaluation):
     seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the scenes and of their order.")
 
     def check(self, run: Run, data: ImageData, reading: str) -> None:
-        """Raises SettingError for scenes that are too small for an object."""
+        """Raises SettingError for scenes that are too small for an object, and windows that leave some out."""
         side = max(data.shape[1:])
         if self.side(data.shape) < SIDES[1] * side:
             raise SettingError(
                 f"{self.called}.size is {self.size}, and objects have up to {SIDES[1]} times the {side} pixels of an "
                 f"image: make it {int(SIDES[1] * side) + 1} or more"
+            )
+        if self.stride is not None and self.stride > side:
+            raise SettingError(
+                f"{self.called}.stride is {self.stride}, and a window has {side} pixels: make it no more, so that all "
+                "of a scene is seen"
             )
 
     def side(self, shape: Shape) -> int:
@@ -92,7 +98,7 @@ class Dense(Evaluation):
     @torch.no_grad()
     def told(self, head: Head, maps: Maps, scenes: Mapping[str, Scenes], split: str, classes: int) -> dict[str, float]:
         """Returns the scores of a head on a split."""
-        indices = torch.split(torch.arange(len(scenes[split])), BATCH)
+        indices = torch.split(torch.arange(len(scenes[split])), self.rows(scenes[split], classes))
         return self.scores((head(maps.batch(split, index)) for index in indices), scenes[split], classes)
 
     def scenes_of(self, data: ImageData, split: str) -> Scenes:
@@ -114,15 +120,21 @@ class Dense(Evaluation):
         groups = [{"params": [*head.parameters()], "lr": lr} for head, lr in zip(heads, RATES, strict=True)]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs)
-        what = f"{self.called} {subject.source} {name}"
+        what, rows = f"{self.called} {subject.source} {name}", self.rows(scenes, classes)
         for epoch in subject.reporter.track(range(1, self.epochs + 1), self.epochs, what):
             for index in torch.split(order(len(scenes), self.seed, epoch, torch.device("cpu")), BATCH):
-                x, wanted = maps.batch("train", index), scenes.at(index).to(maps.device)
                 optimizer.zero_grad()
-                torch.stack([self.loss(head(x), wanted) for head in heads]).sum().backward()  # type: ignore[no-untyped-call]
+                for part in torch.split(index, rows):
+                    x, wanted = maps.batch("train", part), scenes.at(part).to(maps.device)
+                    for head in heads:
+                        torch.autograd.backward(self.loss(head(x), wanted) * (len(part) / len(index)))
                 optimizer.step()
             schedule.step()
         return heads
+
+    def rows(self, scenes: Scenes, classes: int) -> int:
+        """Returns how many scenes are told at once: a batch, or fewer where what is told of them is large."""
+        return min(BATCH, rows_of((self.outputs(classes), *self.places(scenes))))
 
     @abstractmethod
     def outputs(self, classes: int) -> int:
@@ -157,7 +169,7 @@ class Head(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Returns the outputs."""
         told = [resized(part(x).movedim(-1, 1), self.places) for part, x in zip(self.parts, maps, strict=True)]
-        return torch.stack(told).sum(0)
+        return reduce(torch.add, told)
 
 
 def resized(x_BKhw: Tensor, places: tuple[int, int]) -> Tensor:
@@ -263,6 +275,8 @@ def _has_maps(encoder: Encoder, side: int) -> bool:
     first = next(encoder.backbone.parameters(), torch.empty(0))
     try:
         maps = encoder.maps(torch.zeros(1, encoder.backbone.shape[0], side, side, device=first.device))
+    except torch.OutOfMemoryError:
+        raise
     except (SettingError, RuntimeError):  # an activation is no map; or the network takes images of one size
         return False
     return [x.shape[1] * encoder.backbone.keeps**2 for x in maps] == [*encoder.dims]

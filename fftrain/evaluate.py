@@ -287,7 +287,15 @@ class _Measuring:
             found.write()
             said = {_what(record) for record in found.records}
             for other in evaluations(self.measured.path):
-                if other.path != found.path and other.name == found.name and said & {*map(_what, other.records)}:
+                if other.path == found.path or other.name != found.name:
+                    continue
+                rest = [record for record in other.records if _what(record) not in said]
+                if len(rest) == len(other.records):
+                    continue
+                kept = other.path.with_name(f"{other.path.stem.removesuffix('-rest')}-rest.jsonl")
+                if rest and "files" not in other.about:  # what was not asked now stays, by a name that no digest has
+                    replace(other, path=kept, about={**other.about, "rest": True}, records=rest).write()
+                if other.path != kept or not rest:
                     other.path.unlink()
                     other.arrays.unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()

@@ -90,7 +90,7 @@ def detections(told_BKGG: Tensor, side: int) -> Iterator[tuple[Tensor, Tensor, T
     scores_BKGG = logits_BKGG.sigmoid()
     peaks_BKGG = scores_BKGG * (scores_BKGG == functional.max_pool2d(scores_BKGG, 3, 1, 1))
     for peaks_KGG, boxes_4GG in zip(peaks_BKGG, boxes_B4GG, strict=True):
-        scores_Q, at_Q = peaks_KGG.flatten().topk(min(FOUND, peaks_KGG.numel()))
+        scores_Q, at_Q = peaks_KGG.flatten().topk(min(FOUND, int(peaks_KGG.count_nonzero())))
         place_Q = at_Q % G**2
         box_4Q = boxes_4GG.flatten(1)[:, place_Q]
         middle_2Q = torch.stack([place_Q % G, place_Q // G]) + 0.5 + box_4Q[:2]

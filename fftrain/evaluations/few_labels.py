@@ -15,6 +15,7 @@ from pydantic import field_validator
 
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
+from ffmodels.run import Run
 from fftrain.data import Facts, ImageData, labelled
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import Features
@@ -38,6 +39,11 @@ class FewLabels(Evaluation):
     def _one(cls, value: Any) -> Any:
         """One number is a list of it."""
         return (value,) if isinstance(value, int) else value
+
+    def check(self, run: Run, data: ImageData, reading: str) -> None:
+        """Raises SettingError where a class has fewer training images than are asked for."""
+        for n in self.per_class:
+            labelled(data, n, [self.seed, 0], "few-labels")
 
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns those of all fits, by the smaller side of the features, and of what the classifiers are asked."""

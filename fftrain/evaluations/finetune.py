@@ -43,6 +43,12 @@ class FineTune(Evaluation):
     per_class: int | None = setting(None, ge=1, description="Labelled training images of each class. [default: all]")
     seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the labelled images, of their order, of dropout.")
 
+    @property
+    def measured(self) -> str:
+        """The accuracy, and with how many labels."""
+        of = "" if self.per_class is None else f" with {self.per_class} label{'s' * (self.per_class > 1)} a class"
+        return f"fine-tuned accuracy{of}"
+
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises SettingError where a class has fewer training images than are asked for."""
         self._labelled(data)
@@ -69,10 +75,9 @@ class FineTune(Evaluation):
             raise TrainingError(f"finetune.lr is {[*self.lr]}, and no loss of {subject.source} is finite: try smaller")
         if best is None or best.rank() != max(ranks):
             return
-        told = "" if self.per_class is None else f" with {self.per_class} label{'s' * (self.per_class > 1)} a class"
         tested = _accuracy(best.network, subject.data.test, subject.accelerator.device)
         for split, value in (("validation", best.validation), ("test", tested)):
-            about = {"measure": f"fine-tuned accuracy{told}", "split": split, "blocks": best.network.blocks}
+            about = {"measure": self.measured, "split": split, "blocks": best.network.blocks}
             yield {**about, "value": value, "lr": best.lr, "epoch": best.epoch}
 
     def _labelled(self, data: ImageData) -> Split:

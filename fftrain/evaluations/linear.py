@@ -6,6 +6,8 @@ import re
 import shutil
 from collections.abc import Iterator
 
+from pydantic import field_validator
+
 from ffcore.errors import SettingError
 from ffcore.files import write_json
 from ffcore.settings import setting
@@ -28,13 +30,20 @@ class Linear(Probe):
     )
     standardise: bool = setting(True, description="Standardise each feature by the training split before the probe.")
 
+    @field_validator("blocks")
+    @classmethod
+    def _each_once(cls, value: str | None) -> str | None:
+        """Names in one order and each once: the same blocks are the same measurement."""
+        names = {name.strip() for name in (value or "").split(",")}
+        return None if value is None else ",".join(sorted(names, key=lambda name: (len(name), name)))
+
     @property
     def measured(self) -> str:
         """`probe accuracy`, and what of its protocol is given."""
         given = {"lr": self.lr, "weight decay": self.weight_decay}
         words = [f"{name} {value:g}" for name, value in given.items() if value is not None]
         words += [] if self.schedule == "cosine" else [self.schedule]
-        words += [] if self.blocks is None else [self.blocks]
+        words += self.wanted
         words += ["not standardised"] if words and not self.standardise else []
         return ", ".join([MEASURE, *words])
 
@@ -48,7 +57,7 @@ class Linear(Probe):
     @property
     def wanted(self) -> list[str]:
         """The names of the blocks that are read; none means all choices."""
-        return [] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
+        return [] if self.blocks is None else self.blocks.split(",")
 
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the accuracy on validation and test of each choice of blocks; keeps the classifiers of the run's own.

@@ -37,6 +37,8 @@ Positive = Annotated[float, setting(gt=0)]
 class Robustness(Probe):
     """Accuracy of linear probes on images with noise, blurred, shifted, of less contrast; fitted on clean ones."""
 
+    seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the corruptions, and of the order of the rows.")
+
     images: int = setting(2000, ge=1, description="Held-out images of each split, each class its share.")
     noise: tuple[Positive, ...] = setting((0.1, 0.2, 0.4), description="Deviations of Gaussian noise; white is 1.")
     blur: tuple[Positive, ...] = setting((0.5, 1.0, 2.0), description="Deviations of a Gaussian blur, in pixels.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fftrain.report.means import PROBE, SEEDLESS, Group, Mean, chosen
 
 # What is a share of the test images; other shares, of pixels or a precision, are told in points alone.
-COUNTED = re.compile(r"(probe |knn )?accuracy\b")
+COUNTED = re.compile(r"(probe |knn )?accuracy\b(?! under)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,18 +195,27 @@ def _laid_over(shared: Mapping[str, Any], grid: Mapping[str, Any], source: str) 
 
 
 def _merge(one: Any, other: Any, what: str) -> dict[str, Any]:
-    """Returns two tables as one, the second one's values first; tables in them alike."""
+    """Returns two tables as one, the second one's values first; tables in them alike, each of several."""
     found: dict[str, Any] = {}
     for table in (one, other):
         if not isinstance(table, Mapping):
             raise SettingError(f"{what} is {table!r}: it must be a table of settings")
         for key, value in table.items():
             name = key if "." in key else key.replace("-", "_")
-            under = found.get(name)
-            if isinstance(value, Mapping):
-                value = _merge(under if isinstance(under, Mapping) else {}, value, f"{what}.{key}")
+            under, where = found.get(name), f"{what}.{key}"
+            if isinstance(value, Mapping) and _tables(under):
+                value = [_merge(each, value, where) for each in under or []]
+            elif isinstance(value, Mapping):
+                value = _merge(under if isinstance(under, Mapping) else {}, value, where)
+            elif _tables(value) and isinstance(under, Mapping):
+                value = [_merge(under, each, where) for each in value]
             found[name] = value
     return found
+
+
+def _tables(value: Any) -> bool:
+    """Whether these are several tables: [[parts.linear]]."""
+    return isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
 
 
 def _united(one: Cell, other: Cell, source: str) -> Cell:

@@ -28,7 +28,8 @@ class Evaluated:
     Args:
         path: the file.
         about: its first record: `evaluation` (a name), `dataset`, `reading`, `target`, `settings`, `data`, `weights`,
-            `files` that belong to it, and `value`, the seconds that it took.
+            `files` that belong to it, `rest` where some of it was measured anew in another file, and `value`, the
+            seconds that it took.
         records: the others: `measure`, `value`, and where they apply `split`, `source`, `blocks`.
     """
 
@@ -54,9 +55,13 @@ class Evaluated:
 
     @property
     def whole(self) -> bool:
-        """Whether all files that belong to it are there."""
+        """Whether all of it is there, and all files that belong to it."""
         run = self.path.parent.parent
-        return bool(self.records) and all((run / name).is_file() for name in self.about.get("files", ()))
+        return (
+            bool(self.records)
+            and not self.about.get("rest")
+            and all((run / name).is_file() for name in self.about.get("files", ()))
+        )
 
     def value(self, **wanted: Any) -> float | None:
         """Returns the number of the first record that has these values; None where none has."""

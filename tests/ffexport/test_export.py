@@ -195,6 +195,7 @@ def test_a_probe_predicts_through_the_file_what_it_was_measured_at(exported, tra
     assert right / len(test) == pytest.approx(probe_of(trained, "bp").about["test"], abs=1.5 / len(test))
 
 
+@pytest.mark.slow
 def test_two_exports_are_the_same_bytes(trained, exported, tmp_path):
     files = ["model.onnx", "model.ts", "model.pt2"]
     first = {name: (exported["ff"] / name).read_bytes() for name in files}

@@ -154,13 +154,13 @@ def test_the_help_names_commands_in_order_and_cuts_nothing(cli):
     ended = cli("ffserve", "--help")
     lines = ended.out.partition("Commands:\n")[2].splitlines()
     names = [line.split()[0] for line in lines if line[2] != " "]
-    assert names == ["predict", "features", "evaluate", "compare", "info", "doctor"]
+    assert names == ["predict", "features", "evaluate", "compare", "http", "info", "doctor"]
     assert "..." not in ended.out.partition("Commands:\n")[2]
     assert "  compare   Measure models side by side" in ended.out
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", ["predict", "features", "evaluate", "compare", "info", "doctor"])
+@pytest.mark.parametrize("command", ["predict", "features", "evaluate", "compare", "http", "info", "doctor"])
 def test_the_help_names_no_type_of_python(cli, command):
     ended = cli("ffserve", command, "--help")
     assert ended.code == 0

@@ -97,6 +97,7 @@ def test_processes_that_do_not_join_are_refused(cli, monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_accelerate_launch_and_python_m_run_the_same_program(tmp_path):
     options = ["fftrain", "pretrain", *OPTIONS, "--epochs", 1, "backbone.width=40"]
     for name, launcher in (("python", []), ("launch", ["accelerate.commands.launch", "--cpu", "-m"])):

@@ -124,6 +124,14 @@ def test_a_scene_that_is_too_small_is_refused_with_what_mends_it(run_copy):
         said = f"{name}.size is 30, and objects have up to 1.2 times the 28 pixels of an image: make it 34 or more"
         with pytest.raises(SettingError, match=said):
             evaluate_run(run_copy, evaluation(name, size=30))
+        with pytest.raises(SettingError, match=f"{name}.stride is 29, and a window has 28 pixels: make it no more"):
+            evaluate_run(run_copy, evaluation(name, stride=29))
+
+
+def test_what_is_told_of_many_classes_takes_fewer_scenes_at_once():
+    scenes = Segmentation(scenes=9, size=64).scenes_of(noise((9, 9, 9), 8), "train")
+    assert Segmentation().rows(scenes, 10) == 8
+    assert 1 <= Segmentation().rows(scenes, 1000) < 8
 
 
 def test_scenes_may_be_of_any_part_of_a_batch():

@@ -55,6 +55,19 @@ def test_other_settings_take_the_place_of_the_earlier_ones(run_copy):
     assert evaluate_run(run_copy, LINEAR)[0].records == before.records
 
 
+def test_what_is_not_asked_again_stays(run_copy):
+    both, one = (evaluation("few-labels", draws=2, per_class=n) for n in ([1, 3], 3))
+    [before] = evaluate_run(run_copy, both)
+    [after] = evaluate_run(run_copy, one)
+    [rest] = [found for found in told(run_copy)["few-labels"] if found.path != after.path]
+    assert [*rest.records, *after.records] == sorted(before.records, key=lambda record: record["measure"])
+    assert not before.path.exists()
+    assert not rest.whole  # it is not what was asked, which is made again
+    [again] = evaluate_run(run_copy, both)
+    assert told(run_copy)["few-labels"] == again
+    assert again.records == before.records
+
+
 def test_what_is_of_another_place_stands_beside_it(run_copy, tmp_path):
     dump_images(DataSettings(dataset="digits"), "all", tmp_path / "other digits")
     [own] = evaluate_run(run_copy, LINEAR)

@@ -91,6 +91,7 @@ def what_is_said(run, name):
     return ""
 
 
+@pytest.mark.slow
 def test_what_one_process_alone_finds_ends_all_of_them_alike(run_copy, tmp_path):
     mine = tmp_path / "alone.py"
     mine.write_text(ONE_ALONE)

@@ -182,6 +182,17 @@ def test_tables_of_a_grid_are_laid_over_the_shared_ones():
     assert {config.limit for config in cell.evaluations if config.evaluation.called == "linear"} == {100}
 
 
+@pytest.mark.parametrize("several", ["above", "own"])
+def test_several_tables_are_laid_over_one_and_one_over_several(several):
+    tables, one = [{"lr": 1e-3}, {"lr": 1e-4, "epochs": 4}], {"standardise": False, "epochs": 3}
+    above, own = (tables, one) if several == "above" else (one, tables)
+    content = {**SMALL, "recipe": "ff", "evaluation": "linear", "parts": {**SMALL["parts"], "linear": above}}
+    [cell] = made({**content, "grid": [{"parts": {"linear": own}}]})
+    found = [config.evaluation for config in cell.evaluations if config.evaluation.called == "linear"]
+    assert {(part.lr, part.standardise) for part in found} == {(1e-3, False), (1e-4, False)}
+    assert [part.epochs for part in found] == ([3, 3] if several == "above" else [3, 4])
+
+
 def test_data_lie_in_one_place_for_training_and_evaluations():
     for cell in made({**SMALL, "settings": {**SMALL["settings"], "data_dir": "/data"}}):
         assert {cell.config.data_dir, *(config.data_dir for config in cell.evaluations)} == {"/data"}

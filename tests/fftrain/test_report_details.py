@@ -138,7 +138,9 @@ def test_the_gap_says_what_is_on_both_axes(study):
     assert "Supervised training is not in it" in text
 
 
-@pytest.mark.parametrize("last", ["nine", "\u732b\u5c4b"], ids=["latin", "cjk"])
+@pytest.mark.parametrize(
+    "last", [pytest.param("nine", marks=pytest.mark.slow, id="latin"), pytest.param("\u732b\u5c4b", id="cjk")]
+)
 def test_names_that_matplotlib_reads_in_another_way_are_shown(study, tmp_path, last):
     root = part(study, tmp_path / "tiny", ("ff", 0), ("bp", 0), ("bp", 0, "plain"))
     for path in (root / "cells").glob("*/config.json"):

@@ -113,7 +113,9 @@ def test_so_does_every_command_that_measures_or_exports(cli, disk, finished, com
     assert not [path for path in sorted(run.rglob("*")) if path not in before and path.name.endswith(".partial")]
 
 
-@pytest.mark.parametrize("form", ["onnx", "torchscript", "pt2"])
+@pytest.mark.parametrize(
+    "form", ["onnx", *(pytest.param(form, marks=pytest.mark.slow) for form in ("torchscript", "pt2"))]
+)
 def test_a_full_folder_of_temporary_files_is_named(disk, finished, tmp_path, form):
     """In a process of its own: torch's writer ended it."""
     command = [sys.executable, "-m", "ffexport", finished, "--format", form, "--out", tmp_path / "out"]

@@ -49,7 +49,7 @@ def training(run, **how):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGUSR1))]
 )
 def test_a_stopped_training_names_the_command_that_goes_on(cli, tmp_path, number):
     run = tmp_path / "my run"

@@ -81,6 +81,7 @@ def test_killed_anywhere_it_goes_on_and_ends_as_if_it_had_not_been(finished, spe
     assert figures(out) == figures(finished[0])
 
 
+@pytest.mark.slow
 def test_two_shards_share_a_folder_and_each_cell_is_done_once(finished, spec, tmp_path):
     out = tmp_path / "sharded"
     shards = [start("--spec", spec, "--out", out, "--shard", f"{i}/2") for i in (1, 2)]

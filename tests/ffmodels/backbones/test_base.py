@@ -36,7 +36,7 @@ def test_layer_is_layer_norm_without_parameters_over_all_of_an_image(shape):
 @pytest.mark.parametrize("shape", [(20,), (20, 5, 5)])
 def test_group_is_group_norm_without_parameters_and_one_group_where_channels_cannot_be_shared_out(shape):
     x = torch.randn(4, *shape, dtype=torch.float64)
-    for groups in (1, 5, 10):
+    for groups in (1, 2, 5):  # of four numbers at least: two may be nearly alike
         torch.testing.assert_close(group(x, groups), nn.functional.group_norm(x, groups, eps=0.0))
     torch.testing.assert_close(group(x, 3), NORMALISE["layer"](x))
     x = torch.zeros(2, 6, requires_grad=True)

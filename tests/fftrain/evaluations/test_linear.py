@@ -198,3 +198,9 @@ def test_blocks_that_there_are_not_are_refused(run_copy, name):
     with pytest.raises(SettingError, match=rf"^linear.blocks has '{name}': choose among block1, .*, blocks2-4$"):
         evaluate_run(run_copy, evaluation("linear", blocks=name))
     assert {path: path.read_bytes() for path in run_copy.rglob("*.*")} == before
+
+
+def test_blocks_that_are_named_otherwise_are_the_same():
+    ways = ("block2,block1", "block1, block2 ", "block1,block2,block1")
+    assert {Linear(blocks=blocks) for blocks in ways} == {Linear(blocks="block1,block2")}
+    assert Linear(blocks="blocks2-4,block10,block2").wanted == ["block2", "block10", "blocks2-4"]
