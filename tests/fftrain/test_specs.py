@@ -45,7 +45,8 @@ def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
     counts = {"mnist": 29, "fashion-mnist": 5, "cifar10-jpeg": 4, "gap": 4, "gap-plain-probe": 3, "width": 2}
     counts |= {"shipped": 1, "search-1": 46, "search-2": 23, "search-3": 4, "search-rates": 9}
     counts |= {"claim-cifar10": 3, "scff-mnist": 3, "predsim-mnist": 12, "ff-mended": 15}
-    counts |= {"channelwise-cifar10": 2, "info-nce-cifar10": 3, "predsim-cifar10": 2, "scff-cifar10": 1, "matrix": 180}
+    counts |= {"digits-conv": 1, "channelwise-cifar10": 2, "info-nce-cifar10": 3, "predsim-cifar10": 2, "matrix": 180}
+    counts |= {"scff-cifar10": 1}
     counts |= {"study-formula": 54, "study-formula-cifar10": 3, "study-formula-full": 3, "theta": 22}
     cells = choose(None, path, None, {}).cells
     assert len(cells) == counts[path.stem]
