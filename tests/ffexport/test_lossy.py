@@ -128,6 +128,7 @@ def spoilt(proto, calibration):
     return proto
 
 
+@pytest.mark.slow
 def test_a_scheme_that_fails_gives_way_and_if_all_fail_nothing_is_written(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise, "static", spoilt)
     bare = {"precision": "int8", "head": "none"}  # classes of so small a model change with any rounding

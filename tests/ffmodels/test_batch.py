@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from ffmodels.batch import Batch
 from ffmodels.draws import Draws
 
-ROWS = [[3, 1], [2, 1, 0]]  # of each process
+ROWS = [pytest.param([3, 1], marks=pytest.mark.slow), [2, 1, 0]]  # of each process
 
 
 def made(count, shares=(), empty=False):

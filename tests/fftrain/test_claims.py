@@ -36,7 +36,8 @@ def together(*commands):
     return [Ended(child.returncode, *told) for child, told in zip(children, ended, strict=True)]
 
 
-@pytest.mark.parametrize("resume", [[], pytest.param(["--resume"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_of_two_trainings_started_at_once_one_has_the_folder(tmp_path, resume):
     run = tmp_path / "run"
     found = together(

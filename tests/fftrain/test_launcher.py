@@ -182,6 +182,7 @@ def test_what_the_real_launcher_keeps_to_itself_is_refused_too(tmp_path, option,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_options_of_a_program_of_ones_own_are_its_own(tmp_path):
     program = tmp_path / "train.py"
     program.write_text("from fftrain.launcher import make_accelerator\nmake_accelerator(1)\n")

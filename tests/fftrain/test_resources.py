@@ -273,6 +273,7 @@ def test_where_a_file_system_has_no_locks_one_line_says_what_goes_on(cli, no_loc
         assert cli(*command).code == 0
 
 
+@pytest.mark.slow
 def test_paths_may_be_text(tmp_path, trained):
     from ffexport import export_run, newest_run
     from fftrain import Study, compare_runs, plan, write_report

@@ -37,7 +37,11 @@ def test_presets_are_legal_and_hold_what_they_promise(name):
         read_preset("papper")
 
 
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "matrix")) for p in SPECS],
+    ids=lambda path: path.stem,
+)
 def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
     """Each stands for as many cells as docs/results.md says."""
     monkeypatch.chdir(tmp_path)

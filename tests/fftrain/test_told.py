@@ -37,7 +37,12 @@ def measured(config, images, share):
 
 @pytest.mark.parametrize(
     ("recipe", "view", "images"),
-    [("ff", "jigsaw", 40), ("bp-goodness-last", "rotation", 5), ("bp", "plain", 143), ("bp", "plain", 5)],
+    [
+        pytest.param("ff", "jigsaw", 40, marks=pytest.mark.slow),
+        ("bp-goodness-last", "rotation", 5),
+        ("bp", "plain", 143),
+        ("bp", "plain", 5),
+    ],
 )
 def test_any_number_of_processes_measures_the_same(monkeypatch, recipe, view, images):
     monkeypatch.setattr("fftrain.memory.ROWS", 40)

@@ -180,6 +180,7 @@ def test_sigterm_lets_end_what_has_begun(models):
     assert found.log[-1]["event"] == "ended: what had begun was answered"
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_holds_nothing_up(models):
     """Three times what a pipe holds."""
     command = [sys.executable, "-m", "ffserve", "http", "--port", "0", "--no-grpc", "--model", models["gray"].path]
