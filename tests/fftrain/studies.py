@@ -121,3 +121,16 @@ def folder_of_images(path, sizes):
         (path / name).mkdir(parents=True)
         for i, size in enumerate(sizes):
             Image.fromarray(rng.integers(256, size=(size, size), dtype=np.uint8)).save(path / name / f"{i}.png")
+
+
+def made(content):
+    return plan(content, "my.toml").cells
+
+
+def of_places(cell):
+    return {place: [config.evaluation.called for config in configs] for place, configs in cell.places.items()}
+
+
+def settings_of(cell, name):
+    [part] = {config.evaluation for config in cell.evaluations if config.evaluation.called == name}
+    return part.model_dump()
