@@ -212,6 +212,11 @@ def test_how_much_is_measured_changes_nothing(tmp_path, method, backbone):
     assert files(tmp_path / "1") == files(tmp_path / "40")
 
 
+def float64(batch):
+    partner = None if batch.partner is None else batch.partner.double()
+    return replace(batch, views=tuple(view.double() for view in batch.views), partner=partner)
+
+
 def train_all(pairs):
     """The weights of each pair after some steps in float64, on all processes that work together.
 
@@ -227,9 +232,7 @@ def train_all(pairs):
         optimizers = made.optimizers(1e-3, torch.optim.AdamW)
         for epoch in (1, 2):
             for batch, weight in made.loader.epoch(epoch):
-                views = tuple(view.double() for view in batch.views)
-                partner = None if batch.partner is None else batch.partner.double()
-                made.batch, made.weight = replace(batch, views=views, partner=partner), weight
+                made.batch, made.weight = float64(batch), weight
                 made.step(optimizers, wrapped)
         found[pair] = {f"{i}.{name}": x for i, unit in enumerate(units) for name, x in unit.state_dict().items()}
     return found

@@ -6,11 +6,26 @@ import os
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
-from tests.fftrain.training import LOSSES, settings
+from fftrain import evaluate_run
+from fftrain.data import load_data
+from fftrain.launcher import make_accelerator
+from fftrain.loop import train
+from fftrain.parts import BACKBONES, EVALUATIONS
+from fftrain.progress import Reporter
+from fftrain.training import Training, pretrain
+from fftrain.watch import Watch
+from tests import parts
+from tests.fftrain.training import LOSSES, evaluation
 from tests.helpers import python
+from tests.parts import ALL, METHOD, small_run
+from tests.test_contract import Trained, float64
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+every_pair = pytest.mark.parametrize(
+    ("method", "backbone"), [(m, b) for m, b in ALL if m != "untrained" and b != "pixels"]
+)
 
 
 @pytest.mark.parametrize("recipe", LOSSES)
@@ -33,23 +48,41 @@ def test_pretrain_resume_evaluate_and_probe_on_a_gpu(tmp_path, recipe, precision
             assert "1 x cuda" in ended.stderr
 
 
-@pytest.mark.parametrize("recipe", LOSSES)
-def test_no_step_of_an_epoch_makes_the_host_wait(monkeypatch, tmp_path, recipe):
-    from fftrain.data import load_data
-    from fftrain.launcher import make_accelerator
-    from fftrain.loop import train
-    from fftrain.progress import Reporter
-    from fftrain.training import Training
-    from fftrain.watch import Watch
-
+@pytest.fixture
+def _on_the_gpu(monkeypatch):
+    """Runs of this process are of its first GPU."""
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@every_pair
+def test_gradients_are_those_of_a_cpu(method, backbone):
+    """In float64, from the same draws: views, partners and wrong labels are the same on both."""
+    found = []
+    for device in ("cpu", "cuda"):
+        made = Trained(method, backbone, device=device)
+        for unit in made.units:
+            unit.double()
+        made.batch = float64(made.batch)
+        found.append(made.gradients())
+    for on_cpu, on_gpu in zip(*found, strict=True):
+        for one, other in zip(on_cpu, on_gpu, strict=True):
+            assert other.device.type == "cuda"
+            assert (other.cpu() - one).norm() <= 1e-6 * one.norm() + 1e-9
+
+
+@every_pair
+@pytest.mark.usefixtures("_on_the_gpu")
+def test_no_step_of_an_epoch_makes_the_host_wait(tmp_path, method, backbone):
+    config = small_run(method, backbone)
     accelerator = make_accelerator(None)
-    config = settings(recipe, dataset="digits", width=64, mixed_precision=accelerator.mixed_precision)
     training = Training(config, tmp_path, False, accelerator, load_data(config), Reporter())
     stretch = training.stretch(1)
     watch = Watch(accelerator, stretch.names)
     batches = training.loader.epoch(1)
-    next(batches)  # what is kept on the device is copied once
+    training.method.inputs(next(batches)[0], training.classes)  # what is kept on the device is copied once
     torch.cuda.set_sync_debug_mode("error")
     try:
         train(
@@ -63,3 +96,17 @@ def test_no_step_of_an_epoch_makes_the_host_wait(monkeypatch, tmp_path, recipe):
         )
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.usefixtures("_on_the_gpu")
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_every_network_is_trained_resumed_and_measured_by_every_evaluation(tmp_path, backbone, precision):
+    config = small_run(METHOD, backbone, mixed_precision=precision)
+    pretrain(config.model_copy(update={"epochs": 1}), tmp_path)
+    pretrain(config, tmp_path, resume=True)
+    for name in EVALUATIONS:
+        if name == "readout":  # Barlow Twins tells no classes
+            continue
+        [found] = evaluate_run(tmp_path, evaluation(name, **getattr(parts.tested_by("evaluation", name), "SMALL", {})))
+        assert found.records
