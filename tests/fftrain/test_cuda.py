@@ -59,7 +59,7 @@ def _on_the_gpu(monkeypatch):
 
 @every_pair
 def test_gradients_are_those_of_a_cpu(method, backbone):
-    """In float64, from the same draws: views, partners and wrong labels are the same on both."""
+    """In float64, from the same draws of views, partners and wrong labels; views that resample round in float32."""
     found = []
     for device in ("cpu", "cuda"):
         made = Trained(method, backbone, device=device)
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_a_cpu(method, backbone):
     for on_cpu, on_gpu in zip(*found, strict=True):
         for one, other in zip(on_cpu, on_gpu, strict=True):
             assert other.device.type == "cuda"
-            assert (other.cpu() - one).norm() <= 1e-6 * one.norm() + 1e-9
+            assert (other.cpu() - one).norm() <= 1e-4 * one.norm() + 1e-9
 
 
 @every_pair
