@@ -39,18 +39,19 @@ def test_presets_are_legal_and_hold_what_they_promise(name):
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "matrix")) for p in SPECS],
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in {"matrix", "redundancy", "depth", "matrix-2000", "goodness"})) for p in SPECS],
     ids=lambda path: path.stem,
 )
 def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
     """Each stands for as many cells as docs/results.md says."""
     monkeypatch.chdir(tmp_path)
-    folder_of_images(tmp_path / "data" / "cifar10-jpeg", [8] * 40)
+    folder_of_images(tmp_path / "data" / "cifar10-jpeg", [32] * 40)
     counts = {"mnist": 29, "fashion-mnist": 5, "cifar10-jpeg": 4, "gap": 4, "gap-plain-probe": 3, "width": 2}
     counts |= {"shipped": 1, "search-1": 46, "search-2": 23, "search-3": 4, "search-rates": 9}
-    counts |= {"claim-cifar10": 3, "scff-mnist": 3, "predsim-mnist": 12, "ff-mended": 15}
-    counts |= {"digits-conv": 1, "channelwise-cifar10": 2, "info-nce-cifar10": 3, "predsim-cifar10": 2, "matrix": 180}
-    counts |= {"scff-cifar10": 1}
+    counts |= {"claim-cifar10": 9, "scff-mnist": 3, "predsim-mnist": 12, "ff-mended": 15}
+    counts |= {"digits-conv": 1, "channelwise-cifar10": 6, "info-nce-cifar10": 9, "predsim-cifar10": 6, "matrix": 180}
+    counts |= {"scff-cifar10": 4, "claim-mnist": 18, "claim-cifar10-long": 2, "claim-search": 36, "redundancy": 108}
+    counts |= {"goodness": 54, "matrix-2000": 54, "depth": 126, "depth-resnet18": 36, "tasks": 22, "colour": 2}
     counts |= {"study-formula": 54, "study-formula-cifar10": 3, "study-formula-full": 3, "theta": 22}
     cells = choose(None, path, None, {}).cells
     assert len(cells) == counts[path.stem]
