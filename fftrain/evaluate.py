@@ -27,11 +27,11 @@ from ffmodels.encoder import Encoder
 from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluations, read
 from ffmodels.run import Run, weights_digest
 from fftrain.config import EvaluationConfig, keyed
-from fftrain.data import ImageData, file_name, load_data
+from fftrain.data import ImageData, data_folder, file_name, load_data
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import choices, feature_memory, name_of
 from fftrain.launcher import make_accelerator
-from fftrain.loading import load_together, pretext_data, view_of
+from fftrain.loading import load_together, main_first, pretext_data, view_of
 from fftrain.own import to_measure
 from fftrain.parts import FOLDER as IMAGES
 from fftrain.parts import RANDOM, RAW
@@ -125,8 +125,11 @@ class _Measuring:
         self.probes = run / "probes" / f"{place_name(data.name)}-{file_name(encoder.reading)}{asked}"
         self.weights = weights_digest(run)
         self.place: dict[str, str] = {"dataset": data.name, "reading": encoder.reading, "target": config.target}
+        self.folder = data_folder(self.configs[0])
         for config in self.configs:
             self._check(config)
+            with main_first(accelerator):
+                _part(config).fetch(self.folder)
 
     def _check(self, config: EvaluationConfig) -> None:
         if _part(config).labels and not self.data.class_names:
@@ -165,6 +168,7 @@ class _Measuring:
                     probes=self.probes,
                     about={**self.place, "backbone_sha256": self.weights, "class_names": [*self.data.class_names]},
                     held=held,
+                    folder=self.folder,
                 )
                 for i, one in todo.items():
                     began = time.perf_counter()
@@ -182,12 +186,12 @@ class _Measuring:
 
     def _begun(self, config: EvaluationConfig) -> Evaluated:
         """Returns an evaluation as it is there, or without records."""
-        settings, depends = keyed(config), _part(config).depends()
+        settings, depends = keyed(config), _part(config).depends(self.folder)
         about = {
             "measure": "seconds",
             "evaluation": _part(config).called,
             **self.place,
-            **({} if _part(config).labels else {"target": ""}),
+            **_part(config).place(self.place["dataset"], config.target),
             "settings": settings,
             "data": describe(self.plain)["digest"],
             **({"training": self.training} if _part(config).training else {}),
@@ -243,7 +247,7 @@ class _Measuring:
             "ffstudy": version("ffstudy"),
             "data": describe(self.data),
             "training": self.training,
-            "depends": dict(_part(config).depends()),
+            "depends": dict(_part(config).depends(self.folder)),
             "settings": {name: value for name, value in keyed(config).items() if name != "reading"},
         }
         if source == RANDOM:

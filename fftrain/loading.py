@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate import Accelerator
 
@@ -21,7 +24,7 @@ def load_together(
 ) -> ImageData:
     """Loads a data set on every process, on the main one first, so that one downloads; says how it was understood.
 
-    Where it fails it fails on every process: Accelerate's own `main_process_first` would leave the others waiting.
+    Where it fails it fails on every process.
 
     Args:
         config: the data set.
@@ -32,14 +35,24 @@ def load_together(
     Raises:
         SettingError, DataError, ImageError: as `load_data` does.
     """
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-    try:
+    with main_first(accelerator):
         data = load_data(config, training=training)
         if reporter is not None:
             for text in data.notes:
                 reporter.note(text)
         return data
+
+
+@contextmanager
+def main_first(accelerator: Accelerator) -> Iterator[None]:
+    """Lets the main process do what follows before the others, who do it too where it fails there.
+
+    Accelerate's own `main_process_first` would leave them waiting.
+    """
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+    try:
+        yield
     finally:
         if accelerator.is_main_process:
             accelerator.wait_for_everyone()

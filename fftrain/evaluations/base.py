@@ -63,6 +63,7 @@ class Subject:
         about: what is recorded of them.
         arrays: what is kept beside the records, by name: an evaluation adds its own.
         files: that it writes into the run folder, by their place there.
+        folder: where data sets are kept.
     """
 
     run: Run
@@ -76,6 +77,7 @@ class Subject:
     probes: Path
     about: Mapping[str, Any]
     held: ExitStack
+    folder: Path
     arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
@@ -168,8 +170,23 @@ class Evaluation(Part):
         """
         return 0.0
 
-    def depends(self) -> Mapping[str, str]:
-        """Returns what else its result depends on, beside settings, weights and data, as digests by name."""
+    def place(self, dataset: str, target: str) -> dict[str, str]:
+        """Returns whose labels it tells, `dataset` and `target`; "" where it tells none."""
+        return {"dataset": dataset, "target": target if self.labels else ""}
+
+    def fetch(self, folder: Path) -> None:
+        """Downloads what it reads beside the run's images, where it is not in the folder where data sets are kept.
+
+        Raises:
+            DataError: where that cannot be had.
+        """
+
+    def depends(self, folder: Path) -> Mapping[str, str]:
+        """Returns what else its result depends on, beside settings, weights and data, as digests by name.
+
+        Args:
+            folder: where data sets are kept.
+        """
         return {}
 
     @abstractmethod

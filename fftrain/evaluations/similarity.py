@@ -66,7 +66,7 @@ class Similarity(Evaluation):
                 for its, value in zip(found["blocks_of_b"], line, strict=True):
                     yield {"measure": what, "split": "validation", "blocks": f"{block} and {its}", "value": value}
 
-    def depends(self) -> dict[str, str]:
+    def depends(self, folder: Path) -> dict[str, str]:
         """Returns the weights of the other run."""
         if self.against is None:
             return {}

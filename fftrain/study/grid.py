@@ -150,16 +150,15 @@ class Grid:
         parts = [{"name": n, **table} for n in named if n != TOLD[0]["name"] for table in self._tables(n)]
         parts += TOLD[: 1 if self.search else 2] if found.tells else ()
         for part in parts:
-            for place in told if EVALUATIONS.load(part["name"]).labels else [usual]:
-                where = dict(zip(("dataset", "reading", "target"), place, strict=True))
-                chosen = {**self.values["evaluate"], **same, **where, "evaluation": part}
-                chosen |= {"limit": None} if part in TOLD else {}  # as training measures it
-                made = self._make(EvaluationConfig, chosen, f"{self.source}: evaluate")
-                try:
-                    made.evaluation.check_blocks(len(found.dims))  # type: ignore[attr-defined]
-                except SettingError as error:
-                    raise SettingError(f"{self.source}: {error}") from error
-                yield made
+            chosen = {**self.values["evaluate"], **same, "evaluation": part}
+            chosen |= {"limit": None} if part in TOLD else {}  # as training measures it
+            made: Any = self._make(EvaluationConfig, chosen, f"{self.source}: evaluate")
+            try:
+                made.evaluation.check_blocks(len(found.dims))
+            except SettingError as error:
+                raise SettingError(f"{self.source}: {error}") from error
+            for place in told if made.evaluation.labels else [usual]:
+                yield made.changed(**dict(zip(("dataset", "reading", "target"), place, strict=True)))
 
     def _tables(self, name: str) -> list[Any]:
         """Returns the settings with which an evaluation is made: those of each [[parts.NAME]] table."""

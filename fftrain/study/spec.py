@@ -160,7 +160,7 @@ def only_data(config: DataSettings) -> DataSettings:
 def where(config: EvaluationConfig) -> dict[str, Any]:
     """Returns of which features an evaluation is, and which labels it tells: "" where it tells none."""
     part: Any = config.evaluation
-    return {"dataset": config.dataset, "reading": config.reading, "target": config.target if part.labels else ""}
+    return {"reading": config.reading, **part.place(config.dataset, config.target)}
 
 
 def step_name(config: EvaluationConfig) -> str:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from ffmodels.evaluated import Evaluated
 from ffmodels.run import BACKBONE_FILE, weights_digest
 from fftrain.config import DataSettings, EvaluationConfig, keyed
-from fftrain.data import ImageData
+from fftrain.data import ImageData, data_folder
 from fftrain.evaluate import evaluate_run
 from fftrain.loading import load_together
 from fftrain.progress import Reporter
@@ -94,7 +94,8 @@ def steps(cell: Cell) -> list[Step]:
 def of(run: Path, found: Sequence[Evaluated], config: EvaluationConfig) -> Evaluated | None:
     """Returns what there is of an evaluation, whole, and of the weights that the run has."""
     part: Any = config.evaluation
-    wanted = {"settings": keyed(config), "weights": weights_digest(run), "depends": dict(part.depends())}
+    depends = dict(part.depends(data_folder(config)))
+    wanted = {"settings": keyed(config), "weights": weights_digest(run), "depends": depends}
     for one in found:
         if one.whole and {"depends": {}, **one.about}.items() >= wanted.items():
             return one

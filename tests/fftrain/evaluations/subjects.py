@@ -57,6 +57,7 @@ def subject_of(features, data, source="raw"):
         probes=Path("none"),
         about={},
         held=ExitStack(),
+        folder=Path("none"),
     )
     subject.__dict__["features"] = features
     return subject
