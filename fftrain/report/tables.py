@@ -171,7 +171,7 @@ def places_table(found: Sequence[Group], *, elsewhere: bool) -> Table:
     """Returns the probes on other data sets (`elsewhere`), or with several readings on the same one."""
     rows = []
     for group in found:
-        places = dict.fromkeys((d, r) for cell in group.cells for d, r, target in cell.probed if target == "class")
+        places = dict.fromkeys(place for cell in group.cells for place in _places(cell, group.rows, PROBE))
         kept = [place for place in places if (place[0] != group.dataset) == elsewhere]
         row = {"pretrained on": group.dataset, "view": group.view, "method": group.label}
         for on, reading in kept if elsewhere or len(kept) > 1 else ():
@@ -252,7 +252,7 @@ def results_table(found: Collection, frame: pd.DataFrame) -> Table:
         shown.append(word if told["test"] is None else f"{100 * told['test']:.1f}")
         if cell.state == "done" and not cell.tells:
             shown = ["", ""]
-        for place in _places(cell) or [("", "")]:
+        for place in _places(cell, frame, PROBE) or [("", "")]:
             at = _sources(cell, frame, PROBE, place)
             rows.append([cell.name, cell.method, cell.dataset, cell.view, *shown, *place, *at])
     columns = ("run", "method", "pretrained on", "view", "pretext accuracy", "pretext test", "probed on", "reading")
@@ -271,7 +271,7 @@ def measured_table(found: Collection, frame: pd.DataFrame, measure: str) -> Tabl
     rows = [
         [cell.name, cell.method, cell.dataset, cell.view, *place, *_sources(cell, frame, measure, place)]
         for cell in found.cells
-        for place in _places(cell)
+        for place in _places(cell, frame, measure)
     ]
     columns = ("run", "method", "pretrained on", "view", "measured on", "reading", "its features", "random", "raw")
     title = f"{measure[:1].upper()}{measure[1:]}, test in % (blocks chosen on validation)"
@@ -283,9 +283,12 @@ def _word(cell: Cell) -> str:
     return NOT_MEASURED if cell.state in ("done", UNFINISHED) else cell.state
 
 
-def _places(cell: Cell) -> list[tuple[str, str]]:
-    """Returns the data sets and readings of which a run's classes are told."""
-    return [*dict.fromkeys((dataset, reading) for dataset, reading, target in cell.probed if target == "class")]
+def _places(cell: Cell, frame: pd.DataFrame, measure: str) -> list[tuple[str, str]]:
+    """Returns where a measure of a run's classes is told, data sets and readings; where it is nowhere, all of them."""
+    places = dict.fromkeys((dataset, reading) for dataset, reading, target in cell.probed if target == "class")
+    rows = select(frame, run=cell.name, target="class")
+    found = {place: {*select(rows, probed_on=place[0], reading=place[1])["measure"]} for place in places}
+    return [place for place, measures in found.items() if measure in measures or not measures] or [*places]
 
 
 def _sources(cell: Cell, frame: pd.DataFrame, measure: str, place: tuple[str, str]) -> list[str]:
