@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,8 +33,11 @@ from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import allocate, name_of, rows_at_once
 from fftrain.loader import scaled
 from fftrain.memory import rows_of
+from fftrain.pictures import PUBLISHED, Pictures
 from fftrain.scenes import SIDES, Scenes, make_scenes
 
+# Scenes of a run's own images.
+MADE = "made"
 # What validation chooses from.
 RATES = (5e-2, 1e-2, 1e-3)
 BATCH = 8
@@ -41,13 +47,14 @@ SPLITS = ("train", "validation", "test")
 class Dense(Evaluation):
     """An evaluation of what linear heads read off each place of scenes."""
 
+    data: str = setting("made", description="Scenes.")
     scenes: int = setting(600, ge=1, description="Training scenes; validation and test have a third as many each.")
     size: int | None = setting(None, ge=1, description="Pixels of a scene's side. [default: twice an image's]")
-    objects: int = setting(3, ge=1, le=20, description="Objects of a scene, at most.")
-    clutter: int = setting(6, ge=0, le=1000, description="Fragments of other images on the ground of a scene.")
+    objects: int = setting(3, ge=1, le=20, description="Objects of a made scene, at most.")
+    clutter: int = setting(6, ge=0, le=1000, description="Fragments of other images on the ground of a made scene.")
     ink: bool | None = setting(
         None,
-        description="An object is its ink, light on dark; false: its whole image. [default: true for gray images]",
+        description="A made object is its ink, light on dark; false: its whole image. [default: true for gray images]",
     )
     stride: int | None = setting(
         None,
@@ -57,10 +64,54 @@ class Dense(Evaluation):
     epochs: int = setting(10, ge=1, description="Passes over the training scenes.")
     seed: int = setting(0, ge=0, le=2**32 - 1, description="Seed of the scenes and of their order.")
 
+    boxes: ClassVar[bool] = False
+    """Whether it asks for boxes, not masks."""
+
+    @model_validator(mode="after")
+    def _of_made_scenes(self) -> Self:
+        for name in ("objects", "clutter", "ink"):
+            value, fields = getattr(self, name), type(self).model_fields
+            if self.data != MADE and value != fields[name].default:
+                raise SettingError(f"{name} is {value}, of scenes that are made, and data is {self.data}: leave it out")
+        return self
+
+    @property
+    def labels(self) -> bool:  # type: ignore[override]
+        """Whether it tells the labels of a run's images: pictures have their own."""
+        return self.data == MADE
+
+    @property
+    def measured(self) -> str:
+        """What it is called, and of which pictures."""
+        return self.called if self.data == MADE else f"{self.called} on {self.data}"
+
+    def place(self, dataset: str, target: str) -> dict[str, str]:
+        """Returns whose labels it tells: those of images, or of pictures."""
+        return super().place(dataset, target) if self.data == MADE else {"dataset": self.data, "target": "class"}
+
+    def pictures(self, folder: Path) -> Pictures | None:
+        """Returns the pictures that are scenes, of the folder where data sets are kept; None where scenes are made."""
+        return None if self.data == MADE else Pictures(self.data, self.boxes, folder)
+
+    def fetch(self, folder: Path) -> None:
+        """Raises DataError where there are no pictures, SettingError where they are too few."""
+        if pictures := self.pictures(folder):
+            train, test = map(len, pictures.open())
+            if self.scenes > (most := min(3 * train // 4, 3 * test)):
+                raise SettingError(
+                    f"{self.called}.scenes is {self.scenes}, and validation and test have a third as many each; "
+                    f"{self.data} has {train} pictures for training and validation, {test} for test: ask for {most}"
+                )
+
+    def depends(self, folder: Path) -> dict[str, str]:
+        """Returns which pictures there are."""
+        pictures = self.pictures(folder)
+        return {self.data: pictures.digest()} if pictures else {}
+
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises SettingError for scenes that are too small for an object, and windows that leave some out."""
         side = max(data.shape[1:])
-        if self.side(data.shape) < SIDES[1] * side:
+        if self.data == MADE and self.side(data.shape) < SIDES[1] * side:
             raise SettingError(
                 f"{self.called}.size is {self.size}, and objects have up to {SIDES[1]} times the {side} pixels of an "
                 f"image: make it {int(SIDES[1] * side) + 1} or more"
@@ -78,12 +129,14 @@ class Dense(Evaluation):
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns those of the heads' steps, as if each map had the places of a window's."""
         places = (4 * self.side(facts.shape) / max(facts.shape[1:])) ** 2
-        return self.epochs * self.scenes * places * len(RATES) * sum(6.0 * (facts.classes + 1) * F for F in widths)
+        classes = facts.classes if self.data == MADE else len(PUBLISHED[self.data].class_names)
+        return self.epochs * self.scenes * places * len(RATES) * sum(6.0 * (classes + 1) * F for F in widths)
 
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields each score on validation and test of each choice of blocks, with the rate that validation chose."""
-        data, classes = subject.data, len(subject.data.class_names)
-        scenes = {split: self.scenes_of(data, split) for split in SPLITS}
+        known = subject.data if self.data == MADE else PUBLISHED[self.data]
+        classes = len(known.class_names)
+        scenes = {split: self.scenes_of(subject.data, split, subject.folder) for split in SPLITS}
         with read_maps(subject, scenes, self.stride) as maps:
             for blocks in subject.blocks():
                 name, of = name_of(blocks), maps.of(blocks)
@@ -101,13 +154,17 @@ class Dense(Evaluation):
         indices = torch.split(torch.arange(len(scenes[split])), self.rows(scenes[split], classes))
         return self.scores((head(maps.batch(split, index)) for index in indices), scenes[split], classes)
 
-    def scenes_of(self, data: ImageData, split: str) -> Scenes:
-        """Returns the scenes of a split."""
+    def scenes_of(self, data: ImageData, split: str, folder: Path) -> Scenes:
+        """Returns the scenes of a split, of images or of the pictures in the folder where data sets are kept."""
+        count = self.scenes if split == "train" else -(-self.scenes // 3)
+        size = self.side(data.shape)
+        if pictures := self.pictures(folder):
+            return pictures.scenes(split, count, size=size, channels=data.shape[0], seed=self.seed)
         return make_scenes(
             data.split(split),
             split,
-            self.scenes if split == "train" else -(-self.scenes // 3),
-            size=self.side(data.shape),
+            count,
+            size=size,
             objects=self.objects,
             clutter=self.clutter,
             ink=data.shape[0] == 1 if self.ink is None else self.ink,

@@ -27,6 +27,8 @@ SEEN, OPAQUE = 0.5, 0.25
 INK = (0.6, 1.0)
 # The draws of each split are others.
 STREAMS = {"train": 0, "validation": 1, "test": 2}
+# The class of a pixel that has no part in loss and scores.
+UNTOLD = -1
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,18 @@ class Scenes:
 
     Args:
         images: uint8 [N, C, H, W].
-        classes: of each pixel, int16 [N, H, W]: 0 is the ground, 1 ... K are the classes.
+        classes: of each pixel, int16 [N, H, W]: 0 is the ground, 1 ... K are the classes; or UNTOLD. [N, 0, 0] where
+            boxes alone are known.
         boxes: of what is seen of each object, float32 [N, M, 4]: left, top, right, bottom edge in pixels.
-        labels: int64 [N, M], as in `classes`; 0: there is no such object.
+        labels: int64 [N, M], as in `classes`; 0: there is no such object. M is 0 where masks alone are known.
+        difficult: bool [N, M]: whether to find it counts neither way.
     """
 
     images: Tensor
     classes: Tensor
     boxes: Tensor
     labels: Tensor
+    difficult: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,6 +122,7 @@ def _scenes(split: Split, draws: Draws, size: int, objects: int, clutter: int, i
         classes=classes_BHW.view_as(owner_BHW).to(torch.int16),
         boxes=torch.stack([boxes_of(owner_BHW == layer + 1) for layer in range(objects)], 1),
         labels=labels_BM,
+        difficult=torch.zeros_like(labels_BM, dtype=torch.bool),
     )
 
 

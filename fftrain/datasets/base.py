@@ -98,7 +98,9 @@ def _check_digests(name: str, raw: Path, files: dict[str, str]) -> None:
             )
 
 
-def both(name: str, folder: Path, make: Any) -> tuple[Any, Any]:
+def both(
+    name: str, folder: Path, make: Any, instead: str = "use --dataset digits, which is embedded"
+) -> tuple[Any, Any]:
     """Makes the training and the test set, downloading what is missing; DataError where that fails."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -107,5 +109,5 @@ def both(name: str, folder: Path, make: Any) -> tuple[Any, Any]:
         reason = textwrap.shorten(str(error), REASON, placeholder=" ...", break_on_hyphens=False)
         raise DataError(
             f"{name} is not in {folder} and could not be downloaded ({reason}): name the folder that holds it with "
-            "--data-dir or FFSTUDY_DATA, or use --dataset digits, which is embedded"
+            f"--data-dir or FFSTUDY_DATA, or {instead}"
         ) from error

@@ -10,23 +10,31 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ffcore.settings import setting
 from fftrain.dense import Dense
 from fftrain.scenes import Scenes
 
 # Pixels of a place's side, about; an object's Gaussian deviates by this share of its size.
 PLACE, WIDTH = 4, 1 / 8
-# Detections of a scene, and the weight of offset and size.
-FOUND, WEIGHT = 20, 0.3
+# The weight of offset and size; detections of a scene, as many as there may be objects, or as many as COCO has.
+WEIGHT = 0.3
+FOUND = {"made": 20, "voc": 100}
 
 
 class Detection(Dense):
     """AP of boxes that a linear head on the features of each place finds; validation chooses its learning rate."""
+
+    boxes = True
+
+    data: Literal["made", "voc"] = setting(
+        "made", description="Scenes: made of images, or pictures of PASCAL VOC 2012, with boxes."
+    )
 
     def outputs(self, classes: int) -> int:
         """Returns a logit for each class, then two offsets and two logarithms of sizes."""
@@ -51,8 +59,9 @@ class Detection(Dense):
 
     def scores(self, told: Iterable[Tensor], scenes: Scenes, classes: int) -> dict[str, float]:
         """Returns AP at an overlap of one half, and COCO's mean of it over overlaps from 0.5 to 0.95."""
-        found = [one for part in told for one in detections(part.cpu(), scenes.images.shape[-1])]
-        return precision(scenes, found)
+        most = FOUND[self.data]
+        found = [one for part in told for one in detections(part.cpu(), scenes.images.shape[-1], most)]
+        return precision(scenes, found, most)
 
 
 def targets(scenes: Scenes, classes: int, places: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,14 +92,14 @@ def targets(scenes: Scenes, classes: int, places: int) -> tuple[Tensor, Tensor, 
     return map_BKP.view(-1, classes, places, places), y_BM * places + x_BM, wanted_BM4
 
 
-def detections(told_BKGG: Tensor, side: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yields scores [Q], labels int64 [Q] from 1, and boxes [Q, 4] in pixels of each scene: the highest peaks."""
+def detections(told_BKGG: Tensor, side: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields scores [Q], labels int64 [Q] from 1, and boxes [Q, 4] in pixels of each scene: its highest peaks."""
     logits_BKGG, boxes_B4GG = told_BKGG[:, :-4], told_BKGG[:, -4:]
     G = logits_BKGG.shape[-1]
     scores_BKGG = logits_BKGG.sigmoid()
     peaks_BKGG = scores_BKGG * (scores_BKGG == functional.max_pool2d(scores_BKGG, 3, 1, 1))
     for peaks_KGG, boxes_4GG in zip(peaks_BKGG, boxes_B4GG, strict=True):
-        scores_Q, at_Q = peaks_KGG.flatten().topk(min(FOUND, int(peaks_KGG.count_nonzero())))
+        scores_Q, at_Q = peaks_KGG.flatten().topk(min(most, int(peaks_KGG.count_nonzero())))
         place_Q = at_Q % G**2
         box_4Q = boxes_4GG.flatten(1)[:, place_Q]
         middle_2Q = torch.stack([place_Q % G, place_Q // G]) + 0.5 + box_4Q[:2]
@@ -99,18 +108,25 @@ def detections(told_BKGG: Tensor, side: int) -> Iterator[tuple[Tensor, Tensor, T
         yield scores_Q, at_Q // G**2 + 1, boxes_Q4
 
 
-def precision(scenes: Scenes, found: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
+def precision(scenes: Scenes, found: Iterable[tuple[Tensor, Tensor, Tensor]], most: int) -> dict[str, float]:
     """Returns AP50 and AP of detections, scores, labels and boxes of each scene, as pycocotools counts them.
 
-    The mean is over the classes that the scenes show; 0 where they show none.
+    The mean is over the classes of which the scenes show an object that is not difficult; 0 where there is none. What
+    is found of a difficult one counts neither way, as VOC has it: it is COCO's crowd, within which detections lie.
+
+    Args:
+        scenes: the truth.
+        found: of each.
+        most: detections of a scene and class.
     """
     from pycocotools.cocoeval import COCOeval
 
-    true = zip(scenes.labels > 0, scenes.labels, scenes.boxes, strict=True)
-    truth = _coco(((there.float(), labels[there], boxes[there]) for there, labels, boxes in true), len(scenes))
+    true = zip(scenes.labels > 0, scenes.difficult.int(), scenes.labels, scenes.boxes, strict=True)
+    truth = _coco("iscrowd", ((hard[at], labels[at], boxes[at]) for at, hard, labels, boxes in true), len(scenes))
     with contextlib.redirect_stdout(io.StringIO()):
-        counted = COCOeval(truth, _coco(found, len(scenes)), "bbox")
-        counted.params.areaRng, counted.params.areaRngLbl, counted.params.maxDets = [[0, 1e10]], ["all"], [FOUND]
+        counted = COCOeval(truth, _coco("score", found, len(scenes)), "bbox")
+        counted.params.catIds = sorted({*scenes.labels[(scenes.labels > 0) & ~scenes.difficult].tolist()})
+        counted.params.areaRng, counted.params.areaRngLbl, counted.params.maxDets = [[0, 1e10]], ["all"], [most]
         counted.evaluate()
         counted.accumulate()
     of_overlaps = counted.eval["precision"]
@@ -119,16 +135,16 @@ def precision(scenes: Scenes, found: Iterable[tuple[Tensor, Tensor, Tensor]]) ->
     return {"AP50": float(of_overlaps[0].mean()), "AP": float(of_overlaps.mean())}
 
 
-def _coco(scenes: Iterable[tuple[Tensor, Tensor, Tensor]], count: int) -> Any:
-    """Returns scores, labels and boxes of each scene as pycocotools has them."""
+def _coco(key: str, scenes: Iterable[tuple[Tensor, Tensor, Tensor]], count: int) -> Any:
+    """Returns what stands under a key, labels and boxes of each scene as pycocotools has them."""
     from pycocotools.coco import COCO
 
     made: list[dict[str, Any]] = []
-    for scene, (scores, labels, boxes) in enumerate(scenes):
-        for score, label, (x, y, right, bottom) in zip(scores.tolist(), labels.tolist(), boxes.tolist(), strict=False):
+    for scene, (values, labels, boxes) in enumerate(scenes):
+        for value, label, (x, y, right, bottom) in zip(values.tolist(), labels.tolist(), boxes.tolist(), strict=True):
             box = [x, y, right - x, bottom - y]
             about = {"id": len(made) + 1, "image_id": scene, "category_id": label, "iscrowd": 0}
-            made.append({**about, "bbox": box, "area": box[2] * box[3], "score": score})
+            made.append({**about, "bbox": box, "area": box[2] * box[3], key: value})
     found = COCO()
     found.dataset = {"images": [{"id": i} for i in range(count)], "annotations": made}
     found.dataset["categories"] = [{"id": label} for label in sorted({one["category_id"] for one in made})]

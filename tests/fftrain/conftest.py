@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from fftrain import write_report
+from tests.fftrain.annotated import write_pet, write_voc
 from tests.fftrain.reports import Page, make_study
 from tests.fftrain.studies import SPEC, study_command
 
@@ -29,6 +30,12 @@ def finished(spec, tmp_path_factory):
 @pytest.fixture
 def copy(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "mine")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A data folder with small files in the formats of VOC and Pet: read it, never write to it."""
+    return write_pet(write_voc(tmp_path_factory.mktemp("pictures")))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from tests.fftrain.test_features import noise
 from tests.fftrain.training import evaluation
 from tests.parts import small
 
-SHAPE, SIDE = (1, 14, 14), 28
+SHAPE, SIDE, NOWHERE = (1, 14, 14), 28, Path("none")
 
 
 def encoder(name, condition=None, **settings):
@@ -90,7 +92,7 @@ def test_a_head_is_linear_in_features_that_are_resized():
 def test_maps_are_standardised_by_the_training_scenes():
     data = noise((20, 10, 10), 12)
     part = Segmentation(scenes=9)
-    scenes = {split: part.scenes_of(data, split) for split in ("train", "validation", "test")}
+    scenes = {split: part.scenes_of(data, split, NOWHERE) for split in ("train", "validation", "test")}
     assert [len(of) for of in scenes.values()] == [9, 3, 3]
     subject = subject_of(None, data)
     with read_maps(subject, scenes, 3) as maps:
@@ -129,14 +131,14 @@ def test_a_scene_that_is_too_small_is_refused_with_what_mends_it(run_copy):
 
 
 def test_what_is_told_of_many_classes_takes_fewer_scenes_at_once():
-    scenes = Segmentation(scenes=9, size=64).scenes_of(noise((9, 9, 9), 8), "train")
+    scenes = Segmentation(scenes=9, size=64).scenes_of(noise((9, 9, 9), 8), "train", NOWHERE)
     assert Segmentation().rows(scenes, 10) == 8
     assert 1 <= Segmentation().rows(scenes, 1000) < 8
 
 
 def test_scenes_may_be_of_any_part_of_a_batch():
     part = Segmentation(scenes=5, objects=2)
-    scenes = part.scenes_of(noise((9, 9, 9), 8), "train")
+    scenes = part.scenes_of(noise((9, 9, 9), 8), "train", NOWHERE)
     some = scenes.at(torch.tensor([3, 1]))
     assert isinstance(some, Scenes)
     assert torch.equal(some.images[1], scenes.images[1])

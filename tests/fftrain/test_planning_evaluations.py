@@ -7,6 +7,7 @@ import pytest
 from ffcore.errors import SettingError
 from fftrain.parts import EVALUATIONS
 from fftrain.study import Study, choose, plan
+from fftrain.study.spec import where
 from fftrain.study.steps import steps
 from tests.fftrain.studies import OWN_EVALUATION, SMALL, folder_of_images, made, of_places, settings_of
 
@@ -39,6 +40,22 @@ def test_an_evaluation_is_made_with_each_of_its_tables_or_of_those_of_several_gr
         "readout on validation",
     ]
     assert {part.epochs for part in found if part.called == "linear"} == {3, 5}
+
+
+def test_pictures_are_told_once_of_a_cell_and_named():
+    """Images are of each data set, reading and target."""
+    tables = [{"epochs": 1}, {"data": "voc"}, {"data": "pet", "size": 64}]
+    axes = {"reading": ["neutral", "zeros"], "target": ["class", "pretext"], "transfer": ["fashion-mnist"]}
+    parts = {**SMALL["parts"], "segmentation": tables}
+    content = {**SMALL, **axes, "dataset": "mnist", "recipe": "ff", "evaluation": "segmentation", "parts": parts}
+    [cell] = made(content)
+    told = [where(config) for config in cell.evaluations if config.evaluation.called == "segmentation"]
+    places = [(one["dataset"], one["reading"], one["target"]) for one in told]
+    own = [("mnist", reading, target) for target in ("class", "pretext") for reading in ("neutral", "zeros")]
+    other = [("fashion-mnist", reading, "class") for reading in ("neutral", "zeros")]
+    assert sorted(places) == sorted([*own, *other, ("voc", "neutral", "class"), ("pet", "neutral", "class")])
+    with pytest.raises(SettingError, match=r"segmentation.ink is True, of scenes that are made, and data is voc"):
+        made({**content, "parts": {**parts, "segmentation": {"data": "voc", "ink": True}}})
 
 
 def test_tables_of_a_grid_are_laid_over_the_shared_ones():

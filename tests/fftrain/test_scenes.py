@@ -57,7 +57,7 @@ def test_the_first_object_hides_those_behind_it_and_is_whole():
     split.images[:] = (80 + 40 * split.labels).to(torch.uint8)[:, None, None, None]
     found = made(split, ink=False, clutter=0, count=80)
     overlapped = 0
-    for picture, classes, boxes, labels in zip(*vars(found).values(), strict=True):
+    for picture, classes, boxes, labels, _ in zip(*vars(found).values(), strict=True):
         for label in labels[labels > 0].tolist():
             inner = (classes == label) & (picture[0] > 0)
             values, counts = picture[0][inner].unique(return_counts=True)
