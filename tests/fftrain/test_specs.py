@@ -39,7 +39,12 @@ def test_presets_are_legal_and_hold_what_they_promise(name):
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in {"matrix", "redundancy", "depth", "matrix-2000", "goodness"})) for p in SPECS],
+    [
+        pytest.param(
+            p, marks=[pytest.mark.slow] * (p.stem in {"matrix", "redundancy", "depth", "matrix-2000", "goodness"})
+        )
+        for p in SPECS
+    ],
     ids=lambda path: path.stem,
 )
 def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
