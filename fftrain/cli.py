@@ -296,7 +296,7 @@ def report(
     """Write a report over runs or a study.
 
     FOLDER/report.html is one self-contained page, report.md the same as Markdown; results.csv and results.json hold
-    every number, figures/ every picture as SVG. Its table of results is printed.
+    every number, effects.csv what each setting changes, figures/ every picture as SVG. Its table of results is printed.
 
     \b
     Examples:

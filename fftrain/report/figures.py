@@ -116,7 +116,7 @@ def block_lines(curves: Sequence[Curve], ylabel: str, floor: float, methods: Seq
     if all(mean.scale == 100 for curve in curves for mean in curve.means.values()):
         low, high = axes[0, 0].get_ylim()
         axes[0, 0].set_ylim(max(floor, min(low, high - 10)), min(104, high))
-    _legend(figure, list(axes.flat))
+    legend(figure, list(axes.flat))
     return figure
 
 
@@ -136,7 +136,7 @@ def _line(ax: Axes, means: Mapping[str, Mean], blocks: Sequence[str], style: dic
     ax.errorbar(x[~single] + shift, y[~single], spread[~single], elinewidth=0.8, **together)
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """Puts one legend for all panels below them."""
     handles = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     # A letter takes about an eighteenth of an inch, the handle nine of them.
@@ -190,7 +190,7 @@ def training_curves(
             ax.grid()
     axes[0, 0].set_ylabel("pretext accuracy (%)")
     axes[1, 0].set_ylabel("loss, summed over blocks that learn")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 

@@ -14,6 +14,7 @@ from ffcore.errors import FFStudyError, RunError
 from ffcore.files import AnyPath, write_json, write_text
 from ffmodels.run import CONFIG_FILE
 from fftrain.report.cells import UNREADABLE
+from fftrain.report.effects import effects, headline
 from fftrain.report.frame import collect
 from fftrain.report.means import Published, groups, with_choices
 from fftrain.report.sections import of_runs, of_study
@@ -25,16 +26,18 @@ PAGE, MARKDOWN = "report.html", "report.md"
 def write_report(root: AnyPath) -> dict[str, Any]:
     """Writes the report over a study's folder, or over the runs below any other.
 
-    Leaves report.html, report.md, results.csv, results.json and figures/NAME.svg in the folder; where that is a run's
-    own, which held its results in results.json in version 0.1, report-results.csv and report-results.json.
+    Leaves report.html, report.md, results.csv, results.json and figures/NAME.svg in the folder, and effects.csv where
+    runs differ in one setting alone; where that is a run's own, which held its results in results.json in version 0.1,
+    report-results.csv and report-results.json.
 
     Args:
         root: a study's folder, or one with run folders in it. A `prediction.json` in it, as `ffserve predict --json`
             prints, is shown.
 
     Returns:
-        {"page", "markdown", "csv", "json": paths, "figures": their paths, "problems": what is unfinished, failed,
-        damaged, missing or incomplete, "title", "results": the table of results as a list of records}.
+        {"page", "markdown", "csv", "json", and "effects" where there are any: paths, "figures": their paths,
+        "problems": what is unfinished, failed, damaged, missing or incomplete, "title", "results": the table of
+        results as a list of records}.
 
     Raises:
         RunError: where there is no readable run in a plain folder, study.json is damaged, or the folder cannot be
@@ -55,8 +58,9 @@ def _write(root: Path) -> dict[str, Any]:
     frame = with_choices(found)
     whole = groups(found, frame)
     published = Published(found.study["spec"].get("published", {}) if found.study else {})
-    results = results_table(found, frame)
-    sections = of_study(found, whole, published) if found.study else of_runs(found, whole, results, frame)
+    results, told = results_table(found, frame), effects(found, headline(found, frame))
+    sections = of_study(found, whole, published, told) if found.study else of_runs(found, whole, results, frame, told)
+    changed = told.dropna(subset="figure")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fftrain.report", ""),
         autoescape=jinja2.select_autoescape(),
@@ -67,7 +71,7 @@ def _write(root: Path) -> dict[str, Any]:
     environment.filters |= {"md": markdown_escape, "markdown": markdown_table}
     quoted = any("published" in column for section in sections for t in section.tables for column in t.columns)
     prefix = "report-" if (root / CONFIG_FILE).exists() else ""
-    table, numbers = (root / f"{prefix}results.{ending}" for ending in ("csv", "json"))
+    table, numbers, factors = (root / f"{prefix}{name}" for name in ("results.csv", "results.json", "effects.csv"))
     content = {
         "name": found.study["name"] if found.study else root.resolve().name,
         "version": version("ffstudy"),
@@ -76,7 +80,7 @@ def _write(root: Path) -> dict[str, Any]:
         "seeds": [len({cell.seed for cell in group.cells if cell.run}) for group in whole] or [1],
         "seen": any(cell.trained_on_validation for cell in found.cells),
         "published": published.remark if quoted else "",
-        "data": [table.name, numbers.name],
+        "data": [path.name for path in (table, numbers, *([factors] if len(changed) else ()))],
     }
     before = _pictures_of(root / MARKDOWN)
     for name in (PAGE, MARKDOWN):
@@ -90,6 +94,9 @@ def _write(root: Path) -> dict[str, Any]:
     write_text(table, found.tidy.to_csv(index=False, lineterminator="\n"))
     write_json(numbers, found.tidy.to_dict("records"))
     paths = {"page": root / PAGE, "markdown": root / MARKDOWN, "csv": table, "json": numbers}
+    if len(changed):
+        paths["effects"] = factors
+        write_text(factors, changed.to_csv(index=False, lineterminator="\n"))
     return {
         **{kind: str(path) for kind, path in paths.items()},
         "figures": [str(path) for path in drawn],

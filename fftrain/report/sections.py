@@ -20,9 +20,11 @@ from ffcore.files import read_json
 from ffmodels.run import Run
 from fftrain.loader import Loader, scaled
 from fftrain.loading import view_of
-from fftrain.report import figures, inventory, tables
+from fftrain.report import factor_figures, figures, inventory, tables
 from fftrain.report.cells import SHARE
 from fftrain.report.curves import Curve, block_curves, cka_curves, readout_curves
+from fftrain.report.effects import effects_table
+from fftrain.report.factors import EFFECT
 from fftrain.report.findings import findings
 from fftrain.report.frame import Collection
 from fftrain.report.means import PROBE, READER, Group, Published, of_classes
@@ -30,7 +32,7 @@ from fftrain.report.records import PRETEXT
 from fftrain.report.tables import Table
 from fftrain.told import with_told
 
-# Panels of one figure of training curves; where figures of blocks are cut off, in %.
+# Panels side by side in one figure; where figures of blocks are cut off, in %.
 PANELS, FLOOR = 3, -20.0
 # Images of a run that are shown as its method reads them.
 SEEN = 8
@@ -71,8 +73,8 @@ class Section:
         return _slug(self.title)
 
 
-def of_study(found: Collection, whole: Sequence[Group], published: Published) -> list[Section]:
-    """Returns the parts of a study's report."""
+def of_study(found: Collection, whole: Sequence[Group], published: Published, effects: pd.DataFrame) -> list[Section]:
+    """Returns the parts of a study's report; `effects` are those of its settings."""
     own = [group for group in whole if not group.supervised]
     supervised = [group for group in whole if group.supervised]
     told = [group for group in own if group.tells]
@@ -84,6 +86,7 @@ def of_study(found: Collection, whole: Sequence[Group], published: Published) ->
     about = _section("What was run", "", inventory.headline_table(found), inventory.problems_table(found))
     measured = [
         _section("In short", "found", points=_findings(found, whole)),
+        *of_effects(effects),
         _section("Pretext accuracy", "pretext", tables.pretext_table(told, published)),
         _section("Transfer", "transfer", tables.transfer_table(own, published)),
         _section("Supervised reference", "supervised", tables.supervised_table(supervised, published)),
@@ -97,13 +100,16 @@ def of_study(found: Collection, whole: Sequence[Group], published: Published) ->
     return [about, *([] if search.empty else [search]), *(measured if whole else []), _every(found)]
 
 
-def of_runs(found: Collection, whole: Sequence[Group], results: Table, frame: pd.DataFrame) -> list[Section]:
+def of_runs(
+    found: Collection, whole: Sequence[Group], results: Table, frame: pd.DataFrame, effects: pd.DataFrame
+) -> list[Section]:
     """Returns the parts of the report over a plain folder; `frame` is its own with what validation chose."""
     others = [tables.measured_table(found, frame, measure) for measure in of_classes(found)]
     settings = map(inventory.settings_table, found.runs)
     return [
         _section("Results", "results", results, *others, inventory.problems_table(found)),
         _section("In short", "found", points=_findings(found, whole)),
+        *of_effects(effects),
         *_by_block(whole),
         *_representations(found, whole),
         _served(found.root / "prediction.json"),
@@ -115,6 +121,22 @@ def of_runs(found: Collection, whole: Sequence[Group], results: Table, frame: pd
 def _findings(found: Collection, whole: Sequence[Group]) -> list[str]:
     """Returns sentences on the probes, then on what else was measured of the classes."""
     return [sentence for measure in (PROBE, *of_classes(found)) for sentence in findings(whole, measure)]
+
+
+def of_effects(effects: pd.DataFrame) -> list[Section]:
+    """Returns what each setting changes; no part where nothing differs in one setting alone."""
+    measured, pictures = effects.dropna(subset="figure"), []
+    for dataset, rows in measured.groupby("dataset", sort=False):
+        names = [*dict.fromkeys(rows["figure"])] if len(rows[EFFECT].drop_duplicates()) > 1 else []
+        for start in range(0, len(names), PANELS):
+            shown = names[start : start + PANELS]
+            alt = f"Dot chart: what each setting changes on {dataset}: {'; '.join(shown)}"
+            name, some = f"effects {dataset} {start // PANELS + 1}", rows[rows["figure"].isin(shown)]
+            pictures.append(_draw(name, alt, factor_figures.effect_dots, some))
+    once = "An effect of one seed has no interval." if (measured["seeds"] < 2).any() else ""
+    table = effects_table(effects if len(measured) else measured)
+    found = _section("Effects of the settings", "effects", table, pictures=pictures, note=once)
+    return [] if found.empty else [found]
 
 
 def _section(

@@ -10,6 +10,7 @@ import statistics
 from xml.etree import ElementTree
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from ffcore.errors import RunError
 from ffcore.files import read_json
@@ -203,6 +204,30 @@ def test_csv_and_json_hold_every_number_of_the_folders(study):
     assert seconds == sum(r["seconds"] for r in RunFolder(root / "cells" / cell_name("bp", 0)).read_metrics())
 
 
+def test_the_effect_of_a_recipe_is_that_of_the_run_folders(study):
+    root, tables = study
+    transfer = {
+        m: [probes(measured(root, m, s), reading, m)[1] for s in (0, 1)]
+        for m, reading in (("ff", "neutral"), ("bp", "pixels"))
+    }
+    differences = [bp - ff for ff, bp in zip(transfer["ff"], transfer["bp"], strict=True)]
+    low, high = ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    [row] = [
+        r for r in records(next(rows for title, rows in tables.items() if "each level" in title)) if r["level"] == "bp"
+    ]
+    assert (row["setting"], row["less"], row["pairs"], row["seeds"]) == ("recipe", "ff", "2 of 3", "2")
+    effect = f"{100 * statistics.mean(differences):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    assert row["probe accuracy, chosen (points)"] == effect
+    with (root / "effects.csv").open(newline="") as file:
+        [line] = [
+            line for line in csv.DictReader(file) if (line["level"], line["figure"]) == ("bp", "probe accuracy, chosen")
+        ]
+    assert [float(line[key]) for key in ("value", "low", "high")] == pytest.approx(
+        [statistics.mean(differences), low, high]
+    )
+    assert (line["pairs"], line["planned"], line["split"], line["unit"]) == ("2", "3", "test", "share")
+
+
 def test_markdown_says_what_the_page_says(study):
     root, tables = study
     assert markdown_tables((root / "report.md").read_text()) == tables
@@ -238,7 +263,15 @@ def test_figures_are_valid_svg_that_load_nothing(study):
     root, _ = study
     drawn = sorted((root / "figures").glob("*.svg"))
     names = {path.stem for path in drawn}
-    assert names >= {"gap", "probes-digits", "decoder-digits", "cka-digits", "tsne-digits-rotation", "curves-digits-1"}
+    assert names >= {
+        "effects-digits-1",
+        "gap",
+        "probes-digits",
+        "decoder-digits",
+        "cka-digits",
+        "tsne-digits-rotation",
+        "curves-digits-1",
+    }
     assert names >= {
         f"seen-{name}" for name in ("ff-digits-rotation", "bp-digits-rotation", "ff-unsupervised-digits-plain")
     }

@@ -1,0 +1,118 @@
+"""The settings of the cells of a data set -> its factors: in what cells differ, and which differ in one thing alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from fftrain.config import RunConfig, flat
+from fftrain.parts import PARTS
+from fftrain.recipes import POINT, recipes
+from fftrain.report.cells import Cell
+
+# What names a training, and the axes, in the order in which they are told.
+NAMING = ("method.name", *POINT)
+AXES = ("recipe", "view.name", "backbone.name", *NAMING)
+# What differs without being a setting of the experiment.
+NO_FACTORS = {"dataset", "seed", "eval_images", *RunConfig.RUNTIME}
+# What means nothing beside a value of another: where each block is cut, each carries a loss; one unit has no order.
+WITHOUT = {("cut", "block"): "at", ("cut", "never"): "order"}
+# A setting, and what follows from it; the level of some cells and that which they are compared with, in words.
+EFFECT = ["dataset", "setting", "beside", "level", "less"]
+# Two cells of one seed, and what other seeds have in common with them.
+PAIR = [*EFFECT, "alike", "seed", "run", "other"]
+ORDER = ["place", "first", "second"]
+Level = float | str
+
+
+class Factors:
+    """The settings in which the cells of one data set differ.
+
+    Args:
+        cells: of that data set.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = cells
+        self.settings = [_settings(cell) for cell in cells]
+        # Cells of one kind differ in their seed alone.
+        self.kinds = [self.settings.index(one) for one in self.settings]
+        keys = dict.fromkeys([*AXES, *(key for one in self.settings for key in one)])
+        levels = {key: [*dict.fromkeys(one[key] for one in self.settings if key in one)] for key in keys}
+        # The levels of each, in the order of the study.
+        self.levels = {key: values for key, values in levels.items() if len(values) > 1}
+        self.follows = cache(self._follows)
+
+    def apart(self, a: int, b: int) -> list[str]:
+        """Returns in what two cells differ: of other parts their names alone, a recipe for several of what it names."""
+        one, other = self.settings[a], self.settings[b]
+        parts = {part for part in PARTS if one[f"{part}.name"] != other[f"{part}.name"]}
+        keys = [key for key in self.levels if key in one and key in other and one[key] != other[key]]
+        keys = [key for key in keys if key.endswith(".name") or key.partition(".")[0] not in parts]
+        points = {one["recipe"], other["recipe"]} <= recipes().keys() and len({*keys} & {*NAMING}) > 1
+        return [key for key in keys if (key not in NAMING if points else key != "recipe")]
+
+    def factor(self, a: int, b: int) -> tuple[str, list[str]]:
+        """Returns the one setting in which two cells differ, and the others that follow from it; "" where none is."""
+        keys = self.apart(a, b)
+        for key in keys:
+            beside = [other for other in keys if other != key]
+            if all(other not in AXES and self.follows(other, key) for other in beside):
+                return key, beside
+        return "", []
+
+    def _follows(self, key: str, of: str) -> bool:
+        """Whether a setting has one value for each of another, and for a number one of its own."""
+        both = {(one[of], one[key]) for one in self.settings if of in one and key in one}
+        its, mine = ({pair[side] for pair in both} for side in (0, 1))
+        return len(both) == len(its) and (not self.is_number(of) or len(both) == len(mine))
+
+    def is_number(self, key: str) -> bool:
+        """Whether a setting is a number."""
+        return all(isinstance(level, int | float) and not isinstance(level, bool) for level in self.levels[key])
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Returns the pairs of cells of one seed that differ in one setting, each with the first level of its kind.
+
+        Returns:
+            PAIR of each, `run` and `other` the names of the cells, in the order of AXES and of the levels.
+        """
+        found = pd.DataFrame([*self._pairs()], columns=[*ORDER, *PAIR])
+        # A recipe is compared with the first one alone: the others differ in a method or a cut, which is told.
+        least = found.groupby(["place", "run"])["first"].transform("min").where(found["setting"] != "recipe", 0)
+        kept = found[found["first"] == least].sort_values(ORDER, kind="stable")
+        return [dict(pair) for pair in kept[PAIR].to_dict("records")]
+
+    def _pairs(self) -> Iterator[tuple[Any, ...]]:
+        for pair in combinations(range(len(self.cells)), 2):
+            key, beside = self.factor(*pair) if len({self.cells[i].seed for i in pair}) == 1 else ("", [])
+            if key:
+                rank = {i: self.levels[key].index(self.settings[i][key]) for i in pair}
+                less, level = sorted(pair, key=rank.__getitem__)
+                words = [worded(self.settings[i][key]) for i in (level, less)]
+                effect = (self.cells[level].dataset, named(key), ", ".join(map(named, beside)), *words)
+                alike = str([self.kinds[i] for i in (level, less)])
+                names = (self.cells[i].name for i in (level, less))
+                yield [*self.levels].index(key), rank[less], rank[level], *effect, alike, self.cells[level].seed, *names
+
+
+def _settings(cell: Cell) -> dict[str, Level]:
+    """Returns the settings of a cell by one name each, values that are no numbers as words."""
+    found = {"recipe": cell.method, **flat(cell.settings)}
+    left = {*NO_FACTORS, *(key for (of, value), key in WITHOUT.items() if found.get(of) == value)}
+    words = {key: value if isinstance(value, int | float) else str(value) for key, value in found.items()}
+    return {key: value for key, value in words.items() if key not in left}
+
+
+def named(key: str) -> str:
+    """Returns what a setting is called: a part by its kind."""
+    return key.removesuffix(".name")
+
+
+def worded(level: Level) -> str:
+    """Returns a level in words."""
+    return f"{level:g}" if isinstance(level, float) else str(level)
