@@ -99,6 +99,48 @@ class Factors:
                 names = (self.cells[i].name for i in (level, less))
                 yield [*self.levels].index(key), rank[less], rank[level], *effect, alike, self.cells[level].seed, *names
 
+    def numbers(self) -> Iterator[tuple[str, list[list[int]]]]:
+        """Yields the numbers that have three levels or more in cells that are alike else, and those cells by what is.
+
+        Of numbers that go together the first stands for all.
+        """
+        told: list[str] = []
+        for key in filter(self.is_number, self.levels):
+            lines = [] if any(self.follows(key, other) for other in told) else self.lines(key)
+            if any(len({self.settings[i][key] for i in line}) > 2 for line in lines):
+                told.append(key)
+                yield key, lines
+
+    def lines(self, key: str) -> list[list[int]]:
+        """Returns the cells that are alike but for a number and those that go with it, where they have two levels."""
+        alike: dict[tuple[tuple[str, Level], ...], list[int]] = {}
+        for i, one in enumerate(self.settings):
+            others = [(k, one[k]) for k in self.levels if k in one and k not in self.together(key)]
+            alike.setdefault((*others,), []).extend([i] if key in one else [])
+        return [line for line in alike.values() if len({self.settings[i][key] for i in line}) > 1]
+
+    def together(self, key: str) -> list[str]:
+        """Returns a number, and those that have one value for each of its own."""
+        return [key, *(k for k in self.levels if k != key and self.is_number(k) and self.follows(k, key))]
+
+    def names(self, key: str, lines: Sequence[Sequence[int]], part: str = "") -> list[str]:
+        """Returns what tells lines over a number apart: all settings, or those of a part."""
+        firsts = [line[0] for line in lines]
+        differ = {k for pair in combinations(firsts, 2) for k in self.apart(*pair)} - {*self.together(key)}
+        keys = [k for k in self.levels if k in differ and k.startswith(part)]
+        ends = [k.rpartition(".")[2] for k in keys]
+        method = not {"recipe", *NAMING}.isdisjoint(keys) or not (keys or part)
+
+        def words(i: int) -> Iterator[str]:
+            if method:
+                yield self.cells[i].method
+            for k, end in zip(keys, ends, strict=True):
+                if k in self.settings[i] and k not in ("recipe", *NAMING):
+                    what = "" if end == "name" else f"{end if ends.count(end) == 1 else k}="
+                    yield what + worded(self.settings[i][k])
+
+        return [", ".join(words(i)) for i in firsts]
+
 
 def _settings(cell: Cell) -> dict[str, Level]:
     """Returns the settings of a cell by one name each, values that are no numbers as words."""

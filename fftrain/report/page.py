@@ -15,9 +15,11 @@ from ffcore.files import AnyPath, write_json, write_text
 from ffmodels.run import CONFIG_FILE
 from fftrain.report.cells import UNREADABLE
 from fftrain.report.effects import effects, headline
+from fftrain.report.factor_sections import of_effects, of_sweeps
 from fftrain.report.frame import collect
 from fftrain.report.means import Published, groups, with_choices
 from fftrain.report.sections import of_runs, of_study
+from fftrain.report.sweeps import sweeps
 from fftrain.report.tables import Table, results_table
 
 PAGE, MARKDOWN = "report.html", "report.md"
@@ -58,9 +60,13 @@ def _write(root: Path) -> dict[str, Any]:
     frame = with_choices(found)
     whole = groups(found, frame)
     published = Published(found.study["spec"].get("published", {}) if found.study else {})
-    results, told = results_table(found, frame), effects(found, headline(found, frame))
-    sections = of_study(found, whole, published, told) if found.study else of_runs(found, whole, results, frame, told)
-    changed = told.dropna(subset="figure")
+    results, rows = results_table(found, frame), headline(found, frame)
+    planned = effects(found, rows)
+    changed = planned.dropna(subset="figure")
+    factors = [*of_effects(planned if found.study else changed), *of_sweeps([*sweeps(found, rows)])]
+    sections = (
+        of_study(found, whole, published, factors) if found.study else of_runs(found, whole, results, frame, factors)
+    )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fftrain.report", ""),
         autoescape=jinja2.select_autoescape(),
@@ -71,7 +77,7 @@ def _write(root: Path) -> dict[str, Any]:
     environment.filters |= {"md": markdown_escape, "markdown": markdown_table}
     quoted = any("published" in column for section in sections for t in section.tables for column in t.columns)
     prefix = "report-" if (root / CONFIG_FILE).exists() else ""
-    table, numbers, factors = (root / f"{prefix}{name}" for name in ("results.csv", "results.json", "effects.csv"))
+    table, numbers, by_setting = (root / f"{prefix}{name}" for name in ("results.csv", "results.json", "effects.csv"))
     content = {
         "name": found.study["name"] if found.study else root.resolve().name,
         "version": version("ffstudy"),
@@ -80,7 +86,7 @@ def _write(root: Path) -> dict[str, Any]:
         "seeds": [len({cell.seed for cell in group.cells if cell.run}) for group in whole] or [1],
         "seen": any(cell.trained_on_validation for cell in found.cells),
         "published": published.remark if quoted else "",
-        "data": [path.name for path in (table, numbers, *([factors] if len(changed) else ()))],
+        "data": [path.name for path in (table, numbers, *([by_setting] if len(changed) else ()))],
     }
     before = _pictures_of(root / MARKDOWN)
     for name in (PAGE, MARKDOWN):
@@ -95,8 +101,8 @@ def _write(root: Path) -> dict[str, Any]:
     write_json(numbers, found.tidy.to_dict("records"))
     paths = {"page": root / PAGE, "markdown": root / MARKDOWN, "csv": table, "json": numbers}
     if len(changed):
-        paths["effects"] = factors
-        write_text(factors, changed.to_csv(index=False, lineterminator="\n"))
+        paths["effects"] = by_setting
+        write_text(by_setting, changed.to_csv(index=False, lineterminator="\n"))
     return {
         **{kind: str(path) for kind, path in paths.items()},
         "figures": [str(path) for path in drawn],

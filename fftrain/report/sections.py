@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ffcore.errors import ImageError, RunError, SettingError
@@ -20,15 +16,14 @@ from ffcore.files import read_json
 from ffmodels.run import Run
 from fftrain.loader import Loader, scaled
 from fftrain.loading import view_of
-from fftrain.report import factor_figures, figures, inventory, tables
+from fftrain.report import figures, inventory, tables
 from fftrain.report.cells import SHARE
 from fftrain.report.curves import Curve, block_curves, cka_curves, readout_curves
-from fftrain.report.effects import effects_table
-from fftrain.report.factors import EFFECT
 from fftrain.report.findings import findings
 from fftrain.report.frame import Collection
 from fftrain.report.means import PROBE, READER, Group, Published, of_classes
 from fftrain.report.records import PRETEXT
+from fftrain.report.section import Picture, Section, draw, section
 from fftrain.report.tables import Table
 from fftrain.told import with_told
 
@@ -41,79 +36,52 @@ DECODED = "explained variance"
 KNOWN = (PRETEXT, READER, PROBE, DECODED, "cka", "seconds", "points")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure as an SVG file, and what it shows in words."""
-
-    name: str
-    alt: str
-    svg: str
-    small: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page. `text` names its caption in report.md; `note` and `points` are what else there is to say."""
-
-    title: str
-    text: str
-    note: str = ""
-    points: Sequence[str]
-    tables: Sequence[Table]
-    pictures: Sequence[Picture]
-
-    @cached_property
-    def empty(self) -> bool:
-        """Whether there is nothing to show."""
-        return not (self.tables or self.pictures or self.points)
-
-    @cached_property
-    def anchor(self) -> str:
-        """The name that links lead to."""
-        return _slug(self.title)
-
-
-def of_study(found: Collection, whole: Sequence[Group], published: Published, effects: pd.DataFrame) -> list[Section]:
-    """Returns the parts of a study's report; `effects` are those of its settings."""
+def of_study(
+    found: Collection, whole: Sequence[Group], published: Published, factors: Sequence[Section]
+) -> list[Section]:
+    """Returns the parts of a study's report; `factors` are those about its settings."""
     own = [group for group in whole if not group.supervised]
     supervised = [group for group in whole if group.supervised]
     told = [group for group in own if group.tells]
     met = tables.gaps(own, published)
     one, other = published.gap
     alt = f"Scatter plot: {one} less {other} over the difficulty of the task"
-    scatter = [_draw("gap", alt, figures.gap_points, met, published.gap)] if met else []
-    search = _section("Search", "search", tables.search_table(found))
-    about = _section("What was run", "", inventory.headline_table(found), inventory.problems_table(found))
+    scatter = [draw("gap", alt, figures.gap_points, met, published.gap)] if met else []
+    search = section("Search", "search", tables.search_table(found))
+    about = section("What was run", "", inventory.headline_table(found), inventory.problems_table(found))
     measured = [
-        _section("In short", "found", points=_findings(found, whole)),
-        *of_effects(effects),
-        _section("Pretext accuracy", "pretext", tables.pretext_table(told, published)),
-        _section("Transfer", "transfer", tables.transfer_table(own, published)),
-        _section("Supervised reference", "supervised", tables.supervised_table(supervised, published)),
-        _section("Ablation", "ablation", tables.ablation_table(own, published)),
-        _section("Readings", "readings", tables.places_table(whole, elsewhere=False)),
-        _section("Transfer across data sets", "across", tables.places_table(whole, elsewhere=True)),
+        section("In short", "found", points=_findings(found, whole)),
+        *factors,
+        section("Pretext accuracy", "pretext", tables.pretext_table(told, published)),
+        section("Transfer", "transfer", tables.transfer_table(own, published)),
+        section("Supervised reference", "supervised", tables.supervised_table(supervised, published)),
+        section("Ablation", "ablation", tables.ablation_table(own, published)),
+        section("Readings", "readings", tables.places_table(whole, elsewhere=False)),
+        section("Transfer across data sets", "across", tables.places_table(whole, elsewhere=True)),
         *_by_block(whole),
-        _section(f"{one} and {other} by difficulty", "gap", tables.gap_table(met, published.gap), pictures=scatter),
+        section(f"{one} and {other} by difficulty", "gap", tables.gap_table(met, published.gap), pictures=scatter),
         *_representations(found, whole),
     ]
     return [about, *([] if search.empty else [search]), *(measured if whole else []), _every(found)]
 
 
 def of_runs(
-    found: Collection, whole: Sequence[Group], results: Table, frame: pd.DataFrame, effects: pd.DataFrame
+    found: Collection, whole: Sequence[Group], results: Table, frame: pd.DataFrame, factors: Sequence[Section]
 ) -> list[Section]:
-    """Returns the parts of the report over a plain folder; `frame` is its own with what validation chose."""
+    """Returns the parts of the report over a plain folder; `frame` is its own with what validation chose.
+
+    `factors` are the parts about the settings of its runs.
+    """
     others = [tables.measured_table(found, frame, measure) for measure in of_classes(found)]
     settings = map(inventory.settings_table, found.runs)
     return [
-        _section("Results", "results", results, *others, inventory.problems_table(found)),
-        _section("In short", "found", points=_findings(found, whole)),
-        *of_effects(effects),
+        section("Results", "results", results, *others, inventory.problems_table(found)),
+        section("In short", "found", points=_findings(found, whole)),
+        *factors,
         *_by_block(whole),
         *_representations(found, whole),
         _served(found.root / "prediction.json"),
-        _section("All numbers", "", tables.probes_table(found), inventory.exports_table(found.runs)),
+        section("All numbers", "", tables.probes_table(found), inventory.exports_table(found.runs)),
         _every(found, *settings),
     ]
 
@@ -123,48 +91,9 @@ def _findings(found: Collection, whole: Sequence[Group]) -> list[str]:
     return [sentence for measure in (PROBE, *of_classes(found)) for sentence in findings(whole, measure)]
 
 
-def of_effects(effects: pd.DataFrame) -> list[Section]:
-    """Returns what each setting changes; no part where nothing differs in one setting alone."""
-    measured, pictures = effects.dropna(subset="figure"), []
-    for dataset, rows in measured.groupby("dataset", sort=False):
-        names = [*dict.fromkeys(rows["figure"])] if len(rows[EFFECT].drop_duplicates()) > 1 else []
-        for start in range(0, len(names), PANELS):
-            shown = names[start : start + PANELS]
-            alt = f"Dot chart: what each setting changes on {dataset}: {'; '.join(shown)}"
-            name, some = f"effects {dataset} {start // PANELS + 1}", rows[rows["figure"].isin(shown)]
-            pictures.append(_draw(name, alt, factor_figures.effect_dots, some))
-    once = "An effect of one seed has no interval." if (measured["seeds"] < 2).any() else ""
-    table = effects_table(effects if len(measured) else measured)
-    found = _section("Effects of the settings", "effects", table, pictures=pictures, note=once)
-    return [] if found.empty else [found]
-
-
-def _section(
-    title: str,
-    text: str,
-    *shown: Table,
-    pictures: Sequence[Picture] = (),
-    note: str = "",
-    points: Sequence[str] = (),
-) -> Section:
-    """Returns a part of the page with the tables that have rows, and of these the columns that have a value."""
-    kept = [table.of_values() for table in shown if table.rows]
-    return Section(title=title, text=text, note=note, points=points, tables=kept, pictures=pictures)
-
-
-def _draw(name: str, alt: str, draw: Callable[..., Figure], *given: Any, small: bool = False) -> Picture:
-    """Draws a picture, and returns it under a file's name."""
-    return Picture(name=_slug(name), alt=alt, svg=figures.svg(draw(*given), alt), small=small)
-
-
-def _slug(text: str) -> str:
-    """Returns a text as a file's name and a link's target."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
 def _every(found: Collection, *settings: Table) -> Section:
     """Returns every run, and the commands that make it again."""
-    return _section("Every run", "runs", inventory.runs_table(found), inventory.commands_table(found), *settings)
+    return section("Every run", "runs", inventory.runs_table(found), inventory.commands_table(found), *settings)
 
 
 def _curves(
@@ -179,8 +108,8 @@ def _curves(
         mine = [curve for curve in drawn if curve.dataset == dataset]
         lines = "; ".join(dict.fromkeys(curve.name for curve in mine))
         alt = f"Line chart: {ylabel} by block on {dataset}; lines {lines}"
-        pictures.append(_draw(f"{name} {dataset}", alt, figures.block_lines, mine, ylabel, FLOOR, methods))
-    return _section(title, text, tables.curve_table(f"{title}, in {unit}", curves), pictures=pictures)
+        pictures.append(draw(f"{name} {dataset}", alt, figures.block_lines, mine, ylabel, FLOOR, methods))
+    return section(title, text, tables.curve_table(f"{title}, in {unit}", curves), pictures=pictures)
 
 
 def _by_block(whole: Sequence[Group]) -> list[Section]:
@@ -208,9 +137,9 @@ def _representations(found: Collection, whole: Sequence[Group]) -> list[Section]
             for measure, unit, target, split in others.itertuples(index=False, name=None)
             for title in [_title(measure, target, split)]
         ),
-        _section("Training curves", "curves", pictures=_training(whole)),
-        _section("t-SNE of the features", "embeddings", pictures=_embeddings(whole)),
-        _section("What the methods see", "examples", pictures=_examples(whole)),
+        section("Training curves", "curves", pictures=_training(whole)),
+        section("t-SNE of the features", "embeddings", pictures=_embeddings(whole)),
+        section("What the methods see", "examples", pictures=_examples(whole)),
     ]
 
 
@@ -233,7 +162,7 @@ def _training(whole: Sequence[Group]) -> list[Picture]:
             shown = dict([*views.items()][start : start + PANELS])
             alt = f"Line charts: accuracy and loss over the epochs of {', '.join(shown)}"
             name = f"curves {dataset} {start // PANELS + 1}"
-            pictures.append(_draw(name, alt, figures.training_curves, shown, methods))
+            pictures.append(draw(name, alt, figures.training_curves, shown, methods))
     return pictures
 
 
@@ -250,7 +179,7 @@ def _embeddings(whole: Sequence[Group]) -> list[Picture]:
                 classes = run.record["data"]["class_names"]
         if rows:
             alt = f"t-SNE of {'; '.join(rows)} on {dataset} {view}, block by block"
-            pictures.append(_draw(f"tsne {dataset} {view}", alt, figures.embeddings, rows, classes))
+            pictures.append(draw(f"tsne {dataset} {view}", alt, figures.embeddings, rows, classes))
     return pictures
 
 
@@ -267,7 +196,7 @@ def _examples(whole: Sequence[Group]) -> list[Picture]:
             alt = f"{group.label}: {group.view} on {group.dataset}"
             if what not in made:
                 name = f"seen {group.label} {group.dataset} {group.view}"
-                made[what] = _draw(name, alt, figures.image_rows, rows, titles)
+                made[what] = draw(name, alt, figures.image_rows, rows, titles)
     return [*made.values()]
 
 
@@ -293,7 +222,7 @@ def seen(run: Run) -> tuple[dict[str, Tensor], list[str]]:
 def _served(path: Path) -> Section:
     """Returns the pictures and classes of served predictions, where there are any."""
     if not path.is_file():
-        return _section("A served prediction", "")
+        return section("A served prediction", "")
     found, rows, pictures = read_json(path), [], []
     try:
         for number, served in enumerate(found["predictions"], start=1):
@@ -304,9 +233,9 @@ def _served(path: Path) -> Section:
             if "top" in served:
                 with suppress(ImageError):  # it was read when it was classified
                     file = Path(served["file"])
-                    pictures.append(_draw(f"served {number}", file.name, figures.image_file, file, small=True))
+                    pictures.append(draw(f"served {number}", file.name, figures.image_file, file, small=True))
         note = f"Model: {found['model']}"
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error!r}): make it again with `ffserve predict --json`") from error
     table = Table(title="Classes of each file", columns=("file", "class", "probability in %"), rows=rows)
-    return _section("A served prediction", "", table, pictures=pictures, note=note)
+    return section("A served prediction", "", table, pictures=pictures, note=note)

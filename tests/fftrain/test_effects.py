@@ -1,4 +1,7 @@
-"""Effects of a study's settings: held against loops over its cells and SciPy's t-test, on numbers that are drawn."""
+"""Effects of a study's settings, and figures over them, of numbers that are drawn.
+
+They are held against loops over its cells and SciPy's t-test.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,12 @@ from scipy.stats import ttest_1samp
 
 from fftrain.report.cells import EMPTY, Cell
 from fftrain.report.effects import effects, effects_table, headline
+from fftrain.report.factor_figures import sweep_lines
+from fftrain.report.factor_sections import of_effects, of_sweeps
+from fftrain.report.figures import BASELINES
 from fftrain.report.frame import NUMBERS, Collection
 from fftrain.report.means import with_choices
-from fftrain.report.sections import of_effects
+from fftrain.report.sweeps import sweep_table, sweeps
 from fftrain.study import plan
 from tests.fftrain.reports import records
 
@@ -53,24 +59,32 @@ def drawn(cell, reading=""):
     )
 
 
-def told(cells, *, missing=(), **measures):
-    """The effects in cells with drawn figures, but those whose names are missing."""
+def collected(cells, *, missing=(), untrained=False, **measures):
+    """What a report reads of cells with drawn figures, but of those that are missing, and their headline figures."""
     rows = []
     for cell in cells:
         about = {key: getattr(cell, key) for key in ("dataset", "view", "method", "seed")}
         about |= {"run": cell.name, "probed_on": "digits", "source": cell.method}
         for _, reading, target in cell.planned:
             values = [*drawn(cell, reading).values()]
-            rows += [
+            found = [
                 {"measure": "probe accuracy", "reading": reading, "target": target, "split": split, "blocks": blocks}
                 | {**about, "value": values[blocks == "block2"] if value is None else value}
                 for split, blocks, value in PLACES
             ]
+            rows += found
+            width = cell.settings["backbone"]["width"]
+            rows += [{**row, "source": "random", "value": width / 100 + cell.seed / 1000} for row in found if untrained]
         rows += [{"measure": name.replace("_", " "), "value": drawn(cell)[LAST], **about} for name in measures]
     rows = [{**EMPTY, **row} for row in rows if row["run"] not in missing]
     frame = pd.DataFrame(rows, columns=[*EMPTY, *NUMBERS], dtype=object).astype(dict.fromkeys(NUMBERS, float))
     found = Collection(root=None, study={}, cells=cells, pairs=[], frame=frame, problems=[])
-    return effects(found, headline(found, with_choices(found)))
+    return found, headline(found, with_choices(found))
+
+
+def told(cells, **given):
+    """The effects in cells with drawn figures."""
+    return effects(*collected(cells, **given))
 
 
 def line(found, figure=CHOSEN, **wanted):
@@ -229,3 +243,89 @@ def test_other_views_have_another_pretext_task():
         "view": {CHOSEN, LAST, "effective rank"},
         "lr": {CHOSEN, LAST, "effective rank", "pretext accuracy"},
     }
+
+
+THETAS = {"norm": [1.0, 2.0, 3.0], "sum_squares": [2.0, 8.0, 90.0]}
+
+
+def thetas(**spec):
+    """Cells over the threshold of two goodnesses, at two widths."""
+    grids = [{"parts": {"forward-forward": {"goodness": g, "threshold": t}}} for g, t in THETAS.items()]
+    return cells_of(grid=grids, recipe="ff", parts={"mlp": {"width": [40, 20], "depth": 2}}, **spec)
+
+
+def test_a_sweep_is_the_mean_of_each_level_of_cells_that_are_alike_in_all_else():
+    cells = thetas(seed=[0, 1])
+    [sweep] = sweeps(*collected(cells, untrained=True))
+    assert (sweep.dataset, sweep.view, sweep.setting) == ("digits", "rotation", "method.threshold")
+    curves = {(curve.panel, curve.name): curve.means for curve in sweep.curves}
+    kinds = [*itertools.product((40, 20), THETAS)]
+    named = {"random width=40", "random width=20", *(f"width={width}, goodness={of}" for width, of in kinds)}
+    assert {*curves} == {*itertools.product((f"{CHOSEN} (%)", f"{LAST} (%)"), named)}
+    for width, goodness in kinds:
+        means = curves[f"{LAST} (%)", f"width={width}, goodness={goodness}"]
+        assert [*map(float, means)] == THETAS[goodness]
+        for level, mean in means.items():
+            mine = {"width": width, "goodness": goodness, "threshold": float(level)}
+            parts = [(cell, {**cell.settings["backbone"], **cell.settings["method"]}) for cell in cells]
+            values = [drawn(cell)[LAST] for cell, part in parts if mine.items() <= part.items()]
+            assert [*mean.values.values()] == values
+            assert len(values) == 2
+    for width in (40, 20):
+        means = curves[f"{LAST} (%)", f"random width={width}"].values()
+        assert [mean.value for mean in means] == pytest.approx([width / 100 + 0.0005] * 5)
+
+
+def test_a_sweep_is_drawn_over_its_levels_and_what_lacks_is_said():
+    cells = thetas(seed=[0, 1])
+    lost = next(cell.name for cell in cells if cell.settings["method"]["threshold"] == 90.0)
+    [sweep] = sweeps(*collected(cells, missing=[lost], untrained=True))
+    figure = sweep_lines(sweep.curves, sweep.setting)
+    for ax, panel in zip(figure.axes, (CHOSEN, LAST), strict=False):
+        assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "method.threshold")
+        lines = {line.get_label(): line for line in ax.lines}
+        for curve in (curve for curve in sweep.curves if curve.panel == f"{panel} (%)"):
+            x, y = lines[curve.name].get_data()
+            assert dict(zip(x, y, strict=True)) == {
+                float(k): pytest.approx(100 * v.value) for k, v in curve.means.items()
+            }
+            assert (lines[curve.name].get_color() == BASELINES["random"]["color"]) == (curve.style == "random")
+    table = sweep_table(sweep)
+    [row] = [
+        row
+        for row in records([table.columns, *table.rows])
+        if (row["figure"], row["of"]) == (f"{LAST} (%)", "width=40, goodness=sum_squares")
+    ]
+    assert [row["1"], row["2"][-5:], row["90"][-10:]] == ["", "(n=2)", "(n=1 of 2)"]
+
+
+@pytest.mark.parametrize(
+    ("widths", "thresholds", "setting"),
+    [
+        ([20, 40], [2.0, 4.0], []),
+        ([20, 40, 80], [2.0, 4.0, 8.0], ["backbone.width, method.threshold"]),
+        ([20, 40, 80], [2.0, 2.0, 4.0], []),
+    ],
+)
+def test_numbers_of_three_levels_are_swept_those_that_go_together_once(widths, thresholds, setting):
+    grids = [
+        {"parts": {"mlp": {"width": width, "depth": 2}, "forward-forward": {"threshold": threshold}}}
+        for width, threshold in zip(widths, thresholds, strict=True)
+    ]
+    found, rows = collected(cells_of(grid=grids, recipe="ff", seed=0))
+    assert [sweep.setting for sweep in sweeps(found, rows)] == setting
+
+
+def test_many_lines_are_drawn_in_several_pictures():
+    spec = {"lr": [1e-3, 2e-3, 3e-3], "batch_size": [8, 16, 32, 64, 128], "weight_decay": [0.0, 1.0, 2.0], "epochs": 1}
+    found, rows = collected(cells_of(recipe="ff", seed=0, settings=spec))
+    [sweep] = [sweep for sweep in sweeps(found, rows) if sweep.setting == "lr"]
+    [part] = of_sweeps([sweep])
+    assert len({curve.name for curve in sweep.curves}) == 15
+    assert [picture.name for picture in part.pictures] == ["over-lr-digits-rotation-1", "over-lr-digits-rotation-2"]
+    assert of_sweeps([]) == []
+
+
+def test_a_number_of_which_nothing_was_measured_is_not_swept():
+    cells = thetas(seed=0)
+    assert [*sweeps(*collected(cells, missing=[cell.name for cell in cells]))] == []
