@@ -82,13 +82,37 @@ def test_the_container_has_what_the_server_needs():
     assert {*line.split()} == needed - {"onnxruntime-gpu"}
 
 
-def test_manifests_name_what_there_is(cli):
-    """Their schema is KServe's, which is not here; what they say of this server is."""
+def manifests():
     yaml = pytest.importorskip("yaml")
-    custom, triton = (
-        yaml.safe_load(text) for language, text in blocks(PAGE.read_text(encoding="utf-8")) if language == "yaml"
-    )
-    assert custom["apiVersion"] == triton["apiVersion"] == "serving.kserve.io/v1beta1"
+    return [yaml.safe_load(text) for language, text in blocks(PAGE.read_text(encoding="utf-8")) if language == "yaml"]
+
+
+def strict(schema):
+    """Returns a schema that knows no other properties than it names, as `kubectl --validate=strict` has it."""
+    if isinstance(schema, list):
+        return [*map(strict, schema)]
+    if not isinstance(schema, dict):
+        return schema
+    closed = isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields")
+    return {key: strict(value) for key, value in schema.items()} | ({"additionalProperties": False} if closed else {})
+
+
+@pytest.mark.skipif("FFSTUDY_KSERVE_CRD" not in os.environ, reason="FFSTUDY_KSERVE_CRD names no file of KServe's")
+def test_manifests_fit_the_schema_of_kserve():
+    yaml, json_schema = pytest.importorskip("yaml"), pytest.importorskip("jsonschema_rs")
+    crd = yaml.safe_load(Path(os.environ["FFSTUDY_KSERVE_CRD"]).read_text(encoding="utf-8"))
+    [found] = [each["schema"]["openAPIV3Schema"] for each in crd["spec"]["versions"] if each["name"] == "v1beta1"]
+    validator = json_schema.validator_for(strict(found["properties"]["spec"]))
+    for manifest in manifests():
+        validator.validate(manifest["spec"])
+        for wrong in ({"minReplica": 1}, {"minReplicas": "one"}):
+            assert not validator.is_valid({"predictor": manifest["spec"]["predictor"] | wrong})
+
+
+def test_manifests_name_what_there_is(cli):
+    custom, triton = manifests()
+    for manifest in (custom, triton):
+        assert (manifest["apiVersion"], manifest["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
     [container] = custom["spec"]["predictor"]["containers"]
     assert container["name"] == "kserve-container"
     shown = cli("ffserve", "http", "--help").out

@@ -45,12 +45,15 @@ def make_app(service: Service, *, token: bytes | None = None, body: int = BODY) 
             Route("/v2/health/live", routes.live),
             Route("/v2/health/ready", routes.ready),
             Route("/v2/repository/index", routes.index, methods=["POST"]),
+            Route("/v2/models/stats", routes.statistics),
             *(
                 route
                 for place in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
                 for route in (
                     Route(place, routes.model),
                     Route(place + "/ready", routes.model_ready),
+                    Route(place + "/config", routes.config),
+                    Route(place + "/stats", routes.statistics),
                     Route(place + "/infer", routes.infer, methods=["POST"]),
                 )
             ),
@@ -107,6 +110,14 @@ class Routes:
         served = self._served(request)
         reason = {"reason": served.stale} if served.stale else {}
         return reply({"name": served.name, "ready": not self.service.ending, **reason})
+
+    async def config(self, request: Request) -> Response:
+        """A model as Triton's clients configure themselves by it."""
+        return reply(self.service.config(**request.path_params))
+
+    async def statistics(self, request: Request) -> Response:
+        """How often a model, or each, was asked, and how long that took."""
+        return reply(self.service.statistics(**request.path_params))
 
     async def infer(self, request: Request) -> Response:
         """The outputs of a model for images."""

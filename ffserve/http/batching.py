@@ -6,6 +6,7 @@ Letters: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -25,8 +26,7 @@ WAITING = 16 * ROWS  # images that wait for a model, at most
 class _Waiting(NamedTuple):
     images_BCHW: Images
     found: asyncio.Future[Outputs]
-    until: float
-    """When it is run at the latest, if the model is free."""
+    since: float
 
 
 class Batcher:
@@ -41,12 +41,21 @@ class Batcher:
         most: images of a run.
         delay: seconds that a request waits for others while nothing runs.
         told: is called with the images of each run.
+        spent: is called with stages of each request (protocol.STAGES) and their seconds.
     """
 
     def __init__(
-        self, run: Callable[[Images], Outputs], pool: Executor, *, most: int, delay: float, told: Callable[[int], None]
+        self,
+        run: Callable[[Images], Outputs],
+        pool: Executor,
+        *,
+        most: int,
+        delay: float,
+        told: Callable[[int], None],
+        spent: Callable[[str, float], None],
     ) -> None:
-        self._run, self._pool, self._most, self._delay, self._told = run, pool, most, delay, told
+        self._run, self._pool, self._told, self._spent = run, pool, told, spent
+        self.most, self.delay = most, delay
         self._waiting: deque[_Waiting] = deque()
         self._full = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
@@ -63,10 +72,10 @@ class Batcher:
         if self.rows + len(images_BCHW) > WAITING:
             raise Refused(f"busy: {self.rows:,} images wait, ask again later", 503)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(images_BCHW, loop.create_future(), loop.time() + self._delay)
+        waiting = _Waiting(images_BCHW, loop.create_future(), time.perf_counter())
         self._waiting.append(waiting)
         self.rows += len(images_BCHW)
-        if self.rows >= self._most:
+        if self.rows >= self.most:
             self._full.set()
         if self._working is None:
             self._working = loop.create_task(self._work())
@@ -76,10 +85,10 @@ class Batcher:
         """Runs batches until nothing waits."""
         try:
             while self._waiting:
-                if self._delay and self.rows < self._most:
+                if self.delay and self.rows < self.most:
                     self._full.clear()
                     with suppress(TimeoutError):
-                        async with asyncio.timeout_at(self._waiting[0].until):
+                        async with asyncio.timeout(self._waiting[0].since + self.delay - time.perf_counter()):
                             await self._full.wait()
                 await self._run_batch(self._take())
         finally:
@@ -89,7 +98,7 @@ class Batcher:
         """Returns what runs now; those who asked and have left are passed over."""
         taken: list[_Waiting] = []
         count = 0
-        while self._waiting and (not taken or count + len(self._waiting[0].images_BCHW) <= self._most):
+        while self._waiting and (not taken or count + len(self._waiting[0].images_BCHW) <= self.most):
             first = self._waiting.popleft()
             self.rows -= len(first.images_BCHW)
             if not first.found.cancelled():
@@ -101,6 +110,7 @@ class Batcher:
         if not batch:
             return
         images = [each.images_BCHW for each in batch]
+        began = time.perf_counter()
         try:
             outputs = await asyncio.get_running_loop().run_in_executor(self._pool, self._together, images)
         except Exception as error:
@@ -108,10 +118,15 @@ class Batcher:
                 for each in batch:
                     await self._run_batch([each])
             elif not batch[0].found.cancelled():
+                self._spent("fail", time.perf_counter() - batch[0].since)
                 batch[0].found.set_exception(error)
             return
+        ended = time.perf_counter()
         self._told(sum(map(len, images)))
         for each, found in zip(batch, outputs, strict=True):
+            self._spent("queue", began - each.since)
+            self._spent("compute_infer", ended - began)
+            self._spent("success", ended - each.since)
             if not each.found.cancelled():
                 each.found.set_result(found)
 

@@ -43,7 +43,8 @@ def refused(error: Exception) -> tuple[int, str]:
     if isinstance(error, Refused):
         return error.status, str(error)
     if isinstance(error, HTTPException):
-        return error.status_code, error.detail
+        nothing = "there is nothing here: /openapi.json says what is served"
+        return error.status_code, nothing if error.status_code == 404 else error.detail
     if isinstance(error, FFStudyError):  # of what was sent; a model that cannot be run is the server's fault
         return (400 if getattr(error, "exit_code", 1) == 2 else 500), " ".join(str(error).split())
     return 500, "internal error: the log has it under this request's id"

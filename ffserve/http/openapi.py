@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ffserve.account import WORDS
-from ffserve.http.protocol import DATATYPE, INPUT, ROWS, VERSION
+from ffserve.http.protocol import DATATYPE, INPUT, ROWS, STAGES, VERSION
 from ffserve.stream import INVERT, PLACE
 
 JSON, BINARY = "application/json", "application/octet-stream"
@@ -33,6 +33,7 @@ def ref(name: str) -> dict[str, str]:
 
 
 TENSOR = {"name": TEXT, "datatype": TEXT, "shape": array(WHOLE)}
+CONFIGURED = thing(["name", "data_type", "dims"], name=TEXT, data_type=TEXT, dims=array(WHOLE))
 SCHEMAS: dict[str, Any] = {
     "Error": thing(["error"], error={**TEXT, "description": "Why the request was refused, in one line."}),
     "Live": thing(["live"], live=FLAG),
@@ -56,6 +57,30 @@ SCHEMAS: dict[str, Any] = {
         outputs=array(thing([*TENSOR], **TENSOR)),
     ),
     "ModelReady": thing(["name", "ready"], name=TEXT, ready=FLAG, reason=TEXT),
+    "Config": thing(
+        ["name", "platform", "max_batch_size", "input", "output"],
+        name=TEXT,
+        platform=TEXT,
+        max_batch_size=WHOLE,
+        input=array(CONFIGURED),
+        output=array(CONFIGURED),
+        dynamic_batching=thing([], preferred_batch_size=array(WHOLE), max_queue_delay_microseconds=WHOLE),
+    ),
+    "Statistics": thing(
+        ["model_stats"],
+        model_stats=array(
+            thing(
+                ["name", "version", "inference_count", "execution_count", "inference_stats"],
+                name=TEXT,
+                version=TEXT,
+                inference_count={**WHOLE, "description": "Images."},
+                execution_count={**WHOLE, "description": "Runs."},
+                inference_stats=thing(
+                    [*STAGES], **dict.fromkeys(STAGES, thing(["count", "ns"], count=WHOLE, ns=WHOLE))
+                ),
+            )
+        ),
+    ),
     "Models": thing(["models"], models=array(TEXT)),
     "About": thing(["name", "card"], name=TEXT, card={"type": ["string", "null"]}),
     "InferRequest": thing(
@@ -175,6 +200,7 @@ def document(models: Iterable[str]) -> dict[str, Any]:
         "/v2/repository/index": {
             "post": {"summary": "Which models there are.", "responses": _answers("Index", *body_codes)}
         },
+        "/v2/models/stats": _get("How often each model was asked, and how long it took.", "Statistics"),
         "/v1/models": _get("The models in short.", "Models"),
         "/v1/models/{name}": {"parameters": [name], **_get("What a model says of itself.", "About", 404)},
         "/v1/predict": {"post": predict},
@@ -187,6 +213,11 @@ def document(models: Iterable[str]) -> dict[str, Any]:
         places |= {
             place: {"parameters": parameters, **_get("What a model takes and gives.", "Model", 404)},
             f"{place}/ready": {"parameters": parameters, **_get("Whether a model answers.", "ModelReady", 404)},
+            f"{place}/config": {"parameters": parameters, **_get("A model's configuration.", "Config", 404)},
+            f"{place}/stats": {
+                "parameters": parameters,
+                **_get("How often a model was asked, and how long it took.", "Statistics", 404),
+            },
             f"{place}/infer": {"parameters": parameters, "post": infer},
         }
     return {

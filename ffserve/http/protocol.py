@@ -23,7 +23,9 @@ T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 INPUT, DATATYPE = "images", "UINT8"
 VERSION = "1"  # of each model: the file that is served now
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
+# What requests spend their time on, as Triton calls it: waiting, in a run, and both where it ends well or fails.
+STAGES = ("queue", "compute_infer", "success", "fail")
 PLATFORM = "onnxruntime_onnx"
 ROWS = 1024  # images of a request, at most
 SHARED = "shared_memory_region"
@@ -68,6 +70,26 @@ def metadata(name: str, model: Model) -> dict[str, Any]:
         "platform": PLATFORM,
         "inputs": [{"name": INPUT, "datatype": DATATYPE, "shape": [-1, *shape_of(model)]}],
         "outputs": [{"name": n, "datatype": "FP32", "shape": [-1, width]} for n, width in model.widths.items()],
+    }
+
+
+def config(name: str, model: Model, most: int, delay: float) -> dict[str, Any]:
+    """Returns what Triton's ModelConfig tells of a model, with its names.
+
+    Args:
+        name: of the model.
+        model: who answers.
+        most: images of a run.
+        delay: seconds that a request waits for others.
+    """
+    batching = {"preferred_batch_size": [most], "max_queue_delay_microseconds": round(1e6 * delay)}
+    return {
+        "name": name,
+        "platform": PLATFORM,
+        "max_batch_size": ROWS,
+        "input": [{"name": INPUT, "data_type": f"TYPE_{DATATYPE}", "dims": shape_of(model)}],
+        "output": [{"name": n, "data_type": "TYPE_FP32", "dims": [width]} for n, width in model.widths.items()],
+        **({"dynamic_batching": batching} if most > 1 else {}),
     }
 
 

@@ -41,7 +41,8 @@ from ffserve.http.service import Service
 from ffserve.session import Model
 
 SERVICE = "inference.GRPCInferenceService"
-# Fields: kind, name, number; `*` repeated, `map` from texts to Parameter.
+TYPES = {"TYPE_INVALID": 0, "TYPE_UINT8": 2, "TYPE_FP32": 11}
+# Fields: kind, name, number; `*` repeated, `map` from texts to Parameter. Of the last ones those that are told.
 MESSAGES = {
     "Nothing": (),
     "Named": ("string name 1", "string version 2"),
@@ -94,6 +95,28 @@ MESSAGES = {
         "*Tensor outputs 5",
         "*bytes raw 6",
     ),
+    "Input": ("string name 1", "DataType data_type 2", "*int64 dims 4"),
+    "Output": ("string name 1", "DataType data_type 2", "*int64 dims 3"),
+    "Batching": ("*int32 preferred_batch_size 1", "uint64 max_queue_delay_microseconds 2"),
+    "Config": (
+        "string name 1",
+        "string platform 2",
+        "int32 max_batch_size 4",
+        "*Input input 5",
+        "*Output output 6",
+        "Batching dynamic_batching 11",
+    ),
+    "ConfigAnswer": ("Config config 1",),
+    "Span": ("uint64 count 1", "uint64 ns 2"),
+    "Spans": ("Span success 1", "Span fail 2", "Span queue 3", "Span compute_infer 5"),
+    "Statistics": (
+        "string name 1",
+        "string version 2",
+        "uint64 inference_count 4",
+        "uint64 execution_count 5",
+        "Spans inference_stats 6",
+    ),
+    "StatisticsAnswer": ("*Statistics model_stats 1",),
 }
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -107,6 +130,9 @@ log = logging.getLogger("ffserve.http")
 def _messages() -> dict[str, Any]:
     """Returns the classes of the messages, by name."""
     file = FileDescriptorProto(name="ffserve.proto", package="ffserve", syntax="proto3")
+    types = file.enum_type.add(name="DataType")
+    for name, value in TYPES.items():
+        types.value.add(name=name, number=value)
     for name, fields in MESSAGES.items():
         message = file.message_type.add(name=name)
         if name == "Parameter":
@@ -123,7 +149,7 @@ def _messages() -> dict[str, Any]:
                 entry.field.add(name="key", number=1, label=1, type=FieldDescriptorProto.TYPE_STRING)
                 entry.field.add(name="value", number=2, label=1, type_name=".ffserve.Parameter")
                 field.type_name = f".ffserve.{name}.{entry.name}"
-            elif kind in MESSAGES:
+            elif kind in (*MESSAGES, types.name):
                 field.type_name = f".ffserve.{kind}"
             else:
                 field.type = FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
@@ -184,6 +210,8 @@ class Calls:
             "ModelReady": (self.model_ready, "Named"),
             "ServerMetadata": (self.server, "Nothing"),
             "ModelMetadata": (self.model, "Named"),
+            "ModelConfig": (self.config, "Named"),
+            "ModelStatistics": (self.statistics, "Named"),
             "RepositoryIndex": (self.index, "IndexRequest"),
             "ModelInfer": (self.infer, "InferRequest"),
         }
@@ -217,6 +245,14 @@ class Calls:
         """What a model takes and gives."""
         served = self.service.served(request.name, request.version)
         return M["Model"](**metadata(served.name, served.live.model))
+
+    async def config(self, request: Any, told: dict[str, Any]) -> Any:
+        """A model as Triton's clients configure themselves by it."""
+        return M["ConfigAnswer"](config=self.service.config(request.name, request.version))
+
+    async def statistics(self, request: Any, told: dict[str, Any]) -> Any:
+        """How often a model, or each, was asked, and how long that took."""
+        return M["StatisticsAnswer"](**self.service.statistics(request.name, request.version))
 
     async def index(self, request: Any, told: dict[str, Any]) -> Any:
         """Which models there are."""

@@ -22,7 +22,7 @@ from ffcore.machine import cores
 from ffserve.account import Account
 from ffserve.http.batching import Batcher, Outputs
 from ffserve.http.metrics import Metrics
-from ffserve.http.protocol import VERSION, Asked, Refused, shape_of
+from ffserve.http.protocol import STAGES, VERSION, Asked, Refused, config, shape_of
 from ffserve.metadata import MANIFEST
 from ffserve.output import record
 from ffserve.predict import Classifier
@@ -181,6 +181,16 @@ class Service:
             for served in self.models.values()
         ]
 
+    def config(self, name: str, version: str = "") -> dict[str, Any]:
+        """Returns a model as Triton's clients configure themselves by it."""
+        live = self.served(name, version).live
+        return config(name, live.model, live.batcher.most, live.batcher.delay)
+
+    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """Returns what was asked of a model, or of all, since the start."""
+        models = [self.served(name, version).name] if name else [*self.models]
+        return {"model_stats": [{"name": each, "version": VERSION, **self.metrics.statistics(each)} for each in models]}
+
     def about(self, name: str) -> dict[str, Any]:
         """Returns what a model says of itself, as `ffserve info` does, and its card."""
         live = self.served(name).live
@@ -280,6 +290,7 @@ class Service:
         # INT8 with ranges of each batch would let strangers' images change each other's answers.
         most = 1 if model.about.values.get("int8") == "dynamic" else settings.most
         model.run(np.zeros((most, *shape_of(model)), dtype=np.uint8))
+        spent = {stage: self.metrics.spent.labels(served.name, stage).observe for stage in STAGES}
         return Live(
             model=model,
             classifier=None if model.about.class_names is None else Classifier(model),
@@ -289,6 +300,7 @@ class Service:
                 most=most,
                 delay=settings.delay,
                 told=self.metrics.batch.labels(served.name).observe,
+                spent=lambda stage, seconds: spent[stage](seconds),
             ),
             bytes=size,
             card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -25,8 +26,12 @@ class Fake:
 
     def __init__(self):
         self.sizes = []
+        self.seconds = []
         self.go = Event()
         self.go.set()
+
+    def spent(self, *told):
+        self.seconds.append(told)
 
     def run(self, images_BCHW):
         self.go.wait(10)
@@ -40,7 +45,8 @@ def batched(work, *, most=4, delay=0.0):
     """Runs `work(batcher, model)` on an event loop; returns the sizes of the runs."""
     model, told = Fake(), []
     with ThreadPoolExecutor(1) as pool:
-        asyncio.run(work(Batcher(model.run, pool, most=most, delay=delay, told=told.append), model))
+        made = Batcher(model.run, pool, most=most, delay=delay, told=told.append, spent=model.spent)
+        asyncio.run(work(made, model))
     return model.sizes, told
 
 
@@ -53,6 +59,7 @@ def test_what_waits_runs_together_and_each_gets_its_own():
         for i, found in enumerate(await asyncio.gather(*asked), 1):
             assert found["doubled"].tolist() == [[2 * i]]
         assert batcher.rows == 0
+        assert min([seconds for stage, seconds in model.seconds if stage == "queue"][4:]) > 0.04
 
     assert batched(work) == ([4, 3], [4, 3])
 
@@ -84,6 +91,7 @@ def test_one_at_fault_harms_no_other():
         found = await asyncio.gather(*(batcher.run(images(i)) for i in (1, 13, 2)), return_exceptions=True)
         assert isinstance(found[1], ModelError)
         assert [found[0]["doubled"].item(), found[2]["doubled"].item()] == [2, 4]
+        assert Counter(stage for stage, _ in model.seconds) == {"queue": 2, "compute_infer": 2, "success": 2, "fail": 1}
 
     sizes, told = batched(work)
     assert sizes == [3, 1, 1, 1]

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image, ImageDraw
 from prometheus_client.parser import text_string_to_metric_families
 
+from ffexport.triton import config
 from ffserve.http.openapi import document
+from ffserve.http.protocol import EXTENSIONS, STAGES
 from tests.ffserve.http.conftest import refused
 from tests.ffserve.test_robust_images import bad_images, good_images
 
@@ -68,7 +70,7 @@ def test_triton_client_reads_health_and_metadata(client, models):
     assert client.is_model_ready("gray")
     assert client.is_model_ready("gray", "1")
     assert not client.is_model_ready("none")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "classification", "model_repository"]
+    assert client.get_server_metadata()["extensions"] == [*EXTENSIONS]
     assert {(each["name"], each["state"]) for each in client.get_model_repository_index()} == {
         (name, "READY") for name in (*models, "mnist")
     }
@@ -79,6 +81,42 @@ def test_triton_client_reads_health_and_metadata(client, models):
         "logits": [-1, 3],
         "probabilities": [-1, 3],
     }
+
+
+@pytest.mark.parametrize("name", ["gray", "colour", "bare"])
+def test_the_configuration_is_that_of_a_repository_but_for_what_a_request_may_hold(client, models, name):
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    found = json_format.ParseDict(client.get_model_config(name, "1"), ModelConfig())
+    shape = models[name].images(1).shape[1:]
+    widths = {output: values.shape[1] for output, values in models[name].expected(models[name].images(1)).items()}
+    expected = text_format.Parse(config(name, shape, widths, labels=False, dynamic=True), ModelConfig())
+    for field in ("name", "platform", "input", "output"):
+        assert getattr(found, field) == getattr(expected, field)
+    assert found.max_batch_size == 1024
+    assert [*found.dynamic_batching.preferred_batch_size] == [64]
+
+
+def test_statistics_count_images_runs_and_seconds(client, models):
+    def counted():
+        [found] = client.get_inference_statistics("colour")["model_stats"]
+        assert found in client.get_inference_statistics()["model_stats"]
+        stages = found["inference_stats"]
+        assert stages["fail"] == {"count": 0, "ns": 0}
+        return np.array(
+            [found["inference_count"], found["execution_count"], *(stages[s]["count"] for s in STAGES[:3])]
+        ), np.array([stages[s]["ns"] for s in STAGES[:3]])
+
+    before, spent_before = counted()
+    for count in (3, 70):
+        client.infer("colour", [tensor(models["colour"].images(count))])
+    after, spent_after = counted()
+    assert (after - before).tolist() == [73, 2, 2, 2, 2]
+    queue, run, both = (spent_after - spent_before).tolist()
+    assert queue > 0
+    assert run > 0
+    assert both == pytest.approx(queue + run, abs=10)
 
 
 @pytest.mark.parametrize("name", ["gray", "colour", "bare"])
@@ -332,7 +370,8 @@ def test_other_requests_that_are_refused(server):
     refused(server.infer("none", wrong()), 404, "'none'", "gray, colour, bare, mnist")
     refused(server.ask("/v2/models/gray/versions/2"), 404, "no version '2'")
     refused(server.ask("/v2/models/gray/infer"), 405)
-    refused(server.ask("/nothing"), 404)
+    refused(server.ask("/nothing"), 404, "/openapi.json")
+    refused(server.ask("/v2/repository/models/gray/load", b"{}"), 404, "/openapi.json")
     refused(server.ask("/page/../../pyproject.toml"), 404)
     refused(server.ask("/v1/models/none"), 404)
     refused(server.ask("/v1/predict?model=bare", a_seven()), 400, "no classes")

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from ffserve.http.rpc import MESSAGES, M, start_rpc
+from ffserve.http.rpc import MESSAGES, TYPES, M, start_rpc
 from ffserve.http.service import Service, Settings
 
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed", exc_type=ImportError)
@@ -28,6 +28,8 @@ def tensor(images):
 
 def test_fields_are_those_of_the_protocol():
     """Number and kind of each, against Triton's own messages: what one writes the other reads."""
+    from tritonclient.grpc import model_config_pb2
+
     theirs = {
         "Flag": "ServerLiveResponse",
         "Named": "ModelReadyRequest",
@@ -43,17 +45,27 @@ def test_fields_are_those_of_the_protocol():
         "Requested": "ModelInferRequest.InferRequestedOutputTensor",
         "InferRequest": "ModelInferRequest",
         "InferAnswer": "ModelInferResponse",
+        "ConfigAnswer": "ModelConfigResponse",
+        "Config": "ModelConfig",
+        "Input": "ModelInput",
+        "Output": "ModelOutput",
+        "Batching": "ModelDynamicBatching",
+        "StatisticsAnswer": "ModelStatisticsResponse",
+        "Statistics": "ModelStatistics",
+        "Spans": "InferStatistics",
+        "Span": "StatisticDuration",
     }
     assert {*theirs} == {*MESSAGES} - {"Nothing"}
     for ours, name in theirs.items():
-        kind = pb
+        kind = pb if hasattr(pb, name.split(".")[0]) else model_config_pb2
         for part in name.split("."):
             kind = getattr(kind, part)
         found, wanted = (
             {field.number: (field.type, field.is_repeated) for field in each.DESCRIPTOR.fields}
             for each in (M[ours], kind)
         )
-        assert found == wanted, ours
+        assert found.items() <= wanted.items(), ours
+    assert {name: model_config_pb2.DataType.Value(name) for name in TYPES} == TYPES
 
 
 def test_triton_client_reads_health_and_metadata(client, models):
@@ -65,6 +77,25 @@ def test_triton_client_reads_health_and_metadata(client, models):
     about = client.get_model_metadata("colour")
     assert [(each.name, each.datatype, [*each.shape]) for each in about.inputs] == [("images", "UINT8", [-1, 3, 5, 4])]
     assert {each.name: [*each.shape] for each in about.outputs}["logits"] == [-1, 3]
+
+
+def test_triton_client_reads_what_rest_tells_of_configuration_and_statistics(client, server, models):
+    client.infer("gray", [tensor(models["gray"].images(3))])
+    for found, place in (
+        (client.get_model_config("gray", as_json=True)["config"], "/v2/models/gray/config"),
+        (client.get_inference_statistics("gray", "1", as_json=True), "/v2/models/gray/stats"),
+        (client.get_inference_statistics(as_json=True), "/v2/models/stats"),
+    ):
+        assert as_numbers(found) == as_numbers(server.ask(place).json)
+
+
+def as_numbers(value):
+    """JSON of protobuf leaves out zeros, and has large numbers as texts."""
+    if isinstance(value, dict):
+        return {key: as_numbers(inner) for key, inner in value.items() if inner not in (0, "0")}
+    if isinstance(value, list):
+        return [*map(as_numbers, value)]
+    return int(value) if str(value).isdigit() else value
 
 
 @pytest.mark.parametrize("name", ["gray", "colour", "bare"])
@@ -145,6 +176,11 @@ def test_what_is_wrong_is_named(server, change, code, words):
     assert refused.value.code().name == code
     assert words in refused.value.details()
     assert "\n" not in refused.value.details()
+
+
+def test_what_is_not_served_is_said(client):
+    with pytest.raises(triton.InferenceServerException, match="UNIMPLEMENTED"):
+        client.load_model("gray")
 
 
 def test_a_token_opens(models):
