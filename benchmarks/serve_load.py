@@ -8,6 +8,7 @@ again; else they are left out).
 
     python benchmarks/serve_load.py                              # 4x2000, 3 rounds of 5 s
     python benchmarks/serve_load.py --soak 300                   # then 5 minutes from 64 connections
+    python benchmarks/serve_load.py --processes 2                # and beside one server two that share its cores
     python benchmarks/serve_load.py --model runs/ff-rot/export/model.onnx --peer-python ../peers/bin/python --json
 
 Exit code 1 where a request fails, batches give less than --least times the throughput without, less than --least-peer
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,14 +137,15 @@ async def ask(port: int, sent: bytes, until: float, times: list[float], failed: 
         writer.close()
 
 
-def load(port: int, sent: bytes, connections: int, seconds: float) -> dict[str, Any]:
-    """Returns requests a second, latencies in ms, and how many failed."""
+def load(ports: list[int], sent: bytes, connections: int, seconds: float) -> dict[str, Any]:
+    """Returns requests a second, latencies in ms, and how many failed; each server has its share of the connections."""
     times: list[float] = []
     failed: list[str] = []
 
     async def all_at_once() -> None:
         until = time.perf_counter() + seconds
-        await asyncio.gather(*(ask(port, sent, until, times, failed) for _ in range(connections)))
+        own = (ports[i % len(ports)] for i in range(connections))
+        await asyncio.gather(*(ask(port, sent, until, times, failed) for port in own))
 
     began = time.perf_counter()
     try:
@@ -179,7 +181,7 @@ def served(arguments: list[object], port: int, sent: bytes, log: Path):
     try:
         for _ in range(600):
             try:
-                if not load(port, sent, 1, 0.01)["failed"]:
+                if not load([port], sent, 1, 0.01)["failed"]:
                     break
             except (OSError, IndexError):
                 time.sleep(0.1)
@@ -203,6 +205,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each server in a round.")] = 5.0,
     rounds: Annotated[int, typer.Option(help="Rounds in which all are measured in turn.", min=1)] = 3,
     soak: Annotated[float, typer.Option(help="Seconds of sustained load at the end.")] = 0.0,
+    processes: Annotated[int, typer.Option(help="Servers that share cores and connections, beside one.")] = 1,
     delay: Annotated[float, typer.Option(help="--max-delay-ms of ffserve.")] = 0.0,
     peer_python: Annotated[list[str] | None, typer.Option(help="A Python that has litserve or mlserver.")] = None,
     peer_delay: Annotated[float, typer.Option(help="Seconds that the peers wait for a batch.")] = 0.005,
@@ -230,26 +233,32 @@ def main(
         as_text, as_tensor = request(path, body), request(path, head + image.tobytes(), len(head))
         own = [sys.executable, "-m", "ffserve", "http", "--model", f"model={model}", "--no-grpc", "--device", "cpu"]
         own += ["--max-delay-ms", delay, "--port"]
-        turns: dict[str, tuple[list[object], bytes]] = {
-            "ffserve, JSON": (own, as_text),
-            "ffserve, binary": (own, as_tensor),
-            "ffserve, binary, one by one": ([*own[:-1], "--max-batch", 1, "--port"], as_tensor),
+        turns: dict[str, tuple[list[object], bytes, int]] = {
+            "ffserve, JSON": (own, as_text, 1),
+            "ffserve, binary": (own, as_tensor, 1),
+            "ffserve, binary, one by one": ([*own[:-1], "--max-batch", 1, "--port"], as_tensor, 1),
         }
+        if processes > 1:
+            share = max(1, cores() // processes)
+            several = f"ffserve, binary, {processes} processes"
+            turns[several] = ([*own[:-1], "--threads", share, "--port"], as_tensor, processes)
         for python in peer_python or [sys.executable]:
             for known, place in (("LitServe", "/predict"), ("MLServer", path)):
                 if start := peer(known, python, folder, model, cores(), peer_delay):
-                    turns[f"{known}, JSON"] = (start, request(place, body))
+                    turns[f"{known}, JSON"] = (start, request(place, body), 1)
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
         alone: list[float] = []
         bare: list[float] = []
         for number in range(rounds):
-            for name, (arguments, sent) in turns.items():
-                port = free_port()
-                with served([*arguments, port], port, sent, folder / "log") as pid:
-                    load(port, sent, connections, 0.5)
-                    found[name].append({**load(port, sent, connections, seconds), "mib": memory(pid)})
+            for name, (arguments, sent, count) in turns.items():
+                ports = [free_port() for _ in range(count)]
+                with ExitStack() as held:
+                    pids = [held.enter_context(served([*arguments, p], p, sent, folder / "log")) for p in ports]
+                    load(ports, sent, connections, 0.5)
+                    reached = load(ports, sent, connections, seconds)
+                    found[name].append({**reached, "mib": sum(map(memory, pids))})
                     if name == "ffserve, binary":
-                        alone.append(load(port, sent, 1, seconds / 2)["p50_ms"])
+                        alone.append(load(ports, sent, 1, seconds / 2)["p50_ms"])
             times = []
             for _ in range(300):
                 began = time.perf_counter()
@@ -261,11 +270,11 @@ def main(
         if soak:
             port = free_port()
             with served([*own, port], port, as_tensor, folder / "log") as pid:
-                load(port, as_tensor, connections, min(10.0, soak))
+                load([port], as_tensor, connections, min(10.0, soak))
                 parts = []
                 for _ in range(10):
                     before = memory(pid)
-                    parts.append({**load(port, as_tensor, connections, soak / 10), "mib": before})
+                    parts.append({**load([port], as_tensor, connections, soak / 10), "mib": before})
                 long = {
                     "requests": sum(part["requests"] for part in parts),
                     "failed": sum(part["failed"] for part in parts),
@@ -284,6 +293,8 @@ def main(
 
     keys = ("per_s", "p50_ms", "p95_ms", "p99_ms", "mib", "failed")
     ratios = {"batches / one by one": ratio("ffserve, binary", "ffserve, binary, one by one")}
+    if processes > 1:
+        ratios[f"{processes} processes / one"] = ratio(several, "ffserve, binary")
     peers = [name for name in found if not name.startswith("ffserve")]
     ratios |= {f"ffserve / {name}": ratio("ffserve, JSON", name) for name in peers}
     result = {
