@@ -70,6 +70,12 @@ class ImageData:
         return channels, height, width
 
     @property
+    def facts(self) -> Facts:
+        """What was known of it before."""
+        train, validation, test = map(len, (self.train, self.validation, self.test))
+        return Facts(shape=self.shape, classes=len(self.class_names), train=train, validation=validation, test=test)
+
+    @property
     def train_and_validation(self) -> Split:
         """The whole training split: what a final run is trained on."""
         parts = (self.train, self.validation)
@@ -313,12 +319,17 @@ def labelled(data: ImageData, per_class: int, seed: Sequence[int], called: str) 
         SettingError: where a class has fewer.
     """
     labels, classes = data.train.labels.numpy(), len(data.class_names)
-    if (least := np.bincount(labels, minlength=classes).min()) < per_class:
-        raise SettingError(
-            f"{called}.per_class is {per_class}, and a class has {least} training images: ask for no more"
-        )
+    check_per_class(per_class, np.bincount(labels, minlength=classes).min(), called)
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.choice(np.flatnonzero(labels == k), per_class, replace=False) for k in range(classes)])
+
+
+def check_per_class(per_class: int, most: int, called: str) -> None:
+    """Raises SettingError where an evaluation asks for more training images of each class than one has, at most."""
+    if most < per_class:
+        raise SettingError(
+            f"{called}.per_class is {per_class}, and a class has {most} training images: ask for no more"
+        )
 
 
 def dump_images(config: DataSettings, split: str, out: AnyPath) -> int:

@@ -27,7 +27,6 @@ from ffmodels.draws import order
 from ffmodels.encoder import Encoder
 from ffmodels.evaluated import Record
 from ffmodels.linear import Standardisation
-from ffmodels.run import Run
 from fftrain.data import Facts, ImageData
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import allocate, name_of, rows_at_once
@@ -108,10 +107,10 @@ class Dense(Evaluation):
         pictures = self.pictures(folder)
         return {self.data: pictures.digest()} if pictures else {}
 
-    def check(self, run: Run, data: ImageData, reading: str) -> None:
+    def check_facts(self, facts: Facts, blocks: int) -> None:
         """Raises SettingError for scenes that are too small for an object, and windows that leave some out."""
-        side = max(data.shape[1:])
-        if self.data == MADE and self.side(data.shape) < SIDES[1] * side:
+        side = max(facts.shape[1:])
+        if self.data == MADE and self.side(facts.shape) < SIDES[1] * side:
             raise SettingError(
                 f"{self.called}.size is {self.size}, and objects have up to {SIDES[1]} times the {side} pixels of an "
                 f"image: make it {int(SIDES[1] * side) + 1} or more"
@@ -122,13 +121,26 @@ class Dense(Evaluation):
                 "of a scene is seen"
             )
 
+    @property
+    def held_out(self) -> int:
+        """Scenes of validation, and of test."""
+        return -(-self.scenes // 3)
+
     def side(self, shape: Shape) -> int:
         """Returns the pixels of a scene's side, of images of a shape."""
         return self.size or 2 * max(shape[1:])
 
+    def windows(self, shape: Shape) -> int:
+        """Returns through how many windows a scene is read, of images of a shape."""
+        return grid_of(shape, self.side(shape), self.stride)[1] ** 2
+
+    def passes(self, facts: Facts) -> float:
+        """Returns the windows of all scenes; a network with maps takes no more."""
+        return float((self.scenes + 2 * self.held_out) * self.windows(facts.shape))
+
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns those of the heads' steps, as if each map had the places of a window's."""
-        places = (4 * self.side(facts.shape) / max(facts.shape[1:])) ** 2
+        places = self.windows(facts.shape)
         classes = facts.classes if self.data == MADE else len(PUBLISHED[self.data].class_names)
         return self.epochs * self.scenes * places * len(RATES) * sum(6.0 * (classes + 1) * F for F in widths)
 
@@ -156,7 +168,7 @@ class Dense(Evaluation):
 
     def scenes_of(self, data: ImageData, split: str, folder: Path) -> Scenes:
         """Returns the scenes of a split, of images or of the pictures in the folder where data sets are kept."""
-        count = self.scenes if split == "train" else -(-self.scenes // 3)
+        count = self.scenes if split == "train" else self.held_out
         size = self.side(data.shape)
         if pictures := self.pictures(folder):
             return pictures.scenes(split, count, size=size, channels=data.shape[0], seed=self.seed)
@@ -279,7 +291,8 @@ def read_maps(subject: Subject, scenes: Mapping[str, Scenes], stride: int | None
     images = {split: of.images for split, of in scenes.items()}
     read = reader(subject.encoder, subject.data.shape, images["train"].shape[-1], stride)
     with torch.no_grad():
-        shapes = [x.shape[1:] for x in read(scaled(images["train"][:1].to(device)))]
+        first = images["train"][:1].to(device if subject.encoder else "meta")
+        shapes = [x.shape[1:] for x in read(scaled(first))]
     sizes = [len(of) * shape.numel() for of in images.values() for shape in shapes]
     count, at_once = sum(sizes), rows_of(images["train"].shape[1:], *shapes)
     with allocate(count, subject.run.path if 4 * count > subject.memory else None) as (storage, _):
@@ -306,24 +319,28 @@ def reader(encoder: Encoder | None, shape: Shape, side: int, stride: int | None)
     if encoder is not None and _has_maps(encoder, side):
         return lambda scenes: [x.movedim(1, -1) for x in encoder.maps(scenes)]
     height, width = shape[1:]
-    step = stride or max(1, max(height, width) // 4)
-    places = -(-side // step)
+    step, places = grid_of(shape, side, stride)
     # The middle of a window is that of the place: half of what is beyond its stride lies before it.
     before = [(length - step) // 2 for length in (width, height)]
     after = [(places - 1) * step + length - side - b for length, b in zip((width, height), before, strict=True)]
 
     def windows(scene_1CHW: Tensor) -> list[Tensor]:
         padded = functional.pad(scene_1CHW, [before[0], after[0], before[1], after[1]])
-        cut = functional.unfold(padded, (height, width), stride=step)[0].T.reshape(-1, *shape)
+        cut_hwCHW = padded[0].unfold(1, height, step).unfold(2, width, step).movedim(0, 2)  # a view
         if encoder is None:
-            return [cut.flatten(1)]
-        return [torch.cat(x) for x in zip(*map(encoder, torch.split(cut, rows_at_once(encoder))), strict=True)]
+            return [cut_hwCHW.flatten(2)]
+        at_once = rows_at_once(encoder)
+        lines = (line.flatten(0, 1) for line in torch.split(cut_hwCHW, max(1, at_once // places)))
+        found = zip(*(encoder(part) for line in lines for part in torch.split(line, at_once)), strict=True)
+        return [torch.cat(x).view(places, places, -1) for x in found]
 
-    def read(scenes: Tensor) -> list[Tensor]:
-        found = zip(*map(windows, torch.split(scenes, 1)), strict=True)
-        return [torch.stack([x.unflatten(0, (places, places)) for x in of]) for of in found]
+    return lambda scenes: [*map(torch.stack, zip(*map(windows, torch.split(scenes, 1)), strict=True))]
 
-    return read
+
+def grid_of(shape: Shape, side: int, stride: int | None) -> tuple[int, int]:
+    """Returns the pixels between windows of a shape, and how many lie beside each other in a scene."""
+    step = stride or max(1, max(shape[1:]) // 4)
+    return step, -(-side // step)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ffcore.errors import RunError, SettingError
+from ffcore.errors import FFStudyError, RunError, SettingError
 from ffcore.files import AnyPath, read_json, replacing, write_json
 from ffmodels.encoder import Encoder
 from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluations, read
@@ -138,10 +138,10 @@ class _Measuring:
                 f"{self.data.name} has no classes to tell apart: evaluate {_part(config).called} on a labelled data "
                 f"set of this shape (--dataset){made}"
             )
-        _part(config).check(self.measured, self.data, self.place["reading"])
         encoder = self.sources[self.source]
         assert encoder is not None
-        _part(config).check_blocks(len(encoder.dims))
+        _part(config).check_facts(self.data.facts, len(encoder.dims))
+        _part(config).check(self.measured, self.data, self.place["reading"])
 
     def run(self) -> list[Evaluated]:
         """Measures what is not there yet, and returns all of it."""
@@ -216,10 +216,15 @@ class _Measuring:
             [kept] = broadcast_object_list([kept])
         if kept is not None:
             return kept
-        records = list(part.measure(subject))
+        try:
+            records: list[Any] = list(part.measure(subject))
+        except (FFStudyError, MemoryError) as error:
+            records = [error]
         if self.accelerator.num_processes > 1:
             records = gather_object(records)
         for record in records:  # of all processes, so that all of them end alike
+            if isinstance(record, Exception):
+                raise record
             try:
                 check(record)
             except (ValueError, KeyError, TypeError) as error:

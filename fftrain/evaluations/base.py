@@ -150,8 +150,8 @@ class Evaluation(Part):
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises SettingError or RunError where it cannot be measured of a run on these images, read so."""
 
-    def check_blocks(self, count: int) -> None:
-        """Raises SettingError where it cannot be measured of a network of so many blocks: before a study begins."""
+    def check_facts(self, facts: Facts, blocks: int) -> None:
+        """Raises SettingError where it cannot be measured of such images or so many blocks: before a study begins."""
 
     def products(self, facts: Facts, widths: Sequence[int]) -> float:
         """Returns about how many floating-point operations it takes of one source; a study plans by it.

@@ -16,7 +16,7 @@ from pydantic import field_validator
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
 from ffmodels.run import Run
-from fftrain.data import Facts, ImageData, labelled
+from fftrain.data import Facts, ImageData, check_per_class, labelled
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import Features
 
@@ -39,6 +39,10 @@ class FewLabels(Evaluation):
     def _one(cls, value: Any) -> Any:
         """One number is a list of it."""
         return (value,) if isinstance(value, int) else value
+
+    def check_facts(self, facts: Facts, blocks: int) -> None:
+        """Raises SettingError where not every class can have as many training images as are asked for."""
+        check_per_class(max(self.per_class), facts.train // facts.classes, self.called)
 
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises SettingError where a class has fewer training images than are asked for."""

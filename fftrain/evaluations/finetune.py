@@ -25,7 +25,7 @@ from ffmodels.encoder import Encoder
 from ffmodels.evaluated import Record
 from ffmodels.linear import LinearHead
 from ffmodels.run import Run
-from fftrain.data import Facts, ImageData, Split, labelled
+from fftrain.data import Facts, ImageData, Split, check_per_class, labelled
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import name_of, rows_at_once
 from fftrain.loader import scaled
@@ -48,6 +48,10 @@ class FineTune(Evaluation):
         """The accuracy, and with how many labels."""
         of = "" if self.per_class is None else f" with {self.per_class} label{'s' * (self.per_class > 1)} a class"
         return f"fine-tuned accuracy{of}"
+
+    def check_facts(self, facts: Facts, blocks: int) -> None:
+        """Raises SettingError where not every class can have as many training images as are asked for."""
+        check_per_class(self.per_class or 0, facts.train // facts.classes, self.called)
 
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises SettingError where a class has fewer training images than are asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import field_validator
 
@@ -13,6 +13,7 @@ from ffcore.files import write_json
 from ffcore.settings import setting
 from ffmodels.evaluated import Record
 from ffmodels.run import save_weights
+from fftrain.data import Facts
 from fftrain.evaluations.base import Subject
 from fftrain.features import block_choices, name_of
 from fftrain.probe import Probe
@@ -47,9 +48,9 @@ class Linear(Probe):
         words += ["not standardised"] if words and not self.standardise else []
         return ", ".join([MEASURE, *words])
 
-    def check_blocks(self, count: int) -> None:
+    def check_facts(self, facts: Facts, blocks: int) -> None:
         """Raises SettingError for a name that none of the choices among so many blocks has."""
-        known = [*map(name_of, block_choices(count))]
+        known = [*map(name_of, block_choices(blocks))]
         for name in self.wanted:
             if name not in known:
                 raise SettingError(f"linear.blocks has {name!r}: choose among {', '.join(known)}")
@@ -58,6 +59,12 @@ class Linear(Probe):
     def wanted(self) -> list[str]:
         """The names of the blocks that are read; none means all choices."""
         return [] if self.blocks is None else self.blocks.split(",")
+
+    def products(self, facts: Facts, widths: Sequence[int]) -> float:
+        """Returns those of all settings' steps, of the blocks that are read."""
+        names = map(name_of, block_choices(max(1, len(widths) - 1)))
+        read = [F for name, F in zip(names, widths, strict=True) if not self.wanted or name in self.wanted]
+        return super().products(facts, read)
 
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the accuracy on validation and test of each choice of blocks; keeps the classifiers of the run's own.

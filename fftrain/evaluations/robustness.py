@@ -18,8 +18,7 @@ from ffcore.errors import SettingError
 from ffcore.settings import setting
 from ffmodels.draws import Draws
 from ffmodels.evaluated import Record
-from ffmodels.run import Run
-from fftrain.data import Facts, ImageData, drawn
+from fftrain.data import Facts, drawn
 from fftrain.evaluations.base import Subject
 from fftrain.features import rows_at_once
 from fftrain.geometry import warp
@@ -52,13 +51,13 @@ class Robustness(Probe):
     @property
     def corruptions(self) -> list[tuple[str, float]]:
         """Each with its strength."""
-        return [(kind, strength) for kind in KINDS for strength in getattr(self, kind)]
+        return [(kind, strength) for kind in KINDS for strength in dict.fromkeys(getattr(self, kind))]
 
-    def check(self, run: Run, data: ImageData, reading: str) -> None:
+    def check_facts(self, facts: Facts, blocks: int) -> None:
         """Raises SettingError where nothing is corrupted, or an image would be moved out of itself."""
         if not self.corruptions:
             raise SettingError("robustness corrupts no image: give noise, blur, shift or contrast a strength")
-        _, height, width = data.shape
+        _, height, width = facts.shape
         if self.shift and (most := max(self.shift)) >= min(height, width):
             raise SettingError(
                 f"robustness.shift is {most}, but images are {height}x{width}: move them by less, so that some is left"
@@ -83,7 +82,10 @@ class Robustness(Probe):
             for (choice, _), (clean, *reached) in zip(heads, right.T.tolist(), strict=True):
                 told = {"clean accuracy": clean, "accuracy under corruptions": sum(reached) / len(reached)}
                 if split == "test":
-                    names = [f"accuracy under {kind} {strength:g}" for kind, strength in self.corruptions]
+                    names = [
+                        f"accuracy under {kind} {str(strength).removesuffix('.0')}"
+                        for kind, strength in self.corruptions
+                    ]
                     told |= dict(zip(names, reached, strict=True))
                 for measure, value in told.items():
                     yield {"measure": measure, "split": split, "blocks": choice.name, "value": value}

@@ -153,10 +153,6 @@ class Grid:
             chosen = {**self.values["evaluate"], **same, "evaluation": part}
             chosen |= {"limit": None} if part in TOLD else {}  # as training measures it
             made: Any = self._make(EvaluationConfig, chosen, f"{self.source}: evaluate")
-            try:
-                made.evaluation.check_blocks(len(found.dims))
-            except SettingError as error:
-                raise SettingError(f"{self.source}: {error}") from error
             for place in told if made.evaluation.labels else [usual]:
                 yield made.changed(**dict(zip(("dataset", "reading", "target"), place, strict=True)))
 

@@ -255,6 +255,8 @@ def _with_evaluations_that_fit(
             raise SettingError(
                 f"{source}: {cell.config.dataset!r} has no classes to tell: name a data set with classes in transfer"
             )
+        for config in fit:
+            _check_facts(config, cell, look(only_data(config)), source)
         wanted |= {str(config.dataset) for config in cell.evaluations}
         used |= {str(config.dataset) for config in alike}
         found.append(replace(cell, evaluations=fit))
@@ -264,6 +266,17 @@ def _with_evaluations_that_fit(
             "set image_size and grayscale"
         )
     return tuple(found)
+
+
+def _check_facts(config: EvaluationConfig, cell: Cell, facts: Facts, source: str) -> None:
+    part: Any = config.evaluation
+    if part.labels and config.target == "pretext":
+        view: Any = cell.config.view
+        facts = replace(facts, classes=len(view.class_names(("",) * facts.classes)))
+    try:
+        part.check_facts(facts, len(cell.sketch.dims))
+    except SettingError as error:
+        raise SettingError(f"{source}: {error}") from error
 
 
 def _tells_classes(config: EvaluationConfig) -> bool:

@@ -70,6 +70,11 @@ def test_what_an_evaluation_costs_follows_its_settings():
         assert readout < costs[0] < costs[1]
     clean, noisy = (of_evaluations("robustness", robustness={"noise": n, "epochs": 1}) for n in ([], [0.1, 0.2]))
     assert readout < clean < noisy
+    every, one = (of_evaluations("linear", linear={"blocks": blocks}) - readout for blocks in (None, "block4"))
+    assert every == pytest.approx(7 * one)  # four blocks, and three together
+    for key, (few, many) in (("scenes", (30, 60)), ("stride", (14, 7)), ("size", (56, 112))):
+        costs = [of_evaluations("segmentation", segmentation={"scenes": 30, "epochs": 1, key: v}) for v in (few, many)]
+        assert readout < costs[0] < costs[1]
     once, thrice = (of_evaluations("few-labels", **{"few-labels": {"per_class": n}}) for n in ([5], [5, 5, 5]))
     assert thrice - readout == pytest.approx(3 * (once - readout))
     every = ["linear", "knn", "decoder", "tsne"]

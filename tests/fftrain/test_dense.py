@@ -60,6 +60,21 @@ def test_a_network_of_one_size_reads_windows(name):
         torch.testing.assert_close(x.flatten(0, 2), wanted)
 
 
+@pytest.mark.parametrize(("at_once", "most"), [(3, 3), (10, 8)])
+def test_a_scene_is_cut_some_lines_of_windows_at_once(monkeypatch, at_once, most):
+    network, held = encoder("mlp"), []
+    expected = reader(network, SHAPE, SIDE, 7)(pictures())
+    monkeypatch.setattr("fftrain.dense.rows_at_once", lambda encoder: at_once)
+    network.register_forward_pre_hook(
+        lambda _, given: held.append((len(given[0]), given[0].untyped_storage().nbytes()))
+    )
+    for x, wanted in zip(reader(network, SHAPE, SIDE, 7)(pictures()), expected, strict=True):
+        torch.testing.assert_close(x, wanted)
+    rows, sizes = zip(*held, strict=True)
+    assert (sum(rows), max(rows)) == (2 * 16, most)
+    assert max(sizes) < 16 * 4 * 14 * 14  # all windows of a scene
+
+
 @pytest.mark.parametrize("name", ["convnet", "resnet"])
 @pytest.mark.parametrize("condition", [Condition(), LabelSlot(4, SHAPE)], ids=["pixels", "label"])
 def test_a_network_with_maps_reads_the_whole_scene(name, condition):

@@ -72,29 +72,38 @@ def test_every_process_knows_what_all_found(trained, tmp_path, monkeypatch):
 
 
 ONE_ALONE = """
+from ffcore.errors import SettingError
 from fftrain.evaluations.base import Evaluation
 
 class Alone(Evaluation):
-    \"\"\"No number, and of the main process alone.\"\"\"
+    \"\"\"No number, or an error, and of one process alone.\"\"\"
+
+    raises: bool = False
 
     def measure(self, subject):
-        yield {"measure": "one", "value": float("nan") if subject.main else 1.0}
+        if self.raises and not subject.main:
+            raise SettingError("alone.raises is true: set it to false")
+        yield {"measure": "one", "value": float("nan") if subject.main and not self.raises else 1.0}
 """
 
 
-def what_is_said(run, name):
+def what_is_said(run, name, raises):
     trust(name)
     try:
-        evaluate_run(run, evaluation(name))
+        evaluate_run(run, evaluation(name, raises=raises))
     except SettingError as error:
         return str(error)
     return ""
 
 
 @pytest.mark.slow
-def test_what_one_process_alone_finds_ends_all_of_them_alike(run_copy, tmp_path):
+@pytest.mark.parametrize(
+    ("raises", "said"),
+    [(False, "evaluation alone gave a record that is not of a number"), (True, "alone.raises is true")],
+)
+def test_what_one_process_alone_finds_ends_all_of_them_alike(run_copy, tmp_path, raises, said):
     mine = tmp_path / "alone.py"
     mine.write_text(ONE_ALONE)
-    one, other = run_together(2, what_is_said, run_copy, str(mine))
+    one, other = run_together(2, what_is_said, run_copy, str(mine), raises)
     assert one == other
-    assert "evaluation alone gave a record that is not of a number" in one
+    assert said in one

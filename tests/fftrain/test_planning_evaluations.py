@@ -80,6 +80,12 @@ def test_several_tables_are_laid_over_one_and_one_over_several(several):
     assert [part.epochs for part in found] == ([3, 3] if several == "above" else [3, 4])
 
 
+def test_labels_of_each_class_are_those_of_what_the_view_makes():
+    few = {"evaluation": "finetune", "parts": {"finetune": {"per_class": 200}}}  # 129 images a class, 323 a rotation
+    [cell] = made({"dataset": "digits", "recipe": "bp", "target": "pretext", **few})
+    assert "finetune" in of_places(cell)["evaluate digits pixels pretext"]
+
+
 def test_labels_are_told_of_each_reading_that_the_method_has_and_of_each_data_set():
     content = {
         **SMALL,

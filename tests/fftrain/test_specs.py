@@ -66,7 +66,7 @@ def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
 
 def test_the_spec_that_the_documentation_shows_is_legal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder_of_images(tmp_path / "photos", [28] * 40)
+    folder_of_images(tmp_path / "photos", [28] * 200)
     text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     cells = plan(tomllib.loads(text.partition("```toml")[2].partition("```")[0]), "docs").cells
     found = dict.fromkeys((cell.config.view.part_name, cell.config.label) for cell in cells)

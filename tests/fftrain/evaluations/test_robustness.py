@@ -144,12 +144,21 @@ def test_accuracies_are_those_of_the_probe_that_was_fitted_on_clean_images(data)
             assert each[0] > each[1]  # the noise hides the bar
 
 
+def test_strengths_that_are_near_each_other_are_told_apart_and_each_is_measured_once(data):
+    settings = Robustness(epochs=1, images=20, noise=[0.1, 0.1000001, 0.1], blur=[1], shift=[], contrast=[])
+    measures = [
+        r["measure"] for r in settings.measure(subject_of(Features.of_pixels(data), data)) if r["split"] == "test"
+    ]
+    names = [name.removeprefix("accuracy under ") for name in measures]
+    assert names == ["clean accuracy", "corruptions", "noise 0.1", "noise 0.1000001", "blur 1"]
+
+
 def test_what_cannot_be_done_is_said(data):
     none = Robustness(noise=[], blur=[], shift=[], contrast=[])
     with pytest.raises(SettingError, match="robustness corrupts no image: give noise, blur, shift or contrast"):
-        none.check(None, data, "pixels")
+        none.check_facts(data.facts, 1)
     with pytest.raises(SettingError, match=r"robustness.shift is 6, but images are 6x6: move them by less"):
-        Robustness(shift=[1, 6]).check(None, data, "pixels")
+        Robustness(shift=[1, 6]).check_facts(data.facts, 1)
     for wrong in ({"noise": [0]}, {"blur": [-1.0]}, {"shift": [1.5]}, {"contrast": [1]}, {"images": 0}):
         with pytest.raises(SettingError, match=next(iter(wrong))):
             Robustness(**wrong)
