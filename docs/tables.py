@@ -1,7 +1,9 @@
-"""Writes the tables of README.md and docs/results.md from the figures in docs/results/*.csv: python docs/tables.py
+"""Writes the tables of docs/results.md, and its pictures, from the figures in docs/results/*.csv.
 
-A table stands below a line `<!-- table: NAME -->`. `fftrain report STUDY` writes STUDY/results.csv; those in
-docs/results are of the studies in docs/specs. A test holds the documents against the figures.
+    python docs/tables.py                    # the tables, from the figures
+    python docs/tables.py studies/matrix ... # first takes the figures of studies, as `fftrain report` wrote them
+
+A table stands below a line `<!-- table: NAME -->`. A test holds the document against the figures.
 """
 
 from __future__ import annotations
@@ -9,22 +11,40 @@ from __future__ import annotations
 import csv
 import re
 import statistics
+import sys
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-DOCUMENTS = (HERE.parent / "README.md", HERE / "results.md")
+DOCUMENT = HERE / "results.md"
 MARKED = re.compile(r"^(<!-- table: (.+) -->)\n(?:\|.*\n)*", re.MULTILINE)
 PUBLISHED = tomllib.loads((HERE.parent / "fftrain" / "report" / "published.toml").read_text(encoding="utf-8"))
-TASKS = ("rotation", "flip-h", "flip-hv", "jigsaw", "hybrid", "supervised")
-LAYERS = ("layer1", "layer2", "layer3", "layer4", "layers2-4")
-NAMES = ("layer 1", "layer 2", "layer 3", "layer 4", "layers 2-4")
+PROBE = "probe accuracy"
+STUDIED = "probe accuracy, lr 0.0001, weight decay 0, constant, not standardised"
+RANKS = ("effective rank", "participation ratio")
+COLUMNS = ("dataset", "view", "method", "seed", "varied", "measure", "split", "reading", "source", "blocks", "value")
+BLOCKS = ("block1", "block2", "block3", "block4", "blocks2-4")
+CIFAR = "imagefolder:cifar10-jpeg"
 NONE = "-"
-# What the figures of version 0.1 call a task that is trained on the images as they are.
-VIEWS = {"supervised": "plain", "hybrid": "plain"}
 Row = dict[str, str]
-Reader = Callable[[Sequence[Row]], "float | None"]
+
+
+def take(study: Path) -> None:
+    """Copies what the tables tell of a study's results.csv: no seconds, no single readers."""
+    with (study / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if kept(row)]
+    with (HERE / "results" / f"{study.name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def kept(row: Row) -> bool:
+    """Whether a figure is one of the test split, of a probe on validation, or of ranks."""
+    measure, split = row["measure"], row["split"]
+    probed = measure in (PROBE, STUDIED) and row["target"] == "class"
+    return probed or measure in RANKS or (split == "test" and "reader" not in measure and PROBE not in measure)
 
 
 def read(name: str) -> list[Row]:
@@ -38,150 +58,29 @@ def pick(rows: Iterable[Row], **wanted: str) -> list[Row]:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
-def said(values: Sequence[float]) -> str:
-    """Returns shares of 1 as a mean in %, with the sample standard deviation where there are several."""
+def said(values: Sequence[float], scale: float = 100.0) -> str:
+    """Returns a mean, of shares in %, with the sample standard deviation where there are several."""
     if not values:
         return NONE
-    mean = f"{100 * statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+    mean = f"{scale * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.1f}"
 
 
-def at(layers: str) -> Reader:
-    """Returns a reader of the test figure at these layers."""
-
-    def read_one(rows: Sequence[Row]) -> float | None:
-        found = pick(rows, split="test", layers=layers)
-        return float(found[0]["value"]) if found else None
-
-    return read_one
+def told(rows: Iterable[Row], measure: str = PROBE, blocks: str = "", split: str = "test", scale: float = 100.0) -> str:
+    """Returns a figure at some blocks, over seeds; baselines that stand beside several runs of a seed count once."""
+    found = {row["seed"]: float(row["value"]) for row in pick(rows, measure=measure, blocks=blocks, split=split)}
+    return said([*found.values()], scale)
 
 
-def chosen(rows: Sequence[Row]) -> float | None:
-    """Returns the test figure at the layers that are best on validation."""
-    best = max(pick(rows, split="validation"), key=lambda row: float(row["value"]), default=None)
-    return None if best is None else at(best["layers"])(rows)
+def chosen(rows: Sequence[Row], measure: str = PROBE) -> str:
+    """Returns the test figure at the blocks that are best on validation."""
+    best = max(pick(rows, measure=measure, split="validation"), key=lambda row: float(row["value"]), default=None)
+    return NONE if best is None else told(rows, measure, best["blocks"])
 
 
-def mean(rows: Sequence[Row], reader: Reader) -> str:
-    """Returns the mean over seeds of what a reader finds."""
-    by_seed = [pick(rows, seed=seed) for seed in sorted({row["seed"] for row in rows})]
-    return said([value for value in map(reader, by_seed) if value is not None])
-
-
-def pretext(rows: Iterable[Row], task: str, method: str, varied: str = "") -> str:
-    """Returns a method's accuracy on its own task, on the test split."""
-    found = pick(rows, measure="pretext accuracy", split="test", task=task, method=method, varied=varied)
-    return said([float(row["value"]) for row in found])
-
-
-def layered(
-    rows: Iterable[Row],
-    task: str,
-    method: str,
-    source: str = "",
-    *,
-    measure: str = "probe accuracy",
-    slot: str = "",
-    varied: str = "",
-) -> list[Row]:
-    """Returns the figures by layer of a method's features ("") or of a baseline beside it, of the images' classes."""
-    slot = slot or ("pixels" if method in ("bp", "ff-unsupervised") else "neutral")
-    target = "class" if measure == "probe accuracy" else ""
-    asked = {"measure": measure, "task": task, "method": method, "target": target, "varied": varied}
-    return pick(rows, **asked, slot=slot, source=source or method)
-
-
-def overview(rows: Sequence[Row]) -> list[str]:
-    """Returns every task of a data set: FF, BP and both baselines."""
-    lines = []
-    for task in dict.fromkeys(task for task in TASKS if pick(rows, task=task)):
-        ff = "ff-unsupervised" if task == "hybrid" else "ff"
-        kinds = ((ff, ""), ("bp", ""), (ff, "random"))
-        line = ["hybrid (`ff-unsupervised`)" if task == "hybrid" else task]
-        line += [pretext(rows, task, method) for method in (ff, "bp")]
-        for reader in (chosen, at("layers2-4")):
-            line += [mean(layered(rows, task, *kind), reader) for kind in kinds]
-        raw = layered(rows, task, ff, "raw")
-        lines.append([*line, mean(pick(raw, seed=raw[0]["seed"]) if raw else [], at("pixels"))])
-    parts = {"pretext": ["ff", "bp"], "transfer": ["ff", "bp", "random"], "layers 2-4": ["ff", "bp", "random"]}
-    heads = [f"{part} `{source}`" for part, sources in parts.items() for source in sources]
-    return markdown(["task", *heads, "`raw`"], lines)
-
-
-def beside_the_study(rows: Sequence[Row], dataset: str) -> list[str]:
-    """Returns what the study publishes beside what was measured: probes at the chosen layers, layer 4, the last 3."""
-    lines = []
-    for task in TASKS:
-        for method in ("ff", "bp", "ff-unsupervised"):
-            quoted = [
-                str(PUBLISHED[measure].get(VIEWS.get(task, task), {}).get(method, {}).get(dataset, NONE))
-                for measure in ("pretext", "transfer")
-            ]
-            if quoted == [NONE, NONE] or not pick(rows, task=task, method=method):
-                continue
-            found = layered(rows, task, method)
-            measured = [mean(found, reader) for reader in (chosen, at("layer4"), at("layers2-4"))]
-            lines.append([task, f"`{method}`", pretext(rows, task, method), quoted[0], *measured, quoted[1]])
-    heads = ["task", "method", "pretext", "published", "transfer, chosen", "layer 4", "layers 2-4", "published"]
-    return markdown(heads, lines)
-
-
-def by_layer(
-    rows: Sequence[Row], kinds: Iterable[tuple[str, str, str, str]], *, measure: str = "probe accuracy", slot: str = ""
-) -> list[str]:
-    """Returns the figures by layer of (what it is called, task, method, source), test split."""
-    layers = LAYERS if measure == "probe accuracy" else LAYERS[:4]
-    lines = []
-    for name, task, method, source in kinds:
-        method, _, varied = method.partition(" ")
-        found = layered(rows, task, method, source, measure=measure, slot=slot, varied=varied)
-        lines.append([name, *(mean(found, at(where)) for where in layers)])
-    return markdown(["", *NAMES[: len(layers)]], lines)
-
-
-def slots(rows: Sequence[Row]) -> list[str]:
-    """Returns what fills the label pixels when features are read, for FF and the untrained backbone, by layer."""
-    lines = []
-    for source in ("ff", "random"):
-        for slot in ("neutral", "zeros", "pixels"):
-            found = pick(layered(rows, "rotation", "ff", source, slot=slot), seed="0")
-            lines.append([f"`{source}`", slot, *(mean(found, at(where)) for where in LAYERS)])
-    return markdown(["features of", "slot", *NAMES], lines)
-
-
-def ablation(rows: Sequence[Row]) -> list[str]:
-    """Returns the way from BP to FF on rotation: pretext accuracy, and probes by layer."""
-    lines = []
-    for method in ("bp", "bp-goodness-last", "bp-goodness-all", "ff"):
-        found = layered(rows, "rotation", method)
-        lines.append([f"`{method}`", pretext(rows, "rotation", method), *(mean(found, at(where)) for where in LAYERS)])
-    return markdown(["method", "pretext", *NAMES], lines)
-
-
-# What differs from the cells of the table of MNIST, the study, the method, and what it calls the settings that vary.
-GAP = (
-    ("`ff`, as above", "mnist", "ff", ""),
-    ("`bp`, as above", "mnist", "bp", ""),
-    ("`ff`, 30 epochs", "gap", "ff", ""),
-    ("`bp`, 30 epochs", "gap", "bp", "normalisation=rms, epochs=30"),
-    ("`bp`, LayerNorm", "gap", "bp", "normalisation=layer, epochs=10"),
-    ("`bp`, no normalisation", "gap", "bp", "normalisation=none, epochs=10"),
-    ("`ff`, features not standardised", "gap-plain-probe", "ff", ""),
-    ("`bp`, features not standardised", "gap-plain-probe", "bp", "normalisation=rms"),
-    ("`bp`, no normalisation, not standardised", "gap-plain-probe", "bp", "normalisation=none"),
-)
-
-
-def gap() -> list[str]:
-    """Returns the experiments on rotation, seed 0: pretext accuracy, probes by layer, the untrained ones beside."""
-    lines = []
-    for name, study, method, varied in GAP:
-        rows = pick(read(study), seed="0")
-        own = layered(rows, "rotation", method, varied=varied)
-        start = layered(rows, "rotation", method, "random", varied=varied)
-        line = [name, pretext(rows, "rotation", method, varied), *(mean(own, at(where)) for where in LAYERS)]
-        lines.append([*line, " / ".join(mean(start, at(where)) for where in LAYERS[:4])])
-    return markdown(["", "pretext", *NAMES, "before training, layers 1 to 4"], lines)
+def own(rows: Iterable[Row], **wanted: str) -> list[Row]:
+    """Returns the figures of runs themselves, without what stands beside them."""
+    return [row for row in pick(rows, **wanted) if row["source"] not in ("raw", "random")]
 
 
 def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
@@ -189,18 +88,203 @@ def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
 
 
+def by_block(
+    name: str, kinds: Mapping[str, Mapping[str, str]], blocks: Sequence[str] = BLOCKS, dataset: str = "mnist"
+) -> list[str]:
+    """Returns probes of each block, test split: of the runs that each kind names, untrained, of the pixels."""
+    rows = pick(read(name), dataset=dataset)
+    lines = [[label, *(told(own(rows, **wanted), blocks=b) for b in blocks)] for label, wanted in kinds.items()]
+    wanted = next(iter(kinds.values()))
+    lines.append(["untrained", *(told(pick(rows, **wanted, source="random"), blocks=b) for b in blocks)])
+    lines.append(["raw pixels", told(pick(rows, source="raw"), blocks="pixels"), *[""] * (len(blocks) - 1)])
+    return markdown(["features of", *blocks], lines)
+
+
+# What the study does not state, and what its own columns are called here.
+METHODS = {
+    "`ff`, theta 10": {"method": "ff", "varied": "method.threshold=10.0"},
+    "`ff`, theta sqrt(D)": {"method": "ff", "varied": "method.threshold=22.360679774997898"},
+    "`bp-goodness-all`": {"method": "bp-goodness-all"},
+    "`bp-goodness-last`": {"method": "bp-goodness-last"},
+    "`bp`": {"method": "bp"},
+}
+
+
+def formula() -> list[str]:
+    """Returns the study by its own formula: pretext, both probes at the last block, the last three, the chosen ones."""
+    rows, lines = pick(read("study-formula"), dataset="mnist"), []
+    for view in ("rotation", "flip-h", "flip-hv", "jigsaw"):
+        of_view = pick(rows, view=view)
+        for label, wanted in METHODS.items():
+            found = own(of_view, **wanted)
+            if not found:
+                continue
+            quoted = [
+                str(PUBLISHED[kind].get(view, {}).get(wanted["method"], {}).get("mnist", NONE))
+                for kind in ("pretext", "transfer")
+            ]
+            probes = [told(found, STUDIED, "block4"), told(found, STUDIED, "blocks2-4"), told(found, PROBE, "block4")]
+            lines.append([view, label, told(found, "pretext accuracy"), quoted[0], *probes, chosen(found), quoted[1]])
+    untrained = pick(pick(rows, view="rotation"), method="bp", source="random")
+    probes = [
+        told(untrained, STUDIED, "block4"),
+        told(untrained, STUDIED, "blocks2-4"),
+        told(untrained, PROBE, "block4"),
+    ]
+    lines.append(["", "untrained", NONE, NONE, *probes, chosen(untrained), NONE])
+    heads = ["view", "method", "pretext", "published", "block4, study's probe", "last three, study's probe"]
+    return markdown([*heads, "block4", "chosen", "transfer, published"], lines)
+
+
+def theta() -> list[str]:
+    """Returns what the threshold does: pretext accuracy, probes, ranks of the last block."""
+    rows, lines = read("theta"), []
+    for varied in dict.fromkeys(row["varied"] for row in rows):
+        settings = dict(part.split("=") for part in varied.split(", "))
+        width, goodness, threshold = (
+            settings[key] for key in ("backbone.width", "method.goodness", "method.threshold")
+        )
+        found = own(rows, varied=varied)
+        ranks = [f"{float(pick(found, measure=rank, blocks='block4')[0]['value']):.0f}" for rank in RANKS]
+        probes = [told(found, blocks=blocks) for blocks in ("block1", "block4", "blocks2-4")]
+        lines.append(
+            [width, f"`{goodness}`", f"{float(threshold):.3g}", told(found, "pretext accuracy"), *probes, *ranks]
+        )
+    lines.sort(key=lambda line: (int(line[0]), line[1], float(line[2])))
+    for width in ("500", "2000"):
+        found = [row for row in pick(rows, source="random") if f"width={width}" in row["varied"]]
+        ranks = [f"{float(pick(found, measure=rank, blocks='block4')[0]['value']):.0f}" for rank in RANKS]
+        lines.append(
+            [width, "untrained", "", NONE, *(told(found, blocks=b) for b in ("block1", "block4", "blocks2-4")), *ranks]
+        )
+    heads = [
+        "width",
+        "goodness",
+        "theta",
+        "pretext",
+        "block1",
+        "block4",
+        "blocks2-4",
+        "effective rank",
+        "participation ratio",
+    ]
+    return markdown(heads, lines)
+
+
+# The matrix: what the loss sees, which loss it is, the method of it, and the settings that vary.
+MATRIX = (
+    ("class", "goodness, label in the pixels", "plain", "forward-forward", ""),
+    ("class", "goodness of groups", "plain", "channelwise", ""),
+    ("class", "cross-entropy", "plain", "cross-entropy", ""),
+    ("class, two views", "contrast (SupCon)", "two", "info-nce", "method.supervised=True"),
+    ("rotation", "goodness, label in the pixels", "rotation", "forward-forward", ""),
+    ("rotation", "goodness of groups", "rotation", "channelwise", ""),
+    ("rotation", "cross-entropy", "rotation", "cross-entropy", ""),
+    ("two views", "goodness of pairs (SCFF)", "two", "self-contrastive", ""),
+    ("two views", "contrast (InfoNCE)", "two", "info-nce", "method.supervised=False"),
+    ("two views", "redundancy (Barlow Twins)", "two", "barlow", ""),
+)
+CUTS = {"at each block": "", "never, losses on all": " cut=never", "never, loss on the last": " cut=never at=last"}
+RECIPES = {
+    "forward-forward": "ff",
+    "forward-forward cut=never": "bp-goodness-all",
+    "forward-forward cut=never at=last": "bp-goodness-last",
+    "cross-entropy": "local-ce",
+    "cross-entropy cut=never at=last": "bp",
+}
+
+
+def cell(rows: Sequence[Row], dataset: str, view: str, method: str, varied: str, cut: str) -> list[Row]:
+    """Returns the figures of a cell of the matrix."""
+    view = view if view != "two" else ("two-shifts" if dataset == "mnist" else "two-crops")
+    called = RECIPES.get(method + cut, method + cut)
+    return own(rows, dataset=dataset, view=view, method=called, varied=varied)
+
+
+def matrix(dataset: str) -> list[str]:
+    """Returns the last block and the chosen blocks of each cell of the matrix."""
+    rows, lines = read("matrix"), []
+    for sees, loss, view, method, varied in MATRIX:
+        line = [sees, loss]
+        for cut in CUTS.values():
+            found = cell(rows, dataset, view, method, varied, cut)
+            line.append(f"{told(found, blocks='block4')} / {chosen(found)}" if found else NONE)
+        lines.append(line)
+    found = pick(rows, dataset=dataset, source="random", view="plain", method="bp")
+    raw = told(pick(rows, dataset=dataset, source="raw"), blocks="pixels")
+    lines.append(["", "untrained", f"{told(found, blocks='block4')} / {chosen(found)}", "", ""])
+    lines.append(["", "raw pixels", raw, "", ""])
+    return markdown(["sees", "loss", *(f"cut {name}" for name in CUTS)], lines)
+
+
 def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
-    rows = {name: read(name) for name in ("mnist", "fashion-mnist", "cifar10-jpeg")}
-    found = {f"{name}: overview": overview(figures) for name, figures in rows.items()}
-    for name, column in (("mnist", "mnist"), ("fashion-mnist", "fashion-mnist"), ("cifar10-jpeg", "cifar10")):
-        found[f"{name}: beside the study"] = beside_the_study(rows[name], column)
-    kinds = [("`ff`", "rotation", "ff", ""), ("`bp`", "rotation", "bp", ""), ("`random`", "rotation", "bp", "random")]
-    for name, figures in rows.items():
-        found[f"{name}: rotation by layer"] = by_layer(figures, kinds)
-        found[f"{name}: what is kept"] = by_layer(figures, kinds, measure="explained variance")
-    found["gap"] = gap()
-    return {**found, "mnist: ablation": ablation(rows["mnist"]), "mnist: slots": slots(rows["mnist"])}
+    cuts = {
+        "InfoNCE at each block": {"method": "info-nce"},
+        "end to end, losses on all": {"method": "info-nce cut=never"},
+        "end to end, loss on the last": {"method": "info-nce cut=never at=last"},
+    }
+    scff = {"SCFF": {"method": "self-contrastive order=greedy"}}
+    return {
+        "formula": formula(),
+        "theta": theta(),
+        "matrix: mnist": matrix("mnist"),
+        "matrix: cifar10": matrix(CIFAR),
+        "claim: mnist": by_block("claim-mnist", cuts),
+        "claim: fashion-mnist": by_block("claim-mnist", cuts, dataset="fashion-mnist"),
+        "scff: mnist": by_block("scff-mnist", scff, ("block1", "block2", "blocks1-2")),
+        "full": by_block(
+            "study-formula-full",
+            {
+                "`ff`, theta 10": {"varied": "method.threshold=10.0"},
+                "`ff`, theta sqrt(D)": {"varied": "method.threshold=44.721359549995796"},
+            },
+        ),
+    }
+
+
+def draw() -> None:
+    """Draws the matrix and the threshold."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "ffstudy", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    )
+    from matplotlib import pyplot
+
+    colours, rows = ("#0072b2", "#e69f00", "#009e73"), read("matrix")
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 5.4), sharey=True, layout="constrained")
+    for axis, (dataset, name, least) in zip(
+        axes, (("mnist", "MNIST", 78), (CIFAR, "CIFAR-10 (JPEG)", 18)), strict=True
+    ):
+        for index, (_, _, view, method, varied) in enumerate(MATRIX):
+            for offset, (cut, colour) in enumerate(zip(CUTS.items(), colours, strict=True)):
+                found = cell(rows, dataset, view, method, varied, cut[1])
+                if not found:
+                    continue
+                ends = [float(text.partition(" ")[0]) for text in (told(found, blocks="block4"), chosen(found))]
+                y = index + 0.24 * (offset - 1)
+                if ends[0] < least:
+                    axis.annotate(f"{ends[0]:.0f} ◂", (least, y), color=colour, va="center", fontsize=7)
+                axis.plot(ends, [y, y], color=colour, linewidth=1, alpha=0.5, zorder=1)
+                axis.scatter(ends[:1], [y], color=colour, s=26, zorder=2, label=f"cut {cut[0]}" if not index else None)
+                axis.scatter(ends[1:], [y], facecolor="white", edgecolor=colour, s=26, zorder=2)
+        beside = pick(rows, dataset=dataset, source="random", view="plain", method="bp")
+        for text, style, label in (
+            (told(beside, blocks="block4"), "--", "untrained, block4"),
+            (chosen(beside), ":", "untrained, chosen blocks"),
+        ):
+            axis.axvline(float(text.partition(" ")[0]), color="#555555", linestyle=style, linewidth=1, label=label)
+        axis.set_title(name)
+        axis.set_xlim(left=least)
+        axis.set_xlabel("test accuracy in %: block4 ●, chosen blocks ○")
+        axis.grid(axis="x", alpha=0.25)
+    axes[0].set_yticks(range(len(MATRIX)), [f"{sees}: {loss}" for sees, loss, *_ in MATRIX])
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.savefig(HERE / "results" / "matrix.svg", metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def filled(text: str) -> str:
@@ -210,5 +294,8 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in DOCUMENTS:
-        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for study in sys.argv[1:]:
+        take(Path(study))
+    if sys.argv[1:]:
+        draw()
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,11 +1,9 @@
-"""The tables of README.md and docs/results.md are those of the figures in docs/results."""
+"""The tables of docs/results.md are those of the figures in docs/results."""
 
 from __future__ import annotations
 
 import importlib.util
 import statistics
-
-import pytest
 
 from tests.helpers import ROOT
 
@@ -14,26 +12,50 @@ tables = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tables)
 
 
-@pytest.mark.parametrize("path", tables.DOCUMENTS, ids=lambda path: path.name)
-def test_documents_show_the_figures_that_were_measured(path):
-    text = path.read_text(encoding="utf-8")
-    assert tables.MARKED.search(text)
+def test_the_document_shows_the_figures_that_were_measured():
+    text = tables.DOCUMENT.read_text(encoding="utf-8")
+    assert {match[1] for match in tables.MARKED.findall(text)} <= set(tables.tables())
     assert tables.filled(text) == text, "run python docs/tables.py"
 
 
 def test_a_figure_is_the_mean_over_seeds_of_the_rows_of_the_csv():
-    rows = tables.read("mnist")
-    wanted = {"task": "rotation", "method": "ff", "measure": "probe accuracy", "split": "test", "slot": "neutral"}
-    wanted |= {"source": "ff", "layers": "layer4", "target": "class"}
+    wanted = {"measure": "probe accuracy", "split": "test", "blocks": "blocks1-2"}
+    rows = [r for r in tables.read("scff-mnist") if r["source"].startswith("self")]
     values = [100 * float(r["value"]) for r in rows if all(r[key] == value for key, value in wanted.items())]
     assert len(values) == 3
-    line = next(line for line in tables.tables()["mnist: rotation by layer"] if "`ff`" in line)
-    assert line.split(" | ")[4] == f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+    line = next(line for line in tables.tables()["scff: mnist"] if "| SCFF |" in line)
+    assert line.split(" | ")[3].rstrip(" |") == f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def test_blocks_are_chosen_on_validation():
+    rows = [
+        {"measure": "probe accuracy", "split": split, "blocks": blocks, "seed": "0", "value": value}
+        for split, blocks, value in (
+            ("validation", "block1", "0.9"),
+            ("validation", "block2", "0.8"),
+            ("test", "block1", "0.7"),
+            ("test", "block2", "0.95"),
+        )
+    ]
+    assert tables.chosen(rows) == "70.0"
 
 
 def test_a_changed_figure_is_noticed(monkeypatch):
-    path = tables.DOCUMENTS[0]
     read = tables.read
     monkeypatch.setattr(tables, "read", lambda name: [{**row, "value": "0.5"} for row in read(name)])
-    text = path.read_text(encoding="utf-8")
+    text = tables.DOCUMENT.read_text(encoding="utf-8")
     assert tables.filled(text) != text
+
+
+def test_what_a_study_measured_is_taken(tmp_path, monkeypatch):
+    study = tmp_path / "studies" / "mine"
+    study.mkdir(parents=True)
+    heads = ["run", *tables.COLUMNS, "target", "unit"]
+    row = dict.fromkeys(heads, "") | {"measure": "probe accuracy", "target": "class", "split": "test", "value": "0.5"}
+    lines = [row, row | {"target": "pretext"}, row | {"measure": "seconds", "split": ""}, row | {"measure": "knn accuracy"}]
+    text = "\n".join([",".join(heads), *(",".join(line.values()) for line in lines)])
+    (study / "results.csv").write_text(text + "\n", encoding="utf-8")
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    tables.take(study)
+    assert [row["measure"] for row in tables.read("mine")] == ["probe accuracy", "knn accuracy"]
