@@ -17,6 +17,15 @@ SPECS = sorted((ROOT / "docs" / "specs").glob("*.toml"))
 CROSS_ENTROPY = ("local-ce", "cross-entropy cut=never")
 
 
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """A folder with small ones of those that the specs name, with as many images of a class as they ask for."""
+    folder = tmp_path_factory.mktemp("specs")
+    folder_of_images(folder / "data" / "cifar10-jpeg", [32] * 200)
+    folder_of_images(folder / "photos", [28] * 200)
+    return folder
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_legal_and_hold_what_they_promise(name):
     cells = plan(read_preset(name), name).cells
@@ -47,10 +56,9 @@ def test_presets_are_legal_and_hold_what_they_promise(name):
     ],
     ids=lambda path: path.stem,
 )
-def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
+def test_the_specs_of_the_results_are_legal(path, stand_ins, monkeypatch):
     """Each stands for as many cells as docs/results.md says."""
-    monkeypatch.chdir(tmp_path)
-    folder_of_images(tmp_path / "data" / "cifar10-jpeg", [32] * 40)
+    monkeypatch.chdir(stand_ins)
     counts = {"mnist": 29, "fashion-mnist": 5, "cifar10-jpeg": 4, "gap": 4, "gap-plain-probe": 3, "width": 2}
     counts |= {"shipped": 1, "search-1": 46, "search-2": 23, "search-3": 4, "search-rates": 9}
     counts |= {"claim-cifar10": 9, "scff-mnist": 3, "predsim-mnist": 12, "ff-mended": 15}
@@ -64,9 +72,8 @@ def test_the_specs_of_the_results_are_legal(path, tmp_path, monkeypatch):
         assert getattr(method, "threshold", 0.0) is not None or method.loss != "softplus"
 
 
-def test_the_spec_that_the_documentation_shows_is_legal(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder_of_images(tmp_path / "photos", [28] * 200)
+def test_the_spec_that_the_documentation_shows_is_legal(stand_ins, monkeypatch):
+    monkeypatch.chdir(stand_ins)
     text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     cells = plan(tomllib.loads(text.partition("```toml")[2].partition("```")[0]), "docs").cells
     found = dict.fromkeys((cell.config.view.part_name, cell.config.label) for cell in cells)
