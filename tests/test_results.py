@@ -52,7 +52,12 @@ def test_what_a_study_measured_is_taken(tmp_path, monkeypatch):
     study.mkdir(parents=True)
     heads = ["run", *tables.COLUMNS, "target", "unit"]
     row = dict.fromkeys(heads, "") | {"measure": "probe accuracy", "target": "class", "split": "test", "value": "0.5"}
-    lines = [row, row | {"target": "pretext"}, row | {"measure": "seconds", "split": ""}, row | {"measure": "knn accuracy"}]
+    lines = [
+        row,
+        row | {"target": "pretext"},
+        row | {"measure": "seconds", "split": ""},
+        row | {"measure": "knn accuracy"},
+    ]
     text = "\n".join([",".join(heads), *(",".join(line.values()) for line in lines)])
     (study / "results.csv").write_text(text + "\n", encoding="utf-8")
     (tmp_path / "results").mkdir()
