@@ -76,4 +76,9 @@ def swish_loss(positive_B: Tensor, negative_B: Tensor, alpha: float) -> Tensor:
     return functional.silu(-alpha * (positive_B - negative_B))
 
 
-LOSSES = {"softplus": ff_loss, "symba": symba_loss, "swish": swish_loss}
+def softmax_loss(positive_B: Tensor, negative_JB: Tensor, alpha: float) -> Tensor:
+    """Returns -log of the positive's share of exp(alpha g) among its J negatives' too, float32 [B]; SymBa's of one."""
+    return torch.logsumexp(alpha * torch.cat([positive_B[None], negative_JB]), 0) - alpha * positive_B
+
+
+LOSSES = {"softplus": ff_loss, "symba": symba_loss, "swish": swish_loss, "softmax": softmax_loss}

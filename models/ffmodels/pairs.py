@@ -13,12 +13,12 @@ from ffmodels.backbones.base import BlockInfo, size
 from ffmodels.goodness import GOODNESS, LOSSES
 from ffmodels.methods.base import Method
 
-# As published, with mean_squares.
-ALPHA = {"symba": 4.0, "swish": 6.0}
+# As published, with mean_squares; of one negative, softmax is symba.
+ALPHA = {"symba": 4.0, "swish": 6.0, "softmax": 4.0}
 
 
 class PairMethod(Method):
-    """A method whose rows are positives, then as many negatives, told apart by the goodness of each block."""
+    """A method whose rows are positives, then each time as many negatives, told apart by the goodness of each block."""
 
     reads_length = True
 
@@ -46,9 +46,13 @@ class PairMethod(Method):
     def head(self, block: BlockInfo, classes: int) -> nn.Module:
         """Returns the loss of a block's activation."""
         if self.loss in ALPHA:
-            return PairLoss(self.goodness, self.loss, self.alpha or ALPHA[self.loss])
-        usual = GOODNESS[self.goodness].at(0.1, size(block.shape))  # the tenth of D that docs/results.md found
+            return PairLoss(self.goodness, self.loss, self.alpha or ALPHA[self.loss], self.negatives(classes))
+        usual = GOODNESS[self.goodness].at(0.1, size(block.shape))  # a tenth of D, of the recipe in docs/results.md
         return PairLoss(self.goodness, self.loss, usual if self.threshold is None else self.threshold)
+
+    def negatives(self, classes: int) -> int:
+        """Returns how many negatives a positive has."""
+        return 1
 
 
 class PairLoss(nn.Module):
@@ -58,13 +62,15 @@ class PairLoss(nn.Module):
         goodness: a name in `GOODNESS`.
         loss: a name in `LOSSES`.
         constant: theta of softplus, alpha of the others.
+        negatives: of each positive.
     """
 
-    def __init__(self, goodness: str, loss: str, constant: float) -> None:
+    def __init__(self, goodness: str, loss: str, constant: float, negatives: int = 1) -> None:
         super().__init__()
+        self.negatives = negatives
         self.goodness, self.loss, self.constant = GOODNESS[goodness], LOSSES[loss], constant
 
     def forward(self, h: Tensor, batch: object) -> Tensor:
-        """Returns the mean loss of the pairs."""
-        positive_B, negative_B = self.goodness.of(h).chunk(2)
-        return self.loss(positive_B, negative_B, self.constant).mean()
+        """Returns the mean loss of the positives, each beside its negatives."""
+        goodness_NB = self.goodness.of(h).view(1 + self.negatives, -1)
+        return self.loss(goodness_NB[0], goodness_NB[1:], self.constant).mean()

@@ -18,7 +18,7 @@ from tests.ffmodels.making import make
 SIZE = 24
 
 
-def reference(goodness, loss, constant, h):
+def reference(goodness, loss, constant, h, negatives=1):
     """The mean loss of pairs and its gradient by h, by the chain rule: float64."""
     squares = (h**2).sum(1)
     root = np.sqrt(np.maximum(squares, 1e-12))
@@ -27,7 +27,8 @@ def reference(goodness, loss, constant, h):
         "mean_squares": (squares / SIZE, 2 * h / SIZE),
         "norm": (root, h / root[:, None]),
     }[goodness]
-    positive, negative = np.split(g, 2)
+    positive, *negatives = np.split(g, 1 + negatives)
+    negative = negatives[0]
 
     def sigmoid(x):
         return np.exp(-np.logaddexp(0, -x))
@@ -35,6 +36,13 @@ def reference(goodness, loss, constant, h):
     if loss == "softplus":
         losses = np.logaddexp(0, constant - positive) + np.logaddexp(0, negative - constant)
         of_g = np.concatenate([-sigmoid(constant - positive), sigmoid(negative - constant)])
+    elif loss == "softmax":
+        logits = constant * np.stack([positive, *negatives])
+        shares = np.exp(logits - logits.max(0))
+        shares /= shares.sum(0)
+        losses = -np.log(shares[0])
+        shares[0] -= 1
+        of_g = constant * shares.flatten()
     else:
         x = -constant * (positive - negative)
         s = sigmoid(x)
@@ -57,6 +65,21 @@ def test_a_loss_and_its_gradient_match_numpy(goodness, loss, constant, pairs):
     expected, gradient = reference(goodness, loss, constant, h)
     assert found.item() == pytest.approx(expected, rel=1e-12)
     np.testing.assert_allclose(given.grad, gradient, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("goodness", GOODNESS)
+@pytest.mark.parametrize("negatives", [1, 2, 6])
+def test_softmax_over_several_negatives_matches_numpy(goodness, negatives):
+    h = np.random.default_rng(negatives).normal(scale=0.6, size=((1 + negatives) * 5, SIZE))
+    given = torch.from_numpy(h).requires_grad_()
+    found = PairLoss(goodness, "softmax", 1.7, negatives)(given, None)
+    found.backward()
+    expected, gradient = reference(goodness, "softmax", 1.7, h, negatives)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(given.grad, gradient, rtol=1e-10, atol=1e-14)
+    if negatives == 1:
+        other = PairLoss(goodness, "symba", 1.7)(torch.from_numpy(h), None)
+        assert found.item() == pytest.approx(other.item(), rel=1e-12)
 
 
 @every

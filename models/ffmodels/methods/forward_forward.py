@@ -6,7 +6,8 @@ goodness g and threshold theta,
 
     softplus(theta - g(positive)) + softplus(g(negative) - theta),
 
-or a loss of the difference alone, `symba` or `swish`. With `wrong=goodness` the wrong label k is drawn in proportion to
+or a loss of the difference alone, `symba` or `swish`, or of all labels, `softmax`: cross-entropy with alpha g as logits,
+where each image is a row for every label. With `wrong=goodness` the wrong label k is drawn in proportion to
 sqrt(g_k), the goodness that the readout tells of it: an average over blocks, under the weights before the step.
 
 Gradients are cut at each block (`cut=block`); never cut, this is the study's `bp-goodness-all`, and `at=last` its
@@ -16,9 +17,10 @@ Gradients are cut at each block (`cut=block`); never cut, this is the study's `b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from ffcore.errors import SettingError
@@ -34,9 +36,24 @@ from ffmodels.pairs import PairMethod
 class ForwardForward(PairMethod):
     """Goodness of right labels high, of wrong ones low: each against a threshold, or one against the other."""
 
+    loss: Literal["softplus", "symba", "swish", "softmax"] = setting(  # type: ignore[assignment]
+        "softplus",
+        description="Loss of a pair: softplus holds both against a threshold, the others each other, softmax all labels.",
+    )
     wrong: Literal["uniform", "goodness"] = setting(
         "uniform", description="How a wrong label is drawn: uniformly, or in proportion to the root of its goodness."
     )
+
+    @model_validator(mode="after")
+    def _of_all_labels(self) -> Self:
+        """Raises SettingError for a choice of wrong labels where all are taken."""
+        if self.loss == "softmax" and self.wrong != "uniform":
+            raise SettingError(f"wrong is {self.wrong}, and loss softmax takes every wrong label: leave it out")
+        return self
+
+    def negatives(self, classes: int) -> int:
+        """Returns one, or all wrong labels."""
+        return classes - 1 if self.loss == "softmax" else 1
 
     def needs(self) -> Needs:
         """Returns that it reads labels, and what is told of each where wrong ones are drawn by it."""
@@ -49,13 +66,16 @@ class ForwardForward(PairMethod):
             raise SettingError(f"{self.part_name} needs two classes, and there is {classes}: choose another view")
 
     def inputs(self, batch: Batch, classes: int) -> Tensor:
-        """Returns the positives, then the negatives: float32 [2B, C, H, W]."""
+        """Returns the positives, then the negatives: float32 [2B, C, H, W], or [KB, C, H, W] of every label."""
         [images_BCHW] = batch.views
-        if self.wrong == "goodness":
-            wrong_B = wrong_labels(batch, classes)
+        if self.loss == "softmax":
+            labels_NB = (batch.labels + torch.arange(classes, device=batch.labels.device)[:, None]) % classes
+        elif self.wrong == "goodness":
+            labels_NB = torch.stack([batch.labels, wrong_labels(batch, classes)])
         else:
             wrong_B = (batch.labels + batch.draws.integers("wrong", 1, classes)) % classes
-        return with_label(images_BCHW.repeat(2, 1, 1, 1), torch.cat([batch.labels, wrong_B]), classes)
+            labels_NB = torch.stack([batch.labels, wrong_B])
+        return with_label(images_BCHW.repeat(len(labels_NB), 1, 1, 1), labels_NB.flatten(), classes)
 
     def condition(self, classes: int, shape: Shape) -> LabelSlot:
         """Returns the label slot."""

@@ -176,6 +176,21 @@ def test_a_step_with_wrong_labels_by_what_the_readout_tells():
     assert not METHODS.load("forward-forward")().needs().told
 
 
+def test_softmax_is_cross_entropy_of_the_goodness_of_every_label():
+    method, backbone, units = make("forward-forward", loss="softmax", goodness="mean_squares", alpha=2.5)
+    data = batch()
+    pixels = method.inputs(data, K).flatten(1).double().numpy()
+    labels = pixels[:, :K].argmax(1).reshape(K, 9)
+    assert (labels[0] == data.labels.numpy()).all()
+    assert (np.sort(labels, axis=0) == np.arange(K)[:, None]).all()
+    losses = losses_of(method, units, data)
+    for loss, (_, h) in zip(losses.values(), numpy_activations(backbone, pixels), strict=True):
+        logits = 2.5 * (h**2).mean(-1).reshape(K, 9)
+        assert loss == pytest.approx((np.log(np.exp(logits).sum(0)) - logits[0]).mean(), rel=1e-5)
+    with pytest.raises(SettingError, match="wrong is goodness, and loss softmax takes every wrong label: leave it out"):
+        METHODS.load("forward-forward")(loss="softmax", wrong="goodness")
+
+
 def test_the_pair_differs_in_the_slot_alone():
     data = batch()
     found = METHODS.load("forward-forward")().inputs(data, K)
