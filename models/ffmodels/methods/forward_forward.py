@@ -6,8 +6,8 @@ goodness g and threshold theta,
 
     softplus(theta - g(positive)) + softplus(g(negative) - theta),
 
-or a loss of the difference alone, `symba` or `swish`, or of all labels, `softmax`: cross-entropy with alpha g as logits,
-where each image is a row for every label. With `wrong=goodness` the wrong label k is drawn in proportion to
+or a loss of the difference alone, `symba` or `swish`, or of all labels, `softmax`: cross-entropy with alpha g as
+logits, where each image has a row for every label. With `wrong=goodness` the wrong label k is drawn in proportion to
 sqrt(g_k), the goodness that the readout tells of it: an average over blocks, under the weights before the step.
 
 Gradients are cut at each block (`cut=block`); never cut, this is the study's `bp-goodness-all`, and `at=last` its
@@ -38,7 +38,7 @@ class ForwardForward(PairMethod):
 
     loss: Literal["softplus", "symba", "swish", "softmax"] = setting(  # type: ignore[assignment]
         "softplus",
-        description="Loss of a pair: softplus holds both against a threshold, the others each other, softmax all labels.",
+        description="Loss of a pair: softplus holds both against a threshold, others each other; softmax, all labels.",
     )
     wrong: Literal["uniform", "goodness"] = setting(
         "uniform", description="How a wrong label is drawn: uniformly, or in proportion to the root of its goodness."
