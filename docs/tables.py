@@ -1,4 +1,7 @@
-"""Writes the tables of docs/results.md, and its pictures, from the figures in docs/results/*.csv.
+"""Writes the tables of docs/results.md, and results/matrix.svg, from the figures in docs/results/*.csv.
+
+The other pictures there are those of reports: theta.svg is over-method-threshold-mnist-rotation-1.svg of the study `theta`,
+matrix-effects-*.svg are effects-*-1.svg of `matrix`.
 
     python docs/tables.py                    # the tables, from the figures
     python docs/tables.py studies/matrix ... # first takes the figures of studies, as `fftrain report` wrote them
@@ -73,9 +76,12 @@ def told(rows: Iterable[Row], measure: str = PROBE, blocks: str = "", split: str
 
 
 def chosen(rows: Sequence[Row], measure: str = PROBE) -> str:
-    """Returns the test figure at the blocks that are best on validation."""
-    best = max(pick(rows, measure=measure, split="validation"), key=lambda row: float(row["value"]), default=None)
-    return NONE if best is None else told(rows, measure, best["blocks"])
+    """Returns the test figure at the blocks that are best on validation, of each seed by itself."""
+    best: dict[str, Row] = {}
+    for row in pick(rows, measure=measure, split="validation"):
+        best[row["seed"]] = max(best.get(row["seed"], row), row, key=lambda row: float(row["value"]))
+    found = [pick(rows, measure=measure, split="test", seed=s, blocks=row["blocks"]) for s, row in best.items()]
+    return said([float(of_seed[0]["value"]) for of_seed in found])
 
 
 def own(rows: Iterable[Row], **wanted: str) -> list[Row]:
@@ -244,7 +250,7 @@ def tables() -> dict[str, list[str]]:
 
 
 def draw() -> None:
-    """Draws the matrix and the threshold."""
+    """Draws the matrix."""
     import matplotlib
 
     matplotlib.use("svg")

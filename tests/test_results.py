@@ -38,6 +38,10 @@ def test_blocks_are_chosen_on_validation():
         )
     ]
     assert tables.chosen(rows) == "70.0"
+    other = [
+        row | {"seed": "1", "value": str(1.8 - float(row["value"]))} for row in rows
+    ]  # the other block is the best
+    assert tables.chosen([*rows, *other]) == "77.5 ± 10.6"
 
 
 def test_a_changed_figure_is_noticed(monkeypatch):

@@ -33,8 +33,8 @@ def headline(found: Collection, frame: pd.DataFrame) -> pd.DataFrame:
         frame: its frame with what validation chose.
 
     Returns:
-        rows of the frame, of runs and of their untrained networks, on the test split where that was read, each with its
-        `figure`. A reading that is not the usual one stands in `run` too.
+        rows of the frame, of runs and of their untrained networks, on the split that most runs were read on, test where
+        as many were, each with its `figure`. A reading that is not the usual one stands in `run` too.
     """
     methods = {cell.name: cell.method for cell in found.cells if not cell.search}
     told = [PROBE, *of_classes(found)]
@@ -55,7 +55,9 @@ def headline(found: Collection, frame: pd.DataFrame) -> pd.DataFrame:
         figure=rows["measure"] + of + at_last.map({True: ", last block", False: ""}),
         run=rows["run"].mask(unusual, rows["run"] + ", reading " + rows["reading"]),
     )[at_chosen | at_last | (rows["blocks"] == "")]
-    rows = rows[rows["split"] == rows.groupby("figure")["split"].transform("min")]  # test, then validation
+    runs = rows.groupby(["figure", "split"])["run"].nunique().unstack("split", fill_value=0)
+    split = runs[sorted(runs)].idxmax(axis=1)  # that which most runs have been read on; test, where as many have
+    rows = rows[rows["split"] == rows["figure"].map(split)]
     rows = rows.sort_values(["rank", "block"], kind="stable").drop_duplicates(["run", "source", "figure"], keep="last")
     return rows.drop(columns=["rank", "block"])
 

@@ -41,6 +41,8 @@ def of_sweeps(sweeps: Sequence[Sweep]) -> list[Section]:
         place = f"{sweep.dataset} {sweep.view}"
         for number, (some, shown) in enumerate(product(_cut(names, LINES), _cut(panels, 2 * PANELS)), start=1):
             curves = [c for c in sweep.curves if c.panel in shown and (c.name in some or c.style == "random")]
+            if len({level for curve in curves for level in curve.means}) < 2:  # a line has two ends
+                continue
             lines = "; ".join(dict.fromkeys(curve.name for curve in curves))
             alt = f"Line charts over {sweep.setting} on {place}: {'; '.join(shown)}; lines {lines}"
             name = f"over {sweep.setting} {place} {number}"

@@ -103,6 +103,8 @@ def _write(root: Path) -> dict[str, Any]:
     if len(changed):
         paths["effects"] = by_setting
         write_text(by_setting, changed.to_csv(index=False, lineterminator="\n"))
+    else:  # that of an earlier report
+        by_setting.unlink(missing_ok=True)
     return {
         **{kind: str(path) for kind, path in paths.items()},
         "figures": [str(path) for path in drawn],

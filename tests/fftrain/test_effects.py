@@ -329,3 +329,21 @@ def test_many_lines_are_drawn_in_several_pictures():
 def test_a_number_of_which_nothing_was_measured_is_not_swept():
     cells = thetas(seed=0)
     assert [*sweeps(*collected(cells, missing=[cell.name for cell in cells]))] == []
+
+
+def test_a_picture_of_one_level_is_left_out():
+    cells = thetas(seed=0)
+    found, rows = collected(cells, missing=[cell.name for cell in cells[1:]])
+    found_sweeps = [*sweeps(found, rows)]
+    assert found_sweeps
+    assert of_sweeps(found_sweeps) == []
+
+
+def test_effects_are_of_the_split_that_most_runs_were_read_on():
+    found, rows = collected(thetas(seed=0))
+    assert set(rows["split"]) == {"test"}
+    one = found.frame["run"] == found.cells[0].name
+    found = replace(found, frame=found.frame[one | (found.frame["split"] != "test")])
+    rows = headline(found, with_choices(found)).query("figure == @LAST")
+    assert set(rows["split"]) == {"validation"}
+    assert rows["run"].nunique() == len(found.cells)
