@@ -1,6 +1,6 @@
 """Writes the tables of docs/results.md, and results/matrix.svg, from the figures in docs/results/*.csv.
 
-The other pictures there are those of reports: theta.svg is over-method-threshold-mnist-rotation-1.svg of the study `theta`,
+The other pictures there are those of reports: theta.svg is over-method-threshold-mnist-rotation-1.svg of `theta`,
 matrix-effects-*.svg are effects-*-1.svg of `matrix`.
 
     python docs/tables.py                    # the tables, from the figures

@@ -21,7 +21,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ffcore.errors import FFStudyError, RunError, SettingError
+from ffcore.errors import FFStudyError, RunError, SettingError, is_out_of_memory
 from ffcore.files import AnyPath, read_json, replacing, write_json
 from ffmodels.encoder import Encoder
 from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluations, read
@@ -218,7 +218,9 @@ class _Measuring:
             return kept
         try:
             records: list[Any] = list(part.measure(subject))
-        except (FFStudyError, MemoryError) as error:
+        except (FFStudyError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, FFStudyError) and not is_out_of_memory(error):
+                raise
             records = [error]
         if self.accelerator.num_processes > 1:
             records = gather_object(records)
