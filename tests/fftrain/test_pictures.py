@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from urllib.error import URLError
@@ -116,6 +117,20 @@ def test_more_scenes_than_there_are_pictures_are_refused(run_copy, pictures):
             evaluate_run(run_copy, evaluation(name, data="voc", scenes=7, data_dir=str(pictures)))
 
 
+def edge(name, value):
+    """Sets an edge of all boxes of an annotation."""
+    return lambda path: path.write_text(re.sub(rf"(<{name}>)\d+", rf"\g<1>{value}", path.read_text()))
+
+
+def test_a_box_may_be_the_whole_picture_and_between_pixels(tmp_path):
+    write_voc(tmp_path, train=1, val=1)
+    path = tmp_path / "VOCdevkit" / "VOC2012" / "Annotations" / "2012_000000.xml"
+    for name, value in (("xmin", 1), ("ymin", 1.5), ("xmax", 48), ("ymax", 36)):
+        edge(name, value)(path)
+    scenes = scenes_of(tmp_path, "voc", "train", boxes=True, count=1)
+    assert np.allclose(scenes.boxes, [[[0, 0.5 * SIDE / 36, SIDE, SIDE]]])
+
+
 @pytest.mark.parametrize(
     ("boxes", "file", "spoil", "said"),
     [
@@ -126,6 +141,12 @@ def test_more_scenes_than_there_are_pictures_are_refused(run_copy, pictures):
         (True, "Annotations/{}.xml", lambda path: path.write_text("<annotation>"), "ParseError"),
         (True, "Annotations/{}.xml", lambda path: path.write_text(path.read_text().replace("cat", "cow2")), "cow2"),
         (True, "Annotations/{}.xml", lambda path: path.write_text(path.read_text().replace("xmin", "x")), "xmin"),
+        (True, "Annotations/{}.xml", edge("xmin", 0), "the box 0 .* is not within the picture"),
+        (True, "Annotations/{}.xml", edge("xmin", "nan"), "the box nan .* is not within"),
+        (True, "Annotations/{}.xml", edge("xmin", 48), "the box 48 .* is not within"),
+        (True, "Annotations/{}.xml", edge("xmax", 49), "is not within"),
+        (True, "Annotations/{}.xml", edge("ymin", -900), "is not within"),
+        (True, "Annotations/{}.xml", edge("ymax", 37), "is not within"),
     ],
 )
 def test_a_file_that_is_damaged_is_named(tmp_path, boxes, file, spoil, said):
