@@ -115,6 +115,8 @@ class Dense(Evaluation):
                 f"{self.called}.size is {self.size}, and objects have up to {SIDES[1]} times the {side} pixels of an "
                 f"image: make it {int(SIDES[1] * side) + 1} or more"
             )
+        if self.side(facts.shape) < side:
+            raise SettingError(f"{self.called}.size is {self.size}, and a window has {side} pixels: make it no less")
         if self.stride is not None and self.stride > side:
             raise SettingError(
                 f"{self.called}.stride is {self.stride}, and a window has {side} pixels: make it no more, so that all "

@@ -141,6 +141,8 @@ def test_a_scene_that_is_too_small_is_refused_with_what_mends_it(run_copy):
         said = f"{name}.size is 30, and objects have up to 1.2 times the 28 pixels of an image: make it 34 or more"
         with pytest.raises(SettingError, match=said):
             evaluate_run(run_copy, evaluation(name, size=30))
+        with pytest.raises(SettingError, match=f"{name}.size is 27, and a window has 28 pixels: make it no less"):
+            evaluate_run(run_copy, evaluation(name, data="voc", size=27))
         with pytest.raises(SettingError, match=f"{name}.stride is 29, and a window has 28 pixels: make it no more"):
             evaluate_run(run_copy, evaluation(name, stride=29))
 
