@@ -94,16 +94,22 @@ class Pictures:
         """Returns torchvision's data sets for training and for test, downloading what is missing.
 
         Raises:
-            DataError: where they cannot be had.
+            DataError: where they cannot be had, or are incomplete.
         """
         from torchvision import datasets
 
         def make(train: bool) -> Any:
-            split = self.known.splits[not train]
-            if self.name == "pet":
-                return datasets.OxfordIIITPet(self.folder, split, "segmentation", download=True)
-            kind = datasets.VOCDetection if self.boxes else datasets.VOCSegmentation
-            return kind(self.folder, "2012", split, download=not (self.folder / self.known.place).is_dir())
+            split, place = self.known.splits[not train], self.folder / self.known.place
+            try:
+                if self.name == "pet":
+                    return datasets.OxfordIIITPet(self.folder, split, "segmentation", download=True)
+                kind = datasets.VOCDetection if self.boxes else datasets.VOCSegmentation
+                return kind(self.folder, "2012", split, download=not place.is_dir())
+            except FileNotFoundError as error:
+                raise DataError(
+                    f"{place} is incomplete ({error.filename} is missing): complete it, or delete that folder and "
+                    "it is downloaded again"
+                ) from error
 
         return both(self.known.place, self.folder, make, f"get it from {self.known.url}")
 

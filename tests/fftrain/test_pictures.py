@@ -15,7 +15,7 @@ from PIL import Image
 from ffcore.errors import DataError, SettingError
 from fftrain import evaluate_run
 from fftrain.evaluations.detection import Detection
-from fftrain.pictures import Pictures
+from fftrain.pictures import PUBLISHED, Pictures
 from fftrain.report.frame import collect
 from fftrain.report.means import with_choices
 from fftrain.report.tables import measured_table, results_table
@@ -108,6 +108,23 @@ def test_pictures_that_are_missing_are_named_with_where_they_are_had(
         evaluate_run(run_copy, evaluation("segmentation", data=name, data_dir=str(tmp_path)))
     said = rf"{what} is not in {tmp_path} and could not be downloaded .*no network.*--data-dir .* get it from http"
     assert error.match(said)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "boxes", "file"),
+    [
+        ("voc", False, "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"),
+        ("voc", True, "VOCdevkit/VOC2012/ImageSets/Main/train.txt"),
+        ("pet", False, "oxford-iiit-pet/annotations/trainval.txt"),
+    ],
+)
+def test_a_folder_that_is_incomplete_is_named_with_what_is_missing(pictures, tmp_path, name, boxes, file):
+    folder = shutil.copytree(pictures, tmp_path / "half")
+    (folder / file).unlink()
+    said = rf"{PUBLISHED[name].place} is incomplete \({folder / file} is missing\): complete it, or delete that folder"
+    with pytest.raises(DataError, match=said) as error:
+        Pictures(name, boxes, folder).open()
     assert "\n" not in str(error.value)
 
 
