@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import cast
 
 from accelerate.utils import broadcast_object_list
 
 from ffcore.errors import InUse
 from ffcore.files import write_json
 from fftrain.config import DataSettings
-from fftrain.data import ImageData
+from fftrain.data import ImageData, data_folder
+from fftrain.evaluations.base import Evaluation
 from fftrain.launcher import make_accelerator
+from fftrain.loading import main_first
 from fftrain.progress import Reporter, duration
 from fftrain.similar import compare_runs
 from fftrain.study.folder import DAMAGED, DONE, Shard, Study
@@ -46,7 +49,9 @@ def run_study(
 
     Raises:
         RunError: where the study's folder is in use by something else, or cannot be written.
-        SettingError: where this machine lacks a precision or a tracker, or cells of the folder's plan would be dropped.
+        DataError: where pictures that an evaluation reads cannot be had.
+        SettingError: where there are too few of these, this machine lacks a precision or a tracker, or cells of the
+            folder's plan would be dropped.
         TrainingError: where the processes do not fit together.
     """
     reporter = reporter or Reporter()
@@ -54,10 +59,14 @@ def run_study(
     for precision, track in dict.fromkeys((c.config.mixed_precision, c.config.track) for c in study.spec.cells):
         make_accelerator(None, precision, track, processes)
     accelerator = make_accelerator(None, processes=processes)
+    cells, failed = shard.of_cells(study.spec.cells), {}
+    measured = ((c.evaluation, data_folder(c)) for cell in cells for c in cell.evaluations)
+    for part, folder in dict.fromkeys(measured):
+        with main_first(accelerator):
+            cast(Evaluation, part).fetch(folder)
     if accelerator.is_main_process:
         study.create(command, replace_plan=replace_plan)
     accelerator.wait_for_everyone()
-    cells, failed = shard.of_cells(study.spec.cells), {}
     data: dict[DataSettings, ImageData] = {}
     for number, cell in enumerate(cells, start=1):
         config = cell.config  # an accelerator keeps what it prepared: each cell has its own

@@ -295,6 +295,18 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(cli, tmp_path, cha
     assert not (tmp_path / "x").exists()
 
 
+def test_pictures_are_looked_for_before_anything_starts(cli, pictures, tmp_path):
+    spec, out = tmp_path / "scenes.toml", tmp_path / "x"
+    spec.write_text(f'evaluation = ["segmentation"]\n{SPEC}\n[parts.segmentation]\ndata = "voc"\nscenes = 7\n')
+    command = ("fftrain", "study", "--spec", spec, "--out", out, "--data-dir")
+    one_line(cli(*command, pictures), 2, "segmentation.scenes is 7", "ask for 6")
+    half = shutil.copytree(pictures, tmp_path / "half")
+    shutil.rmtree(half / "VOCdevkit" / "VOC2012" / "ImageSets")
+    one_line(cli(*command, half), 1, "VOC2012 is incomplete")
+    assert cli(*command, half, "--dry-run").code == 0
+    assert not out.exists()
+
+
 def test_wrong_usage_is_said_in_one_line(cli, spec, tmp_path):
     one_line(cli("fftrain", "study"), 2, "--preset paper|quick|smoke")
     one_line(cli("fftrain", "study", "--preset", "big"), 2, "--preset is 'big'")
