@@ -31,6 +31,7 @@ from ffserve.session import BUNDLED, Model, find_model
 from ffserve.stream import Batch, wanted_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+STATS = "stats"  # no name of a model: /v2/models/stats tells of all
 CARD = "card.md"
 HELD = 256 * 2**20  # bytes of all that is being answered
 log = logging.getLogger("ffserve.http")
@@ -83,7 +84,7 @@ def named(given: Sequence[str | None]) -> dict[str, Path]:
     """Returns the files of NAME=FILE, or of FILE alone, which is called as it or its folder is.
 
     Raises:
-        UsageError: for a name that is not legal, or given twice.
+        UsageError: for a name that is not legal, `stats`, or given twice.
         ModelNotFound: where there is no such file.
     """
     found: dict[str, Path] = {}
@@ -94,6 +95,10 @@ def named(given: Sequence[str | None]) -> dict[str, Path]:
         else:
             name, path = "", find_model(text)
         name = name or _name_of(path)
+        if name == STATS:
+            raise UsageError(
+                f"--model {path} is called {STATS}, and /v2/models/{STATS} tells of all models: write NAME={path}"
+            )
         if name in found:
             raise UsageError(f"--model {name} is given twice: name them apart with NAME=FILE")
         found[name] = path

@@ -211,6 +211,11 @@ def test_a_start_that_fails_is_one_line(cli, models, tmp_path):
         (1, ["--model", tmp_path / "none.onnx"], "none.onnx does not exist"),
         (1, ["--model", f"a={tmp_path / 'bad.onnx'}"], "bad.onnx"),
         (2, ["--model", file, "--model", file], "gray", "twice"),
+        (
+            2,
+            ["--model", f"stats={file}"],
+            f"is called stats, and /v2/models/stats tells of all models: write NAME={file}",
+        ),
         (2, ["--max-batch", "0"], "--max-batch"),
         (1, ["--token-file", tmp_path / "none"], "--token-file"),
         (2, ["--token-file", tmp_path / "empty"], "--token-file", "one token"),

@@ -271,6 +271,8 @@ def test_metrics_count_what_was_asked(server, models):
     server.infer("gray", {"inputs": []})
     after = [value(name, **labels) for name, labels in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 2, 5]
+    text = server.ask("/metrics").content.decode()
+    assert {*re.findall(r'ffserve_infer_seconds_count\{model="gray",stage="(\w+)"\}', text)} == {*STAGES}
     assert value("ffserve_model_stale", model="gray") == 0
     assert value("process_resident_memory_bytes") > 1e6
 
