@@ -270,7 +270,7 @@ def main(
         if soak:
             port = free_port()
             with served([*own, port], port, as_tensor, folder / "log") as pid:
-                load([port], as_tensor, connections, min(10.0, soak))
+                load([port], as_tensor, connections, min(30.0, soak))
                 parts = []
                 for _ in range(10):
                     before = memory(pid)
