@@ -59,7 +59,7 @@ def test_every_block_runs(tmp_path):
     [classes] = json.loads((here / "classes.json").read_text())["outputs"]
     assert re.fullmatch(r"[01]\.\d{6}:\d:\d", classes["data"][0])
     assert "model 'none' is unknown: there are mnist" in ended.stdout
-    assert ended.stdout.count("(5, 10) (5, 500)") == 2
+    assert ended.stdout.count("(5, 10) (5, 2016)") == 2
     assert "exit code 0" in ended.stdout
 
 

@@ -24,6 +24,9 @@ LIGHT = Ink(ground=0.0, ink=255.0)
 DARK = Ink(ground=255.0, ink=0.0)
 PLACED = Ink(ground=0.0, ink=255.0, longest=20.0, centre=(14.0, 14.0), stroke=2.5)
 SHAPE = (1, 28, 28)
+# What the model that ships reads where nothing is done to it.
+AS_THEY_ARE = {"as MNIST has them", "white on transparent", "white on gray 60", "white on blue", "gray 120 on gray 14"}
+AS_THEY_ARE |= {"3 pixels off", "half the size", "thin pen"}
 COLOURS = [  # ground, ink
     ((255, 255, 255), (0, 0, 0)),
     ((128, 128, 128), (255, 255, 255)),
@@ -253,6 +256,7 @@ def mnist_test(request):
     "kind", [pytest.param(kind, marks=[] if i % 3 == 0 else pytest.mark.slow) for i, kind in enumerate(KINDS)]
 )
 def test_the_model_that_ships_reads_real_digits_however_they_are_drawn(mnist_test, kind):
+    """Where it does not need that, since it was trained on moved digits, nothing is lost."""
     ink, labels = mnist_test
     pictures = [KINDS[kind](one) for one in ink]
     classifier = Classifier(BUNDLED, threads=1)
@@ -261,9 +265,11 @@ def test_the_model_that_ships_reads_real_digits_however_they_are_drawn(mnist_tes
         found = classifier.predict(images, top_k=1, **how)
         return np.mean([int(p.label) == label for p, label in zip(found, labels, strict=True)])
 
-    assert right(pictures) > right(list(ink), invert="no", place="no") - 0.05
-    if kind not in ("as MNIST has them", "white on transparent", "thin pen"):
-        assert right(pictures, invert="no", place="no") < 0.7
+    read, plainly = right(pictures), right(pictures, invert="no", place="no")
+    assert read > right(list(ink), invert="no", place="no") - 0.03
+    assert read > plainly - 0.02
+    if kind not in AS_THEY_ARE:
+        assert plainly < 0.6
 
 
 def test_the_models_own_pictures_are_read_as_they_are(mnist_test):

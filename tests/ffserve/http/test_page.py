@@ -100,7 +100,7 @@ def test_what_is_drawn_is_answered_as_the_command_answers(server, open_page, cli
     own = read([Item("drawing", str(tmp_path / "drawing.png"))], wanted_of(Classifier().model)).images_NCHW
     np.testing.assert_array_equal(np.reshape(seen, (28, 28, 4))[:, :, 0], own[0, 0])
     panel(page, "mnist").locator("summary").click()
-    playwright.expect(panel(page, "mnist").locator("pre")).to_contain_text("handwritten digits, by Forward-Forward")
+    playwright.expect(panel(page, "mnist").locator("pre")).to_contain_text("handwritten digits, by predsim")
 
 
 @pytest.mark.parametrize("way", ["choose", "drop", "paste"])
