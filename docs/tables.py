@@ -223,6 +223,25 @@ def matrix(dataset: str) -> list[str]:
     return markdown(["sees", "loss", *(f"cut {name}" for name in CUTS)], lines)
 
 
+def goodness() -> list[str]:
+    """Returns the last block and the chosen blocks of each goodness, loss of a pair and cut, and pretext accuracy."""
+    rows, lines = read("goodness"), []
+    for varied in dict.fromkeys(row["varied"] for row in rows):
+        settings = dict(part.split("=") for part in varied.split(", "))
+        line = [f"`{settings['method.goodness']}`", f"`{settings['method.loss']}`"]
+        for method in ("ff", "bp-goodness-all"):
+            found = own(rows, varied=varied, method=method)
+            line += [
+                told(found, "pretext accuracy"),
+                f"{told(found, blocks='block4')} / {chosen(found)}" if found else NONE,
+            ]
+        lines.append(line)
+    found = pick(rows, source="random")
+    lines.append(["untrained", "", NONE, f"{told(found, blocks='block4')} / {chosen(found)}", "", ""])
+    heads = ["goodness", "loss of a pair", "pretext", "cut at each block", "pretext", "cut never, losses on all"]
+    return markdown(heads, lines)
+
+
 def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
     cuts = {
@@ -233,6 +252,7 @@ def tables() -> dict[str, list[str]]:
     scff = {"SCFF": {"method": "self-contrastive order=greedy"}}
     return {
         "formula": formula(),
+        "goodness": goodness(),
         "theta": theta(),
         "matrix: mnist": matrix("mnist"),
         "matrix: cifar10": matrix(CIFAR),

@@ -174,7 +174,7 @@ def _boxes(told: Mapping[str, Any], shape: tuple[int, int], size: int) -> tuple[
     edges = [[float(one["bndbox"][edge]) for edge in ("xmin", "ymin", "xmax", "ymax")] for one in objects]
     # Pixels are counted from 1, and the last one is within.
     for left, top, right, bottom in edges:
-        if not (1 <= left < right <= shape[0] and 1 <= top < bottom <= shape[1]):
+        if not (1 <= left <= right <= shape[0] and 1 <= top <= bottom <= shape[1]):
             raise ValueError(f"the box {left:g} {top:g} {right:g} {bottom:g} is not within the picture")
     boxes_M4 = (torch.tensor(edges).view(-1, 4) - torch.tensor([1, 1, 0, 0])) * (size / torch.tensor([*shape, *shape]))
     label = {name: k for k, name in enumerate(PUBLISHED["voc"].class_names, start=1)}
