@@ -14,6 +14,8 @@ from tests.helpers import ROOT
 # The methods of the study.
 STUDIED = {"ff", "bp", "bp-goodness-last", "bp-goodness-all", "ff-unsupervised"}
 SPECS = sorted((ROOT / "docs" / "specs").glob("*.toml"))
+# Whose cells take seconds to be planned.
+LONG = {"matrix", "matrix-2000", "redundancy", "depth", "depth-resnet18", "goodness", "tasks", "claim-search"}
 CROSS_ENTROPY = ("local-ce", "cross-entropy cut=never")
 
 
@@ -48,12 +50,7 @@ def test_presets_are_legal_and_hold_what_they_promise(name):
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(
-            p, marks=[pytest.mark.slow] * (p.stem in {"matrix", "redundancy", "depth", "matrix-2000", "goodness"})
-        )
-        for p in SPECS
-    ],
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in SPECS],
     ids=lambda path: path.stem,
 )
 def test_the_specs_of_the_results_are_legal(path, stand_ins, monkeypatch):
