@@ -218,8 +218,8 @@ class _Measuring:
             return kept
         try:
             records: list[Any] = list(part.measure(subject))
-        except (FFStudyError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, FFStudyError) and not is_out_of_memory(error):
+        except Exception as error:
+            if not (isinstance(error, FFStudyError) or is_out_of_memory(error)):
                 raise
             records = [error]
         if self.accelerator.num_processes > 1:

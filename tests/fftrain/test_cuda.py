@@ -67,6 +67,7 @@ def test_gradients_are_those_of_a_cpu(method, backbone):
             unit.double()
         made.batch = float64(made.batch)
         found.append(made.gradients())
+    assert all(found[0])
     for on_cpu, on_gpu in zip(*found, strict=True):
         for one, other in zip(on_cpu, on_gpu, strict=True):
             assert other.device.type == "cuda"
