@@ -26,7 +26,7 @@ from ffcore.files import AnyPath, read_json, replacing, write_json
 from ffmodels.encoder import Encoder
 from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluations, read
 from ffmodels.run import Run, weights_digest
-from fftrain.config import EvaluationConfig, keyed
+from fftrain.config import EvaluationConfig, RunConfig, keyed
 from fftrain.data import ImageData, data_folder, file_name, load_data
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import choices, feature_memory, name_of
@@ -36,7 +36,7 @@ from fftrain.own import to_measure
 from fftrain.parts import FOLDER as IMAGES
 from fftrain.parts import RANDOM, RAW
 from fftrain.progress import Reporter
-from fftrain.run import RunFolder, describe
+from fftrain.run import RunFolder, describe, settings_of
 
 
 def evaluate_run(
@@ -70,15 +70,17 @@ def evaluate_run(
         RunError: where features that exceed the memory do not fit on the run folder's disk either.
         InUse: where another process works in the run folder.
     """
-    folder = RunFolder(run)
-    folder.read_config()  # a claim makes folders: not where there is no run
+    measured = Run.load(run)  # a claim makes folders: not where there is no run
+    trained = settings_of(measured)
     accelerator = accelerator or make_accelerator(configs[0].threads if configs else None)
     rows = None if baselines is None else Path(baselines)
     found: dict[int, Evaluated] = {}
-    with folder.claimed(accelerator):
+    with RunFolder(run).claimed(accelerator):
         for place in dict.fromkeys(_place(config) for config in configs):
             of_place = {i: config for i, config in enumerate(configs) if _place(config) == place}
-            measuring = _Measuring(folder.path, [*of_place.values()], accelerator, data, rows, reporter or Reporter())
+            measuring = _Measuring(
+                measured, trained, [*of_place.values()], accelerator, data, rows, reporter or Reporter()
+            )
             found |= dict(zip(of_place, measuring.run(), strict=True))
     return [found[i] for i in range(len(configs))]
 
@@ -93,21 +95,21 @@ class _Measuring:
 
     def __init__(
         self,
-        run: Path,
+        run: Run,
+        trained: RunConfig,
         configs: Sequence[EvaluationConfig],
         accelerator: Accelerator,
         data: ImageData | None,
         baselines: Path | None,
         reporter: Reporter,
     ) -> None:
-        self.measured, self.accelerator, self.reporter, self.baselines = Run.load(run), accelerator, reporter, baselines
-        trained = RunFolder(run).read_config()
+        self.measured, self.accelerator, self.reporter, self.baselines = run, accelerator, reporter, baselines
         self.source = trained.label
         encoder = self.measured.encoder(configs[0].reading)
         training = any(_part(config).training for config in configs)
         load = partial(load_data, training=training) if accelerator.num_processes == 1 else None
         load = load or partial(load_together, accelerator=accelerator, training=training)
-        config, data = to_measure(run, configs[0], data, load)
+        config, data = to_measure(run, trained, configs[0], data, load)
         for text in data.notes if data.name != trained.dataset else ():
             reporter.note(text)
         self.plain = data
@@ -122,8 +124,8 @@ class _Measuring:
             self.sources[RANDOM] = self.measured.encoder(encoder.reading, untrained=True)
         self.sources[self.source] = encoder
         asked = "" if config.target == "class" else f"-{file_name(trained.view.part_name)}"
-        self.probes = run / "probes" / f"{place_name(data.name)}-{file_name(encoder.reading)}{asked}"
-        self.weights = weights_digest(run)
+        self.probes = run.path / "probes" / f"{place_name(data.name)}-{file_name(encoder.reading)}{asked}"
+        self.weights = weights_digest(run.path)
         self.place: dict[str, str] = {"dataset": data.name, "reading": encoder.reading, "target": config.target}
         self.folder = data_folder(self.configs[0])
         for config in self.configs:

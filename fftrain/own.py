@@ -9,16 +9,16 @@ from typing import TypeVar
 
 from ffcore.errors import DataError, RunError
 from ffmodels.run import Run
-from fftrain.config import DataSettings, EvaluationConfig
+from fftrain.config import DataSettings, EvaluationConfig, RunConfig
 from fftrain.data import ImageData, load_data
 from fftrain.parts import DATASETS, FOLDER, check_dataset
-from fftrain.run import RunFolder, held_out_digest
+from fftrain.run import held_out_digest, settings_of
 
 Config = TypeVar("Config", bound=DataSettings)
 
 
 def data_of(
-    run: Path,
+    run: Run,
     data: ImageData | None = None,
     *,
     dataset: str | None = None,
@@ -28,7 +28,7 @@ def data_of(
     """Returns what a run was trained on, under the name that the run knows it by.
 
     Args:
-        run: a run folder.
+        run: the run.
         data: the data set, where it is there already.
         dataset: its name or place now, as in `found_at`.
         data_dir: likewise.
@@ -38,12 +38,16 @@ def data_of(
         RunError, DataError, ImageError, SettingError: as `found_at`, `load_data` and `recognised` do.
     """
     if data is None:
-        data = load(found_at(run, RunFolder(run).read_config(), dataset, data_dir))
+        data = load(found_at(run.path, settings_of(run), dataset, data_dir))
     return recognised(run, data)
 
 
 def to_measure(
-    run: Path, config: EvaluationConfig, data: ImageData | None, load: Callable[[DataSettings], ImageData]
+    run: Run,
+    trained: RunConfig,
+    config: EvaluationConfig,
+    data: ImageData | None,
+    load: Callable[[DataSettings], ImageData],
 ) -> tuple[EvaluationConfig, ImageData]:
     """Returns the settings with the data set's name, and what a run is measured on: its own data or others.
 
@@ -51,15 +55,15 @@ def to_measure(
     them, from wherever they came.
 
     Args:
-        run: a run folder.
-        config: the settings; without a data set, the run's own is meant.
+        run: the run.
+        trained: its settings.
+        config: those of what is measured; without a data set, the run's own is meant.
         data: the data set, where it is there already.
         load: what loads it.
 
     Raises:
         RunError, DataError, ImageError, SettingError: as `found_at`, `load_data` and `recognised` do.
     """
-    trained = RunFolder(run).read_config()
     config = config.changed(dataset=config.dataset or (trained.dataset if data is None else data.name))
     own = config.dataset == trained.dataset
     moved = all(str(name).startswith(FOLDER) for name in (config.dataset, trained.dataset))
@@ -70,9 +74,9 @@ def to_measure(
             skip_bad=config.skip_bad or trained.skip_bad,
         )
     if data is None:
-        data = load(found_at(run, config, data_dir=config.data_dir) if own else config)
+        data = load(found_at(run.path, config, data_dir=config.data_dir) if own else config)
     data = recognised(run, data, other=not own)
-    same = data.name == Run.load(run).data["name"]
+    same = data.name == run.data["name"]
     return config.changed(dataset=trained.dataset if same else config.dataset), data
 
 
@@ -112,11 +116,11 @@ def found_at(run: Path, config: Config, dataset: str | None = None, data_dir: st
     return config.changed(dataset=name, data_dir=data_dir or config.data_dir)
 
 
-def recognised(run: Path, data: ImageData, *, other: bool = False) -> ImageData:
+def recognised(run: Run, data: ImageData, *, other: bool = False) -> ImageData:
     """Returns data under the name that a run knows them by, where they are what it was trained on.
 
     Args:
-        run: a run folder.
+        run: the run.
         data: what is held against it.
         other: whether they may be another data set, of the same shape.
 
@@ -124,23 +128,23 @@ def recognised(run: Path, data: ImageData, *, other: bool = False) -> ImageData:
         RunError: where images have another shape than those that the run was trained on; where they have changed
             since; where they are another data set, and may not be.
     """
-    trained = Run.load(run).data
+    trained = run.data
     if list(data.shape) != list(trained["shape"]):
         c, h, w = trained["shape"]
         raise RunError(
-            f"{run} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
+            f"{run.path} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
             f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
         )
     if trained.get("digest") == held_out_digest(data) and list(data.class_names) == trained["class_names"]:
         return replace(data, name=trained["name"])
     if data.name == trained["name"]:
         raise RunError(
-            f"{data.name} has changed since {run} was trained on it, or the run had arrays of that name: restore it, "
-            "hand them over again in Python, or train a new run"
+            f"{data.name} has changed since {run.path} was trained on it, or the run had arrays of that name: "
+            "restore it, hand them over again in Python, or train a new run"
         )
     if not other:
         raise RunError(
-            f"{run} was trained on {trained['name']}, and {data.name} is not that: its held-out images or classes are "
-            "others; name what it was trained on, or hand that over in Python, as in evaluate_run(run, data=...)"
+            f"{run.path} was trained on {trained['name']}, and {data.name} is not that: its held-out images or classes "
+            "are others; name what it was trained on, or hand that over in Python, as in evaluate_run(run, data=...)"
         )
     return data

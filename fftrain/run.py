@@ -99,11 +99,7 @@ class RunFolder:
 
     def read_config(self) -> RunConfig:
         """Reads the settings back. Raises RunError where they are missing or damaged."""
-        values = Run.load(self.path).config
-        try:
-            return RunConfig(**values)
-        except (SettingError, TypeError) as error:
-            raise RunError(f"{self.path / CONFIG_FILE} holds settings that are not legal: {error}") from error
+        return settings_of(Run.load(self.path))
 
     def check_there(self) -> None:
         """Raises WriteError where the folder was taken away: what is written then would be no run."""
@@ -177,6 +173,14 @@ class RunFolder:
         """Deletes what was measured on other weights than those that are about to be written."""
         for measured in (EVALUATIONS, "probes"):
             shutil.rmtree(self.path / measured, ignore_errors=True)
+
+
+def settings_of(run: Run) -> RunConfig:
+    """Returns a run's settings, checked. Raises RunError where they are not legal."""
+    try:
+        return RunConfig(**run.config)
+    except (SettingError, TypeError) as error:
+        raise RunError(f"{run.path / CONFIG_FILE} holds settings that are not legal: {error}") from error
 
 
 def describe(data: ImageData) -> dict[str, Any]:

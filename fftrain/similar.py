@@ -22,7 +22,7 @@ from fftrain.features import rows_at_once
 from fftrain.loader import scaled
 from fftrain.own import data_of, recognised
 from fftrain.progress import Reporter
-from fftrain.run import RunFolder
+from fftrain.run import settings_of
 
 
 @torch.no_grad()
@@ -111,8 +111,8 @@ def compare_runs(
             raise RunError(
                 f"{a} and {b} ({names}) differ in the data's {key} ({one}, {other}): compare runs of one data set"
             )
-    data = data_of(a, data, dataset=dataset, data_dir=data_dir, load=partial(load_data, training=False))
-    recognised(b, data)
+    data = data_of(found[0], data, dataset=dataset, data_dir=data_dir, load=partial(load_data, training=False))
+    recognised(found[1], data)
     points = sample(data.validation, images)
     readings: list[str] = []
     grams: list[list[list[Tensor]]] = []  # of each run: trained, untrained
@@ -124,7 +124,7 @@ def compare_runs(
     (trained_a, untrained_a), (trained_b, untrained_b) = grams
     return {
         "runs": [run.resolve().name for run in (a, b)],
-        "methods": [RunFolder(run).read_config().label for run in (a, b)],
+        "methods": [settings_of(run).label for run in found],
         "readings": readings,
         "weights": [weights_digest(run) for run in (a, b)],
         "images": len(points),

@@ -37,7 +37,7 @@ from fftrain.own import found_at, recognised
 from fftrain.parts import public_name
 from fftrain.precision import slower_in_bf16
 from fftrain.progress import Reporter, time_left
-from fftrain.run import RunFolder, describe, describe_hardware
+from fftrain.run import RunFolder, describe, describe_hardware, settings_of
 from fftrain.told import accuracy, evaluating, over_processes, with_told
 from fftrain.views.base import View
 from fftrain.watch import Watch
@@ -117,9 +117,10 @@ class Training:
             place = found_at(out, config) if resume else config
             data = load_together(place, accelerator, None if resume else reporter)
         if resume:
-            data = recognised(out, data)
-            config = folder.read_config().continued(config.changed(dataset=folder.read_config().dataset))
-            if Run.load(out).data != describe(data):
+            run = Run.load(out)
+            data, was = recognised(run, data), settings_of(run)
+            config = was.continued(config.changed(dataset=was.dataset))
+            if run.data != describe(data):
                 raise RunError(
                     f"{data.name} is not what {out} was trained on (images, classes or splits): train a new run"
                 )

@@ -31,13 +31,13 @@ class ReadOut(Evaluation):
 
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises RunError for a method that tells nothing, and for images or a reading that are not the run's own."""
-        if run.readout() is None:
+        if run.told is None:
             name = run.config["method"]["name"]
             raise RunError(
                 f"{run.path} was trained without labels ({name}): it tells nothing; name what shall be measured, such "
                 "as linear"
             )
-        if reading != run.encoder().reading:
+        if reading != run.readings[0]:
             raise SettingError("readout reads as its method does: leave --reading out")
         if data.name != run.data["name"]:
             raise RunError(
@@ -48,11 +48,10 @@ class ReadOut(Evaluation):
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the accuracy of what predicts, of each reader, and of how many images."""
         run = subject.run
-        readout = run.readout()
-        assert readout is not None
+        assert run.told is not None
         part = subject.data.split(self.split)
         by = accuracy(
-            readout.to(subject.accelerator.device),
+            run.told.to(subject.accelerator.device),
             view_of(run),
             len(run.classes),
             part.images,

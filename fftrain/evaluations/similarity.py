@@ -36,7 +36,7 @@ class Similarity(Evaluation):
 
     def check(self, run: Run, data: ImageData, reading: str) -> None:
         """Raises SettingError for a reading that is not the run's own beside another run."""
-        if self.against is not None and reading != run.encoder().reading:
+        if self.against is not None and reading != run.readings[0]:
             raise SettingError("similarity.against compares runs as their methods read: leave --reading out")
 
     def measure(self, subject: Subject) -> Iterator[Record]:

@@ -26,7 +26,7 @@ from ffcore.errors import RunError, SettingError
 from ffcore.files import AnyPath, read_json, replacing, sha256
 from ffcore.plugins import Plugins
 from ffmodels.backbones.base import Backbone, Shape
-from ffmodels.conditions import in_words
+from ffmodels.conditions import Condition, in_words
 from ffmodels.encoder import Encoder, readings
 from ffmodels.methods.base import Method, Readout
 from ffmodels.parts import BACKBONES, METHODS
@@ -110,6 +110,21 @@ class Run:
         made: Method = self._part("method", METHODS)
         return made
 
+    @cached_property
+    def condition(self) -> Condition:
+        """What the pixels carry."""
+        return self.method.condition(len(self.classes), self.shape)
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """The ways in which features are read; the first is the method's default."""
+        return readings(self.condition)
+
+    @cached_property
+    def told(self) -> Readout | None:
+        """What tells the labels that it was trained on, as `readout`, with a network of its own; made once."""
+        return self.readout()
+
     def network(self, *, untrained: bool = False) -> Backbone:
         """Returns the backbone, frozen, in evaluation mode, on the CPU.
 
@@ -138,10 +153,11 @@ class Run:
             SettingError: for a reading that the method does not have.
             RunError: as `network` does.
         """
-        condition = self.method.condition(len(self.classes), self.shape)
-        if reading is not None and reading not in (known := readings(condition)):
-            raise SettingError(f"reading {reading!r} is unknown for {self.path}: choose one of {in_words(known)}")
-        return Encoder(condition, self.network(untrained=untrained), reading).eval()
+        if reading is not None and reading not in self.readings:
+            raise SettingError(
+                f"reading {reading!r} is unknown for {self.path}: choose one of {in_words(self.readings)}"
+            )
+        return Encoder(self.condition, self.network(untrained=untrained), reading).eval()
 
     def readout(self, encoder: Encoder | None = None) -> Readout | None:
         """Returns what tells the labels that it was trained on, frozen; None where there is nothing to tell.
