@@ -104,6 +104,7 @@ class Backbone(nn.Module):
         groups: of channels, where it is group.
         keeps: pixels a side of a map that features keep: 1 is the mean over space.
         stages: of each block, the stage that it belongs to; None: each is its own.
+        pools: of each block, what makes its input smaller before it is normalised; None: nothing does.
 
     Raises:
         SettingError: where it does not fit: a block gives no float tensor of its batch, rows of an image depend on
@@ -120,10 +121,12 @@ class Backbone(nn.Module):
         groups: int = 10,
         keeps: int = 1,
         stages: Sequence[int] | None = None,
+        pools: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
         self.blocks = nn.ModuleList(blocks)
+        self.pools = nn.ModuleList(pools or [nn.Identity() for _ in blocks])
         self.shape = shape
         self.between = between
         self.keeps = keeps
@@ -150,7 +153,9 @@ class Backbone(nn.Module):
 
     def read(self, index: int, h: Tensor) -> Tensor:
         """Returns what a block reads of the activation of the one below it, or the stem's, at least float32."""
-        return layer(h) if index == 0 and self.between == "triangle" else self.normalise(h)
+        if self.between != "triangle":
+            return self.normalise(self.pools[index](h))
+        return layer(self.pools[index](above_mean(as_it_is(h)) if index else h))
 
     def block(self, index: int, h: Tensor) -> Tensor:
         """Returns the activation of one block, given that of the one below it, or the stem's."""

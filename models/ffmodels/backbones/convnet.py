@@ -43,21 +43,29 @@ class ConvNet(LayerSettings):
     def make(self, shape: Shape) -> Backbone:
         """Returns a block for each number of channels. Maps are padded: images may have any size."""
         blocks: list[nn.Module] = []
-        before: list[nn.Module] = []
+        pools: list[nn.Module] = [nn.Identity()]
         for index, (inputs, outputs) in enumerate(pairwise([shape[0], *self.channels])):
             kernel = self.kernel[min(index, len(self.kernel) - 1)]
             pool = self._pool(self.pooling[min(index, len(self.pooling) - 1)])
             convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=self.biased)
-            block = [convolution, *self.activated(outputs)]
-            blocks.append(nn.Sequential(*before, *block, *([] if self.pool_first else pool), *self.dropped()))
-            before = pool if self.pool_first else []
-        return Backbone(nn.Identity(), blocks, shape=shape, between=self.between, groups=self.groups, keeps=self.keeps)
+            parts = [convolution, *self.activated(outputs), *([] if self.pool_first else [pool]), *self.dropped()]
+            blocks.append(nn.Sequential(*parts))
+            pools.append(pool if self.pool_first else nn.Identity())
+        return Backbone(
+            nn.Identity(),
+            blocks,
+            shape=shape,
+            between=self.between,
+            groups=self.groups,
+            keeps=self.keeps,
+            pools=pools[:-1],
+        )
 
-    def _pool(self, pooling: str) -> list[nn.Module]:
+    def _pool(self, pooling: str) -> nn.Module:
         """Returns what halves a map, rounded up."""
         padding = (self.window - 1) // 2
         if pooling == "max":
-            return [nn.MaxPool2d(self.window, 2, padding, ceil_mode=True)]
+            return nn.MaxPool2d(self.window, 2, padding, ceil_mode=True)
         if pooling == "average":
-            return [nn.AvgPool2d(self.window, 2, padding, ceil_mode=True, count_include_pad=False)]
-        return []
+            return nn.AvgPool2d(self.window, 2, padding, ceil_mode=True, count_include_pad=False)
+        return nn.Identity()

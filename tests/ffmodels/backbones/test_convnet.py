@@ -61,7 +61,18 @@ def test_pools_may_stand_where_the_next_block_begins():
     images = torch.rand(2, 3, 12, 12)
     torch.testing.assert_close(functional.max_pool2d(first(images)[0], 2), behind(images)[0])
     one = make(pool_first=True, between="none").eval()
-    torch.testing.assert_close(one(images)[1], one.blocks[1][1:](functional.max_pool2d(one(images)[0], 2)))
+    torch.testing.assert_close(one(images)[1], one.blocks[1](functional.max_pool2d(one(images)[0], 2)))
+
+
+@pytest.mark.parametrize("between", ["rms", "layer", "triangle"])
+def test_what_was_pooled_first_is_normalised_as_it_is_read(between):
+    net = make(pool_first=True, between=between, activation="linear").eval()
+    z = net(torch.rand(2, 3, 12, 12))[0]
+    spoken = (z - z.mean(1, keepdim=True)).relu() if between == "triangle" else z
+    read = net.read(1, z).flatten(1)
+    pooled = functional.max_pool2d(spoken, 2).flatten(1)
+    expected = pooled if between == "rms" else pooled - pooled.mean(1, keepdim=True)
+    torch.testing.assert_close(read, expected / expected.square().mean(1, keepdim=True).sqrt())
 
 
 def test_settings_stand_for_the_blocks_that_follow():
