@@ -13,6 +13,7 @@ FFStudyError            exit code 1
 ├── ExportError         an exported file would not compute what was trained
 ├── ModelError          a model file is damaged, foreign, or does not compute what it says
 │   └── ModelNotFound   there is no model where it was looked for
+├── HubError            the Hugging Face Hub refuses, cannot be reached, or lacks what was asked for
 └── DeviceError         a device that was asked for does not work here
 
 Every message is one line: what is wrong, with which value, and what mends it. The attribute
@@ -76,6 +77,10 @@ class ModelError(FFStudyError):
 
 class ModelNotFound(ModelError):
     """There is no model where it was looked for."""
+
+
+class HubError(FFStudyError):
+    """The Hugging Face Hub refuses, cannot be reached, or lacks what was asked for."""
 
 
 class DeviceError(FFStudyError):

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ffcore.errors import ModelError, ModelNotFound, UsageError
+from ffcore.files import AnyPath
+from ffcore.hub import HUB
 from ffserve.about import instead_of_json
+from ffserve.hub import located
 from ffserve.metadata import MANIFEST, SUFFIXES, Named
 
 EAGER = "eager"
@@ -54,11 +57,12 @@ class Candidate:
         return [*PYTHON, *command, "--threads", str(threads)]
 
 
-def find_candidates(given: Sequence[Path], run: Path | None) -> list[Candidate]:
+def find_candidates(given: Sequence[AnyPath], run: Path | None) -> list[Candidate]:
     """Returns the models to measure, the eager one of `run` first; each file once.
 
     Args:
-        given: .onnx, .ts and .pt2 files, run and export folders; empty takes what `run` has exported.
+        given: .onnx, .ts and .pt2 files, run and export folders; empty takes what `run` has exported. Of a repository
+            hf://OWNER/NAME the .onnx files alone: others hold code.
         run: a run folder, or None.
 
     Raises:
@@ -68,9 +72,10 @@ def find_candidates(given: Sequence[Path], run: Path | None) -> list[Candidate]:
     if not given and run is None:
         raise UsageError("there is nothing to compare: name models (.onnx, .ts, .pt2, run or export folders) or --run")
     files: list[Path] = []
-    for path in map(Path, given or [run or Path()]):
+    for named in [os.fspath(path) for path in given or [run or Path()]]:
+        path = located(named, every=True)
         if path.is_dir():
-            files += _in_manifest(path)
+            files += [file for file in _in_manifest(path) if file.suffix == ".onnx" or not named.startswith(HUB)]
         elif not path.exists():
             raise ModelNotFound(f"{path} does not exist: name a model file or a run folder")
         elif path.suffix not in SUFFIXES.values():

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import FFStudyError, UsageError
+from ffcore.files import AnyPath
 from ffcore.flat import BLACK, Ground
 from ffcore.images import from_array
 from ffcore.ink import Ink
@@ -84,7 +85,7 @@ class _Row:
 
 
 def compare_models(
-    models: Sequence[Path],
+    models: Sequence[AnyPath],
     *,
     run: Path | None = None,
     images: Path | None = None,
@@ -97,7 +98,8 @@ def compare_models(
     """Measures models side by side.
 
     Args:
-        models: .onnx, .ts and .pt2 files, run and export folders (all files of their manifest); none: those of `run`.
+        models: .onnx, .ts and .pt2 files, run and export folders (all files of their manifest), hf://OWNER/NAME; none:
+            those of `run`.
         run: a run folder: the eager model in it is measured too, and is the reference.
         images: a folder of images, in folders of classes for the accuracy; None takes the samples of a run folder that
             was named, else random images.
@@ -140,7 +142,7 @@ def compare_models(
         _start(rows, threads, min(rounds, COLD_STARTS), time_limit, folder, say)
         if reference := _hold_to_one_shape(rows):
             ground, ink = _reading(rows)
-            places = [run, *models]
+            places = [run, *map(Path, models)]
             source = choose_images(images, places, reference.ready["shape"], ground=ground, ink=ink, report=say)
             source.check([row.ready.get("class_names") for row in rows])
         _time(rows, sizes, rounds, time_limit, say)

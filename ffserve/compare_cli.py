@@ -21,10 +21,11 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     models: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help=".onnx, .ts and .pt2 files; run and export folders stand for all files of their manifest. "
+            help=".onnx, .ts and .pt2 files; run and export folders stand for all files of their manifest, "
+            "hf://OWNER/NAME for its .onnx files. "
             "[default: those of --run]",
             show_default=False,
         ),

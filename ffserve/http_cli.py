@@ -46,7 +46,7 @@ def http(
         typer.Option(
             "--model",
             metavar="NAME=FILE",
-            help="An .onnx file or a run folder, and what it is called; may be given again. "
+            help="An .onnx file, a run folder or hf://OWNER/NAME, and what it is called; may be given again. "
             "[env: FFSERVE_MODEL; default: the MNIST model that ships]",
             show_default=False,
         ),

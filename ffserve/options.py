@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,10 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64_000_000  # as in images.py, which imports Pillow
 BATCH_SIZE = 128
-_MODEL = "An .onnx file or a run folder. [env: FFSERVE_MODEL; default: the MNIST model that ships]"
+_MODEL = (
+    "An .onnx file, a run folder, or hf://OWNER/NAME[@REVISION][/FILE] for one on the Hugging Face Hub. "
+    "[env: FFSERVE_MODEL; default: the MNIST model that ships]"
+)
 
 
 class DeviceName(StrEnum):
@@ -58,8 +60,9 @@ FilesFrom = Annotated[
         show_default=False,
     ),
 ]
-ModelOption = Annotated[Path | None, typer.Option("--model", help=_MODEL, show_default=False)]
-ModelArgument = Annotated[Path | None, typer.Argument(help=_MODEL, show_default=False)]
+# Texts, not paths: a path would have one slash of hf:// less.
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="PATH", help=_MODEL, show_default=False)]
+ModelArgument = Annotated[str | None, typer.Argument(help=_MODEL, show_default=False)]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Images of one run of the model.", min=1, max=65536)]
 Threads = Annotated[
     int | None,
@@ -108,7 +111,7 @@ def images_named(images: Sequence[str] | None, files_from: str | None) -> Iterab
     return chain(images or (), listed(files_from))
 
 
-def model_named(model: Path | None, threads: int | None, device: DeviceName, given: list[str] | None) -> Model:
+def model_named(model: str | None, threads: int | None, device: DeviceName, given: list[str] | None) -> Model:
     """Returns the model that a command's options name, and notes where it does not run where one might think."""
     from ffserve.session import Model, find_model
 

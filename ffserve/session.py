@@ -25,6 +25,7 @@ from ffcore.errors import FFStudyError, ModelError, ModelNotFound, UsageError
 from ffcore.machine import frozen
 from ffserve.about import About, check_digest, golden_of, read_about
 from ffserve.given import as_path, check_count, content_of
+from ffserve.hub import located
 from ffserve.providers import devices, first_line, open_session
 from ffserve.stored import stored_metadata
 
@@ -39,18 +40,20 @@ def find_model(given: str | os.PathLike[str] | None = None) -> Path:
     """Returns the model file to use: the one given, else FFSERVE_MODEL, else the bundled one.
 
     Args:
-        given: an .onnx file, or a folder: a run with an export, or one with a single .onnx file or model.onnx in it.
+        given: an .onnx file, or a folder: a run with an export, or one with a single .onnx file or model.onnx in it;
+            or hf://OWNER/NAME[@REVISION][/FILE] for one on the Hugging Face Hub.
 
     Raises:
         ModelNotFound: where there is none, or a folder has several and none is called model.onnx.
+        HubError: where it cannot be had from the Hub.
         UsageError: where `given` is empty.
     """
     named = os.environ.get("FFSERVE_MODEL") if given is None else as_path(given, "model")
     if named:
-        path = Path(os.path.expanduser(named))  # which leaves ~unknown as it is
+        path = located(named)
         source = "FFSERVE_MODEL" if given is None else "--model"
         if path.is_dir():
-            return _in_folder(path, source)
+            return _in_folder(path, source, named)
         if not path.exists():
             raise ModelNotFound(f"{source} {path} does not exist: name an .onnx file or a run folder")
         return path
@@ -67,7 +70,7 @@ def find_model(given: str | os.PathLike[str] | None = None) -> Path:
     return BUNDLED
 
 
-def _in_folder(folder: Path, source: str) -> Path:
+def _in_folder(folder: Path, source: str, named: str) -> Path:
     for inside in (folder / "export", folder):
         files = sorted(path for path in inside.glob("*.onnx") if path.is_file())
         if inside / "model.onnx" in files:
@@ -76,8 +79,9 @@ def _in_folder(folder: Path, source: str) -> Path:
             return files[0]
         if files:
             names = ", ".join(path.name for path in files)
-            raise ModelNotFound(f"{source} {folder} has several models: name one of {inside}/ ({names})")
-    raise ModelNotFound(f"{source} {folder} is a folder without export/model.onnx: `ffexport {folder}` makes it")
+            place = "/".join((named.rstrip("/"), *inside.relative_to(folder).parts))
+            raise ModelNotFound(f"{source} {named} has several models: name one of {place}/ ({names})")
+    raise ModelNotFound(f"{source} {named} is a folder without export/model.onnx: `ffexport {named}` makes it")
 
 
 def _given(source: Any) -> str | bytes:

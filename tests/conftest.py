@@ -78,6 +78,30 @@ def real_mnist(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in for the Hugging Face Hub that programs and this process take for it, with a cache of its own."""
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    from tests.hub import environment, serving
+
+    with serving() as hub:
+        home = tmp_path / "hf"
+        for name, value in environment(hub, home).items():
+            monkeypatch.setenv(name, value)
+        for name, value in {  # read from the environment when it is imported
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        yield hub
+
+
+@pytest.fixture
 def unused_port() -> int:
     """A port of this machine that nothing listens on."""
     import socket

@@ -30,7 +30,18 @@ ALLOWED = {
     "ffexport": ("ffcore", "ffmodels", "ffserve.console", "ffserve.metadata"),
     "fftrain": ("ffcore", "ffmodels", "ffserve.console"),
 }
-HEAVY = ("torch", "torchvision", "accelerate", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "pyarrow")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "accelerate",
+    "onnx",
+    "onnxscript",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "pyarrow",
+    "huggingface_hub",
+)
 SERVER = ("starlette", "uvicorn", "grpc", "google", "orjson", "prometheus_client")
 PUBLIC = {
     "ffmodels": [
@@ -248,7 +259,7 @@ def test_serving_installs_no_torch(wheel):
     base = {line.split(">=")[0] for line in required if "extra ==" not in line}
     assert base == {"numpy", "pillow", "typer", "rich", "packaging", "onnxruntime-gpu", "onnxruntime"}
     assert any(line.startswith("torch>=") and 'extra == "train"' in line for line in required)
-    assert {"train", "track", "eval", "http", "gpu", "dev"} == set(metadata.get_all("Provides-Extra"))
+    assert {"train", "track", "eval", "http", "hub", "gpu", "dev"} == set(metadata.get_all("Provides-Extra"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

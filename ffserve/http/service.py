@@ -23,6 +23,7 @@ from ffserve.account import Account
 from ffserve.http.batching import Batcher, Outputs
 from ffserve.http.metrics import Metrics
 from ffserve.http.protocol import STAGES, VERSION, Asked, Refused, config, shape_of
+from ffserve.hub import called
 from ffserve.metadata import MANIFEST
 from ffserve.output import record
 from ffserve.predict import Classifier
@@ -107,7 +108,7 @@ def named(given: Sequence[str | None]) -> dict[str, Path]:
 
 def _name_of(path: Path) -> str:
     """Returns what a file is called: as its run, where it has the name of every export."""
-    place = path.resolve()
+    place = called(path)
     name = place.stem
     if name.split(".")[0] == "model":
         folder = place.parent.parent if place.parent.name == "export" else place.parent
@@ -115,6 +116,11 @@ def _name_of(path: Path) -> str:
     if path != BUNDLED and not NAME.fullmatch(name):
         raise UsageError(f"--model {path} makes {name!r}, which is no name of a model: write NAME={path}")
     return name
+
+
+def _words(card: str) -> str:
+    """Returns a card without the metadata that stand before it."""
+    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)
 
 
 def stamp(path: Path) -> tuple[Any, ...]:
@@ -308,5 +314,5 @@ class Service:
                 spent=lambda stage, seconds: spent[stage](seconds),
             ),
             bytes=size,
-            card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
+            card=_words(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None,
         )

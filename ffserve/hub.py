@@ -1,0 +1,69 @@
+"""Models on the Hugging Face Hub: hf://OWNER/NAME[@REVISION][/FILE], in `huggingface_hub`'s own cache (HF_HOME)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from ffcore.errors import ModelNotFound, UsageError
+from ffcore.hub import HUB, asking
+from ffserve.metadata import MANIFEST
+
+_NAMED = re.compile(rf"{HUB}(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
+# What is taken where no file is named, if it is there: as in a folder, and not the others too.
+_FIRST = ("export/model.onnx", "model.onnx")
+_SUFFIX = ".onnx"
+
+
+def located(named: str, *, every: bool = False) -> Path:
+    """Returns where the file or folder lies on this machine that a person named; what is on the Hub is fetched.
+
+    Args:
+        named: a path, or hf://OWNER/NAME[@REVISION][/FILE].
+        every: of a repository, whether all its models are wanted, and not only the one that is taken of several.
+
+    Raises:
+        HubError: where it cannot be had from the Hub and is not in the cache.
+        ModelNotFound: where a repository has no such .onnx file.
+        UsageError: where what follows hf:// names none.
+    """
+    if not named.startswith(HUB):
+        return Path(os.path.expanduser(named))  # which leaves ~unknown as it is
+    found = _NAMED.fullmatch(named)
+    if found is None:
+        raise UsageError(f"{named} names no model on the Hub: write {HUB}OWNER/NAME[@REVISION][/FILE]")
+    file = found["file"]
+    if file is not None:
+        if not file.endswith(_SUFFIX) or ".." in PurePosixPath(file).parts:
+            raise UsageError(f"{named} names no {_SUFFIX} file: of the Hub no others are taken, they may hold code")
+        folder = _fetched(found, [file, (PurePosixPath(file).parent / MANIFEST).as_posix()])
+        if not (folder / file).is_file():
+            raise ModelNotFound(f"{named} does not exist: the repository has no such file")
+        return folder / file
+    if not every:
+        folder = _fetched(found, [*_FIRST, f"*{MANIFEST}"])
+        if any((folder / name).is_file() for name in _FIRST):
+            return folder
+    folder = _fetched(found, [f"*{_SUFFIX}", f"*{MANIFEST}"])
+    if not any(folder.rglob(f"*{_SUFFIX}")):
+        raise ModelNotFound(f"{named} has no {_SUFFIX} file: `ffexport RUN --push-to-hub OWNER/NAME` uploads one")
+    return folder
+
+
+def _fetched(found: re.Match[str], patterns: list[str]) -> Path:
+    """Returns the folder of a repository in the cache, with the files that match, or those of them that it has."""
+    with asking(found.string):
+        from huggingface_hub import snapshot_download
+
+        revision = None if found["revision"] is None else unquote(found["revision"])
+        return Path(snapshot_download(found["name"], revision=revision, allow_patterns=patterns))
+
+
+def called(path: Path) -> Path:
+    """Returns a model's path as it is called after: of what lies in the cache of the Hub, OWNER/NAME/FILE."""
+    folder = path.parent
+    if folder.parent.name == "snapshots":  # models--OWNER--NAME/snapshots/COMMIT/FILE, where FILE is a link
+        return Path(*folder.parents[1].name.split("--")[1:], path.name)
+    return path.resolve()

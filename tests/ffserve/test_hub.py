@@ -1,0 +1,173 @@
+"""Models that are named hf://OWNER/NAME, from a stand-in for the Hugging Face Hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ffcore.errors import HubError, ModelError, ModelNotFound, UsageError
+from ffcore.files import sha256
+from ffserve.candidates import find_candidates
+from ffserve.predict import Classifier
+from ffserve.session import Model, find_model
+from tests.ffserve.conftest import write_model
+from tests.helpers import one_line
+
+
+@pytest.fixture
+def digits(hub, tmp_path):
+    """A repository with two models of other weights, and their manifest; gives the folder that it was made of."""
+    folder = tmp_path / "export"
+    write_model(folder / "model.onnx")
+    write_model(folder / "model.int8.onnx", bias=np.array([5.0, 0.0, 0.0]))
+    (folder / "model.ts").write_bytes(b"code")
+    files = {path.name: {"sha256": sha256(path)} for path in folder.iterdir()}
+    (folder / "manifest.json").write_text(json.dumps({"files": files, "probe": None}))
+    hub.add("me/digits", {path.name: path.read_bytes() for path in folder.iterdir()})
+    return folder
+
+
+def test_every_command_answers_as_from_the_folder(hub, digits, cli, tmp_path, monkeypatch):
+    Image.linear_gradient("L").resize((4, 4)).save(tmp_path / "a.png")
+    first = cli("ffserve", "predict", tmp_path / "a.png", "--model", "hf://me/digits", "--json")
+    assert first.code == 0, first.err
+    here = cli("ffserve", "predict", tmp_path / "a.png", "--model", digits, "--json")
+    assert first.json["predictions"] == here.json["predictions"]
+    assert first.json["model"].endswith("/model.onnx")
+    info = cli("ffserve", "info", "hf://me/digits/model.int8.onnx", "--json")
+    assert info.json["bytes"] == (digits / "model.int8.onnx").stat().st_size
+    monkeypatch.setenv("FFSERVE_MODEL", "hf://me/digits/model.int8.onnx")
+    named = cli("ffserve", "features", tmp_path / "a.png", "--out", tmp_path / "f.npz")
+    assert named.code == 0, named.err
+    assert Classifier().predict([str(tmp_path / "a.png")])[0].label == "zero"
+    assert [c.name for c in find_candidates(["hf://me/digits"], None)] == ["model.onnx", "model.int8.onnx"]
+
+
+def test_only_what_is_taken_is_fetched_and_once(hub, digits):
+    path = find_model("hf://me/digits")
+    assert path.read_bytes() == (digits / "model.onnx").read_bytes()
+    assert {*hub.downloads()} == {"model.onnx", "manifest.json"}
+    assert find_model("hf://me/digits") == path
+    assert not hub.downloads()
+    find_model("hf://me/digits/model.int8.onnx")
+    assert hub.downloads() == ["model.int8.onnx"]
+
+
+def test_what_was_fetched_is_there_without_a_network(hub, digits, monkeypatch):
+    from huggingface_hub import constants
+
+    path = find_model("hf://me/digits")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    assert find_model("hf://me/digits") == path
+    with pytest.raises(HubError, match=r"hf://me/digits/model\.int8\.onnx: it is not in the cache, and HF_HUB_OFFLINE"):
+        find_model("hf://me/digits/model.int8.onnx")
+    with pytest.raises(HubError, match="hf://me/other: it is not in the cache"):
+        find_model("hf://me/other")
+    assert not hub.asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.refuse = 503  # out of order
+    assert find_model("hf://me/digits") == path
+
+
+def test_a_revision_is_a_branch_or_a_commit(hub, digits):
+    known = hub.repositories["me/digits"]
+    before = known.branches["main"]
+    known.commit("main", {"model.onnx": (digits / "model.int8.onnx").read_bytes()})
+    known.commit("refs/pr/1", {"other.onnx": b"x"})
+    for revision, file in {"": "model.int8.onnx", "@main": "model.int8.onnx", f"@{before}": "model.onnx"}.items():
+        assert find_model(f"hf://me/digits{revision}").read_bytes() == (digits / file).read_bytes()
+    assert find_model("hf://me/digits@refs%2Fpr%2F1").read_bytes() == b"x"
+
+
+def test_of_several_files_one_is_taken_as_of_a_folder(hub, digits):
+    files = hub.repositories["me/digits"].files()
+    del files["model.onnx"]
+    hub.add("me/one", files)
+    assert find_model("hf://me/one").name == "model.int8.onnx"
+    hub.add("me/two", {**files, "b.onnx": b"b"})
+    with pytest.raises(
+        ModelNotFound, match=r"hf://me/two has several .*of hf://me/two/ \(b\.onnx, model\.int8\.onnx\)"
+    ):
+        find_model("hf://me/two")
+    hub.add("me/below", {"export/model.onnx": b"e", "model.onnx": b"m"})
+    assert find_model("hf://me/below").read_bytes() == b"e"
+
+
+def test_a_file_that_is_not_the_manifests_is_refused(hub, digits):
+    known = hub.repositories["me/digits"]
+    known.commit("main", {**known.files(), "model.onnx": known.files()["model.int8.onnx"]})
+    with pytest.raises(ModelError, match="SHA-256"):
+        Model(find_model("hf://me/digits"))
+
+
+def test_files_that_may_hold_code_are_never_taken(hub, digits):
+    from huggingface_hub import snapshot_download
+
+    with pytest.raises(UsageError, match=r"names no \.onnx file: .* may hold code"):
+        find_model("hf://me/digits/model.ts")
+    snapshot_download("me/digits")
+    assert [c.name for c in find_candidates(["hf://me/digits"], None)] == ["model.onnx", "model.int8.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("named", "code", "words"),
+    [
+        ("hf://me/none", 1, ["hf://me/none: there is no such repository", "private"]),
+        ("hf://me/hidden", 1, ["hf://me/hidden: there is no such repository", "private", "hf auth login", "HF_TOKEN"]),
+        ("hf://me/digits@none", 1, ["hf://me/digits@none", "no such revision"]),
+        ("hf://me/digits/none.onnx", 1, ["hf://me/digits/none.onnx does not exist"]),
+        ("hf://me/words", 1, ["hf://me/words has no .onnx file", "--push-to-hub"]),
+        ("hf://digits", 2, ["hf://digits names no model on the Hub", "hf://OWNER/NAME"]),
+        ("hf://", 2, ["names no model on the Hub"]),
+        ("hf://me/a--b", 2, ["hf://me/a--b is no name on the Hub", "--"]),
+        ("hf://me/digits/../../a.onnx", 2, ["names no .onnx file"]),
+    ],
+)
+def test_what_cannot_be_had_is_an_error_of_one_line(hub, digits, cli, monkeypatch, named, code, words):
+    hub.add("me/words", {"README.md": b"words", "manifest.json": b"{}"})
+    hub.add("me/hidden", {}, private=True)
+    if "hidden" in named:
+        monkeypatch.setenv("HF_TOKEN", "")
+    one_line(cli("ffserve", "info", named), code, *words)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(403, ["the token may not"]), (500, ["answers 500 (as the test wants)"])]
+)
+def test_a_hub_that_refuses_is_an_error_of_one_line(hub, cli, status, words):
+    hub.refuse = status
+    one_line(cli("ffserve", "predict", "a.png", "--model", "hf://me/digits"), 1, "hf://me/digits: ", *words)
+
+
+def test_without_a_network_or_the_library_one_line_says_so(hub, cli, monkeypatch, unused_port):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused_port}")
+    one_line(cli("ffserve", "info", "hf://me/digits"), 1, "hf://me/digits: the Hub cannot be reached", "HF_ENDPOINT")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", None)
+    one_line(cli("ffserve", "info", "hf://me/digits"), 1, "huggingface_hub is not installed: run pip install")
+
+
+def test_a_server_calls_a_model_as_its_repository(hub, digits, monkeypatch):
+    pytest.importorskip("starlette")
+    from ffserve.http.service import named
+
+    found = named(["hf://me/digits", "hf://me/digits/model.int8.onnx", "mine=hf://me/digits@main"])
+    assert list(found) == ["digits", "digits.int8", "mine"]
+    monkeypatch.setenv("FFSERVE_MODEL", "hf://me/digits")
+    assert list(named([])) == ["digits"]
+
+
+def test_a_folder_of_that_name_is_none_of_the_hubs(hub, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(digits, tmp_path / "hf:" / "me" / "mine")
+    with pytest.raises(HubError):
+        find_model("hf://me/mine")
+    assert find_model("hf:/me/mine").is_file()
