@@ -62,6 +62,8 @@ class ImageData:
     """What a person has to know of how they were read."""
     skipped: tuple[str, ...] = ()
     """Files that could not be read and were left out."""
+    hub: str | None = None
+    """What the Hugging Face Hub calls it, where it is there."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -146,10 +148,12 @@ def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
     """
     check_dataset(config.dataset)
     source: Source
+    hub = None
     if config.dataset.startswith(FOLDER):
         source = ImageFolder(Path(config.dataset.removeprefix(FOLDER)).expanduser(), config)
     else:
-        source = _Arrays(DATASETS.load(config.dataset).load(data_folder(config)), config)
+        known = DATASETS.load(config.dataset)
+        source, hub = _Arrays(known.load(data_folder(config)), config), known.hub
     chosen = {split: (split, np.arange(len(labels))) for split, labels in source.labels.items()}
     for name in (TEST, VALIDATION):
         if name not in chosen:
@@ -178,6 +182,7 @@ def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
         class_names=names,
         notes=(*source.notes, *notes),
         skipped=tuple(source.skipped),
+        hub=hub,
     )
 
 

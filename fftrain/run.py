@@ -192,6 +192,7 @@ def describe(data: ImageData) -> dict[str, Any]:
         "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
         "digest": held_out_digest(data),
         "skipped": list(data.skipped),
+        "hub": data.hub,
     }
 
 

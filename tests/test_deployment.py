@@ -38,7 +38,7 @@ def script(found: list[tuple[str, str]], folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_block_runs(tmp_path):
+def test_every_block_runs(tmp_path, hub):
     found = blocks(PAGE.read_text(encoding="utf-8"))
     assert {language for language, _ in found} == {"sh", "python", "text"}
     assert [language for language, _ in found].count("text") == 1  # what cannot run everywhere: pip install
@@ -60,6 +60,12 @@ def test_every_block_runs(tmp_path):
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     assert "Traceback" not in ended.stderr
     check(here, ended.stdout, ended.stderr)
+    files = hub.repositories["me/digits"].files()
+    assert hub.repositories["me/digits"].private
+    assert f"{hub.url}/me/digits\n" in ended.stdout
+    assert "license: cc-by-4.0\n" in files["README.md"].decode()
+    assert {"model.onnx", "model.int8.onnx", "model.pt2", "backbone.safetensors", "config.json"} <= {*files}
+    assert "Fetching" not in ended.stderr  # progress is for terminals
 
 
 def check(here: Path, out: str, err: str) -> None:

@@ -1,4 +1,4 @@
-"""The model card: what the exported files are, in words."""
+"""The model card: what the exported files are, in words, behind what the Hugging Face Hub reads (`card_data`)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ffcore.images import READING
-from ffexport.describe import public
+from ffexport.card_data import card_data
+from ffexport.describe import public, public_settings
 from ffmodels.run import Run
 
-CARD = """# {method} on {dataset}
+CARD = """---
+{data}
+---
+
+# {method} on {dataset}
 
 Backbone {backbone}, pretrained on {dataset}: method {method}, view {view}, cut {cut}, at {at}.
 
@@ -32,7 +37,8 @@ float32 does not know an image (one barely active unit), and no file does. `fp32
 ## Settings
 {settings}
 
-Made by ffstudy {version}. Use a file with `ffserve predict --model model.onnx image.png`.
+Made by ffstudy {version}. Use a file with `ffserve predict --model model.onnx image.png`; on the Hugging Face Hub it is
+`--model hf://OWNER/NAME`.
 """
 HEADS = {
     "probe": "a linear probe, {probe}",
@@ -52,6 +58,7 @@ def card(run: Run, manifest: Mapping[str, Any]) -> str:
     config, (channels, height, width) = run.config, run.shape
     files: Mapping[str, Mapping[str, Any]] = manifest["files"]
     return CARD.format(
+        data=card_data(run, manifest),
         dataset=public(run.data["name"]),
         **{part: public(config[part]["name"]) for part in ("view", "backbone", "method")},
         **{key: config[key] for key in ("cut", "at")},
@@ -113,11 +120,11 @@ def _heads(files: Mapping[str, Mapping[str, Any]], blocks: int) -> list[str]:
 def _settings(config: Mapping[str, Any]) -> list[str]:
     """Returns the settings in words, those of a part behind its name; not where things lay."""
     found = []
-    for key, value in config.items():
+    for key, value in public_settings(config).items():
         if isinstance(value, Mapping):
             own = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
-            found.append(f"{key} {public(value['name'])}" + (f" ({own})" if own else ""))
-        elif key not in ("data_dir", "dataset", "threads"):
+            found.append(f"{key} {value['name']}" + (f" ({own})" if own else ""))
+        elif key != "dataset":
             found.append(f"{key} {value}")
     return found
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ffcore.errors import UsageError
 from ffcore.plugins import trust
 from ffexport.registry import FORMATS, OPSET, PRECISIONS, SCHEMES, TRITON
 from ffserve import console
@@ -84,6 +85,27 @@ def export(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the files. [default: RUN/export]")] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the weights, for the card, as the Hugging Face Hub calls it: mit, cc-by-4.0.", show_default=False
+        ),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Upload the files, the card, and the run's weights and settings to this repository of the Hugging "
+            "Face Hub.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="A repository that is new on the Hub is for its owner alone.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch of the repository. [default: main]", show_default=False)
+    ] = None,
     trust_plugin: Trust = None,
     json: Json = False,
     version: console.Version = False,
@@ -106,10 +128,16 @@ def export(
       ffexport runs/ff-rot --precision int8 --images mnist-validation
       ffexport runs/ff-supervised --head readout
       ffexport runs/ff-rot --format triton
+      ffexport runs/ff-rot --push-to-hub me/ff-rot --private
     """
+    if push_to_hub is None and (private or revision is not None):
+        raise UsageError(f"{'--private' if private else '--revision'} is of --push-to-hub: name a repository with that")
     from ffexport.export import export_run, newest_run
+    from ffexport.hub import check_push, push
 
     trusted(trust_plugin)
+    if push_to_hub is not None:
+        check_push(push_to_hub)
     if run is None:
         run = newest_run()
         print(f"exporting {run}, the newest run under runs/", file=sys.stderr)
@@ -124,11 +152,14 @@ def export(
         ink=ink,
         opset=opset,
         atol=atol,
+        license=license,
         out=out,
     )
     files = {name: result["files"][name] for name in result["written"]}
     if head is None and next(iter(files.values()))["head"] == "none":
         print(f"{run} is exported without a probe: features alone, no classes", file=sys.stderr)
+    if push_to_hub is not None:
+        result["hub"] = push(run, result["out"], push_to_hub, private=private, revision=revision)
     console.print_result(result, json, lambda _: _print(result, files))
 
 
@@ -142,6 +173,8 @@ def _print(result: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
     console.print_records(title, rows)
     if result["triton"]:
         console.put(f"{result['triton']}: for tritonserver --model-repository {Path(result['triton']).parent}\n")
+    if "hub" in result:
+        console.put(f"{result['hub']}\n")
 
 
 def _row(about: dict[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,25 @@ if TYPE_CHECKING:
 # processor (docs/benchmarks.md: 0.003 was seen, and 0.13 of another image).
 LEAST = 1e-2
 STEP = 5e-2
+# Settings that a result does not depend on.
+OF_THE_MACHINE = ("data_dir", "threads", "track")
 
 
 def public(name: str) -> str:
     """Returns the name of a data set or a part as others are told it: of a path its end, not where it lies here."""
     kind, colon, path = name.partition(":")
     return f"{kind}:{Path(path).name}" if colon else Path(name).name
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's settings as others are told them: of a path its end, and nothing of this machine."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: told(inner) for key, inner in value.items()}
+        return public(value) if isinstance(value, str) and {"/", "\\"} & {*value} else value
+
+    return {key: told(value) for key, value in settings.items() if key not in OF_THE_MACHINE}
 
 
 def describe(subject: Subject, precision: str, scheme: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ffexport.card import card
 from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
 from ffexport.onnx_format import check_opset
-from ffexport.registry import OPSET, PRECISIONS, SCHEMES, TRITON, check, choose_formats
+from ffexport.registry import CARD, OPSET, PRECISIONS, SCHEMES, TRITON, check, choose_formats
 from ffexport.subject import load_subject, with_ink
 from ffexport.triton import write_repository
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, Run
@@ -47,6 +47,7 @@ def export_run(
     ink: bool | None = None,
     opset: int = OPSET,
     atol: float | None = None,
+    license: str | None = None,
     out: AnyPath | None = None,
 ) -> dict[str, Any]:
     """Exports a run's frozen backbone with a head, each file checked against what was trained before any is in place.
@@ -62,6 +63,7 @@ def export_run(
         ink: whether the run's images are drawings, whose ink `ffserve` takes off any ground; None means as they look.
         opset: of ONNX.
         atol: the tolerance, as `check_exact` and `check_near` take it; None means the precision's own.
+        license: of the weights, as the Hub calls it (mit, cc-by-4.0); None says none, or what was said before.
         out: where the files go; None means `run/export`.
 
     Returns:
@@ -100,7 +102,7 @@ def export_run(
         )
         with ExitStack() as staged:  # what is entered last is in place first: the manifest names what is there
             place = staged.enter_context(replacing(out / MANIFEST))
-            in_words = staged.enter_context(replacing(out / "card.md"))
+            in_words = staged.enter_context(replacing(out / CARD))
             written: dict[str, dict[str, Any]] = {}
             folder, onnx = None, Path()
             for name in formats:
@@ -111,7 +113,7 @@ def export_run(
                 partial = staged.enter_context(replacing(path))
                 written[path.name] = maker.make(name, partial)
                 onnx = partial if name == "onnx" else onnx
-            manifest = make_manifest(out, subject, written, before)
+            manifest = make_manifest(out, subject, written, before, license)
             write_json(place, manifest)
             write_text(in_words, card(subject.run, manifest))
     triton = None if folder is None else str(folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ffcore.errors import RunError
 from ffcore.files import read_json, sha256
+from ffexport.describe import public
 from ffexport.subject import Subject
 from ffmodels.linear import blocks_name
 from ffmodels.run import BACKBONE_FILE
@@ -16,7 +17,11 @@ from ffserve.metadata import MANIFEST
 
 
 def make_manifest(
-    out: Path, subject: Subject, written: Mapping[str, Mapping[str, Any]], before: Mapping[str, Any]
+    out: Path,
+    subject: Subject,
+    written: Mapping[str, Mapping[str, Any]],
+    before: Mapping[str, Any],
+    license: str | None = None,
 ) -> dict[str, Any]:
     """Returns the manifest of a folder: of what was written now, and before from the same weights.
 
@@ -25,15 +30,18 @@ def make_manifest(
         subject: what is exported.
         written: file name -> what `Maker.make` says of it.
         before: what `read_before` gives.
+        license: of the weights; None means what was said before.
 
     Returns:
-        {"version", "backbone_sha256", "blocks": how many were trained, "probe": of the files with that head, or None,
-        "inputs": [{"name", "dtype", "shape"}], "files": name -> what was measured of it, with its "outputs",
-        "class_names", "accuracy" as trained, "features" (their "blocks" and "reading"), "ink" of its run's images,
+        {"version", "license", "backbone_sha256", "blocks": how many were trained, "probe": of the files with that head,
+        or None, "inputs": [{"name", "dtype", "shape"}], "files": name -> what was measured of it, with its "outputs",
+        "class_names", the "dataset" and "target" that they are of, "accuracy" as trained, "features" (their "blocks"
+        and "reading"), "ink" of its run's images,
         "probe" and "probe_sha256"}.
     """
     manifest: dict[str, Any] = {
         "version": version("ffstudy"),
+        "license": license or before.get("license"),
         "backbone_sha256": sha256(subject.run.path / BACKBONE_FILE),
         "blocks": len(subject.model.encoder.dims),
         "probe": None,
@@ -43,6 +51,8 @@ def make_manifest(
         "probe": subject.probe.name if subject.probe else None,
         "probe_sha256": sha256(subject.probe.path) if subject.probe else None,
         "class_names": list(subject.class_names) if subject.class_names else None,
+        "dataset": public(subject.probe.about["dataset"] if subject.probe else subject.run.data["name"]),
+        "target": subject.target,
         "accuracy": subject.accuracy or None,
         "features": {"blocks": blocks_name(subject.model.blocks), "reading": subject.model.encoder.reading},
         "ink": subject.ink and subject.ink.to_dict(),

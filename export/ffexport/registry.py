@@ -27,6 +27,8 @@ PRECISIONS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
 # images share theirs. The first is taken unless another is clearly better.
 SCHEMES = ("static", "dynamic")
 OPSET = 20
+# The words beside the files.
+CARD = "card.md"
 
 
 def check(option: str, name: str, known: Iterable[str]) -> None:

@@ -46,7 +46,7 @@ class Dataset(ABC):
     """A data set.
 
     `shape`, `classes` and `images`, those of the training and the test split, are what a study is planned by without
-    reading them; a data set that does not say them is read.
+    reading them; a data set that does not say them is read. `hub` is what the Hugging Face Hub calls it.
     """
 
     part_name: ClassVar[str]
@@ -55,6 +55,7 @@ class Dataset(ABC):
     shape: ClassVar[tuple[int, int, int] | None] = None
     classes: ClassVar[int] = 0
     images: ClassVar[tuple[int, int]] = (0, 0)
+    hub: ClassVar[str | None] = None
 
     @classmethod
     @abstractmethod

@@ -16,6 +16,7 @@ class Cifar10(Dataset):
     shape: ClassVar[tuple[int, int, int] | None] = (3, 32, 32)
     classes: ClassVar[int] = 10
     images: ClassVar[tuple[int, int]] = (50_000, 10_000)
+    hub: ClassVar[str | None] = "uoft-cs/cifar10"
 
     @classmethod
     def load(cls, folder: Path) -> Arrays:

@@ -22,6 +22,7 @@ class Mnist(Dataset):
     shape: ClassVar[tuple[int, int, int] | None] = (1, 28, 28)
     classes: ClassVar[int] = 10
     images: ClassVar[tuple[int, int]] = (60_000, 10_000)
+    hub: ClassVar[str | None] = "ylecun/mnist"
 
     @classmethod
     def load(cls, folder: Path) -> Arrays:

@@ -16,6 +16,7 @@ class Svhn(Dataset):
     shape: ClassVar[tuple[int, int, int] | None] = (3, 32, 32)
     classes: ClassVar[int] = 10
     images: ClassVar[tuple[int, int]] = (73_257, 26_032)
+    hub: ClassVar[str | None] = "ufldl-stanford/svhn"
 
     @classmethod
     def load(cls, folder: Path) -> Arrays:

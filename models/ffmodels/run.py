@@ -89,7 +89,7 @@ class Run:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """What is recorded of the data set: name, shape, class_names, images, digest."""
+        """What is recorded of the data set: name, shape, class_names, images, digest, skipped, hub."""
         found: Mapping[str, Any] = self.record["data"]
         return found
 
