@@ -165,6 +165,14 @@ def test_a_server_calls_a_model_as_its_repository(hub, digits, monkeypatch):
     assert list(named([])) == ["digits"]
 
 
+def test_a_server_shows_a_cards_words_without_its_metadata():
+    pytest.importorskip("starlette")
+    from ffserve.http.service import _words
+
+    assert _words("---\ntags:\n- onnx\n---\n\n# a on b\n\n---\nmore\n---\n") == "# a on b\n\n---\nmore\n---\n"
+    assert _words("# a\n---\nb\n---\n") == "# a\n---\nb\n---\n"
+
+
 def test_a_folder_of_that_name_is_none_of_the_hubs(hub, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(digits, tmp_path / "hf:" / "me" / "mine")

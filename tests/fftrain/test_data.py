@@ -15,6 +15,8 @@ from fftrain.config import DataSettings
 from fftrain.data import dump_images, file_name, load_data
 from fftrain.datasets import mnist
 from fftrain.datasets.digits import Digits
+from fftrain.parts import DATASETS
+from fftrain.run import describe
 
 
 def load(dataset="digits", **settings):
@@ -244,3 +246,11 @@ def test_dumped_images_come_back_as_they_were(tmp_path):
 )
 def test_names_become_file_names(name, expected):
     assert file_name(name) == expected
+
+
+def test_a_run_records_what_the_hub_calls_its_data_set(monkeypatch):
+    known = {name: DATASETS.load(name).hub for name in DATASETS}
+    assert known["mnist"] == "ylecun/mnist"
+    assert known["digits"] is None
+    monkeypatch.setattr(DATASETS.load("digits"), "hub", "me/digits")
+    assert describe(load_data(DataSettings(dataset="digits")))["hub"] == "me/digits"
