@@ -10,6 +10,7 @@ import hashlib
 import sys
 import textwrap
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,7 +72,7 @@ class Dataset(ABC):
 
 
 def idx(name: str, kind: str, files: dict[str, str], folder: Path, class_names: tuple[str, ...]) -> Arrays:
-    """Returns a data set in MNIST's format, through torchvision, its files those whose SHA-256 are given."""
+    """Returns a data set in MNIST's format, through torchvision, the SHA-256 of its files checked where given."""
     import torchvision.datasets
 
     raw = folder / kind / "raw"
@@ -89,6 +90,38 @@ def idx(name: str, kind: str, files: dict[str, str], folder: Path, class_names: 
     )
 
 
+def emnist(name: str, split: str, folder: Path) -> Arrays:
+    """Returns a split of EMNIST, through torchvision, its images upright: its files hold them mirrored and turned."""
+    from torchvision.datasets import EMNIST
+
+    train, test = both(name, folder, lambda train: EMNIST(folder, split=split, train=train, download=True))
+    names = [k for k in train.classes if k != "N/A"]  # what torchvision calls 0 where the files count from 1
+    first = len(train.classes) - len(names)
+    return Arrays(
+        train_images=train.data.numpy().transpose(0, 2, 1)[:, None],
+        train_labels=train.targets.numpy() - first,
+        test_images=test.data.numpy().transpose(0, 2, 1)[:, None],
+        test_labels=test.targets.numpy() - first,
+        class_names=tuple(names),
+    )
+
+
+def cifar(name: str, kind: str, folder: Path) -> Arrays:
+    """Returns CIFAR-10 or -100 through torchvision, which checks its digests."""
+    import torchvision.datasets
+
+    train, test = both(
+        name, folder, lambda train: getattr(torchvision.datasets, kind)(folder, train=train, download=True)
+    )
+    return Arrays(
+        train_images=train.data.transpose(0, 3, 1, 2),
+        train_labels=np.asarray(train.targets, dtype=np.int64),
+        test_images=test.data.transpose(0, 3, 1, 2),
+        test_labels=np.asarray(test.targets, dtype=np.int64),
+        class_names=tuple(train.classes),
+    )
+
+
 def _check_digests(name: str, raw: Path, files: dict[str, str]) -> None:
     """Raises DataError where a file that is there is not the published one."""
     for file, digest in files.items():
@@ -103,12 +136,22 @@ def both(
     name: str, folder: Path, make: Any, instead: str = "use --dataset digits, which is embedded"
 ) -> tuple[Any, Any]:
     """Makes the training and the test set, downloading what is missing; DataError where that fails."""
+    with had(name, folder, instead):
+        return make(True), make(False)
+
+
+@contextlib.contextmanager
+def had(name: str, folder: Path, instead: str = "use --dataset digits, which is embedded") -> Iterator[None]:
+    """Lets torchvision read a data set in the block, or download it; DataError where that fails."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            return make(True), make(False)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = textwrap.shorten(str(error), REASON, placeholder=" ...", break_on_hyphens=False)
+            yield
+    # What readers raise on a damaged file, of which torchvision checks no digest, is among them.
+    except (OSError, RuntimeError, ValueError, EOFError, TypeError, IndexError, AssertionError) as error:
+        reason = textwrap.shorten(
+            str(error) or type(error).__name__, REASON, placeholder=" ...", break_on_hyphens=False
+        )
         raise DataError(
-            f"{name} is not in {folder} and could not be downloaded ({reason}): name the folder that holds it with "
-            f"--data-dir or FFSTUDY_DATA, or {instead}"
+            f"{name} is not in {folder}, or damaged there, and could not be downloaded ({reason}): name the folder "
+            f"that holds it with --data-dir or FFSTUDY_DATA, or {instead}"
         ) from error

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from fftrain.datasets.base import Arrays, Dataset, both
+from fftrain.datasets.base import Arrays, Dataset, cifar
 
 
 class Cifar10(Dataset):
@@ -21,13 +19,4 @@ class Cifar10(Dataset):
     @classmethod
     def load(cls, folder: Path) -> Arrays:
         """Returns its arrays. Raises as `Dataset.load` does."""
-        from torchvision.datasets import CIFAR10
-
-        train, test = both("cifar10", folder, lambda train: CIFAR10(folder, train=train, download=True))
-        return Arrays(
-            train_images=train.data.transpose(0, 3, 1, 2),
-            train_labels=np.asarray(train.targets, dtype=np.int64),
-            test_images=test.data.transpose(0, 3, 1, 2),
-            test_labels=np.asarray(test.targets, dtype=np.int64),
-            class_names=tuple(train.classes),
-        )
+        return cifar("cifar10", "CIFAR10", folder)
