@@ -149,18 +149,19 @@ def first_bytes(path: str | os.PathLike[str]) -> bytes:
         return _head(file)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int]:
     """Returns an image's upright (height, width) without decoding it. Raises ImageError, as `read_image` does."""
     try:
-        with _at_once(path) as file, Image.open(file, formats=formats_of(b"")) as image:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else _at_once(source)
+        with opened as file, Image.open(file, formats=formats_of(b"")) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             if turned and image.format == "TIFF":  # some releases of Pillow have turned its size already
-                width, height = decode(path).size
+                width, height = decode(source, name=name).size
                 return height, width
             width, height = image.size
             return (width, height) if turned else (height, width)
     except Exception:
-        width, height = decode(path).size  # raises an ImageError that says what is wrong
+        width, height = decode(source, name=name).size  # raises an ImageError that says what is wrong
         return height, width
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ffcore.places import PLACES, public_name
 from ffcore.plugins import Plugins, short
 from ffcore.settings import assigned, read_toml
 from ffmodels.evaluated import Evaluated, lines
@@ -18,7 +19,7 @@ from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import DataSettings, EvaluationConfig, RunConfig
 from fftrain.options import Processes, RunArgument, Trust, meanings, options_of, without_gone
-from fftrain.parts import DATASETS, EVALUATIONS, PARTS, VIEWS, check_dataset, merged, public_name
+from fftrain.parts import DATASETS, EVALUATIONS, PARTS, VIEWS, check_dataset, merged
 from fftrain.progress import TerminalReporter
 from fftrain.recipes import read_recipe, recipes
 from fftrain.stopping import AGAIN, stopping
@@ -324,7 +325,7 @@ def report(
 @options_of(DataSettings, leave_out=("dataset",))
 def dump_images(
     *,
-    dataset: Annotated[str, typer.Argument(help=f"[{'|'.join(DATASETS)}], or imagefolder:PATH.", show_default=False)],
+    dataset: Annotated[str, typer.Argument(help=f"[{'|'.join(DATASETS)}], or {PLACES}.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The folder, new or empty.", show_default=False)],
     split: Annotated[
         str, typer.Option(help="[train|validation|test|all]; all: train/ with validation, and test/.")
@@ -339,7 +340,7 @@ def dump_images(
       fftrain dump-images digits images
       fftrain dump-images mnist mnist-png --split all
     """
-    from fftrain.data import dump_images
+    from fftrain.dumping import dump_images
 
     given = without_gone(options)
     count = dump_images(DataSettings.made({"dataset": dataset, **given}), split, out)

@@ -12,8 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import SkipValidation, model_validator
 
 from ffcore.errors import SettingError
+from ffcore.places import PLACES
 from ffcore.settings import Part, Settings, setting
-from fftrain.parts import BASELINES, DATASETS, EVALUATIONS, FOLDER, PARTS, VIEWS, make_part
+from fftrain.parts import BASELINES, EVALUATIONS, PARTS, VIEWS, make_part, placed
 from fftrain.recipes import POINT, default, label
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -37,9 +38,9 @@ class Options(Settings):
 
 
 class DataSettings(Options):
-    """Which images, and as what they are read; a folder of images is named from the root: it is found from anywhere."""
+    """Which images, and as what they are read; what lies on this machine is named from the root."""
 
-    dataset: str = setting("mnist", description="Data set: a name, or imagefolder:PATH with class folders.")
+    dataset: str = setting("mnist", description=f"Data set: a name, {PLACES}.")
     data_dir: str | None = setting(
         None, description="Where data sets are kept. [env: FFSTUDY_DATA; default: ~/.cache/ffstudy]"
     )
@@ -48,7 +49,7 @@ class DataSettings(Options):
     )
     grayscale: bool = setting(False, description="Read images with one channel.")
     limit: int | None = setting(None, ge=1, description="Train on this many images, drawn by class. [default: all]")
-    skip_bad: bool = setting(False, description="Leave out images of a folder that cannot be read, and record them.")
+    skip_bad: bool = setting(False, description="Leave out images that cannot be read, and record them.")
 
     @model_validator(mode="before")
     @classmethod
@@ -181,7 +182,7 @@ class EvaluationConfig(DataSettings):
 
     dataset: str | None = setting(  # type: ignore[assignment]
         None,
-        description="Images that are read: a data set's name, or imagefolder:PATH. [default: what it was trained on]",
+        description=f"Images that are read: a data set's name, {PLACES}. [default: what it was trained on]",
     )
     evaluation: SkipValidation[Part] = setting(description="What is measured.")
     reading: str | None = setting(None, description=READING_HELP)
@@ -220,14 +221,6 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings by one name each: those of parts as `method.threshold`, a part itself as `method.name`."""
     parts = {f"{part}.{key}": value for part in PARTS for key, value in config[part].items()}
     return {**{key: value for key, value in config.items() if key not in PARTS}, **parts}
-
-
-def placed(dataset: str) -> str:
-    """Returns a data set's own name, of an image folder from the root."""
-    path, own = dataset.removeprefix(FOLDER), dataset.replace("_", "-")
-    if path in (dataset, ""):
-        return DATASETS.name(dataset) if own in DATASETS or dataset.endswith(".py") else dataset
-    return FOLDER + os.path.abspath(os.path.expanduser(path))
 
 
 def _differs(name: str, was: Any, now: Any) -> str:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,17 +18,21 @@ import torch
 from torch import Tensor
 
 from ffcore.errors import DataError, SettingError
-from ffcore.files import AnyPath, claimed, unwritten
-from ffcore.images import fit_each, from_array, image_size
+from ffcore.images import fit_each
 from ffcore.layout import TEST, TRAIN, VALIDATION, folder_name, some
+from ffcore.places import FOLDER, Place
 from ffcore.plugins import short
 from fftrain.config import DataSettings
 from fftrain.datasets.base import Arrays
-from fftrain.imagefolder import Chosen, ImageFolder, Images, Index, Labels, list_folder
+from fftrain.encoded import Chosen, Encoded, Images, Index, Labels
+from fftrain.huggingface import HuggingFace
+from fftrain.imagefolder import ImageFolder
 from fftrain.memory import check_memory
-from fftrain.parts import DATASETS, FOLDER, check_dataset
+from fftrain.parts import DATASETS, check_dataset
 
 VALIDATION_IMAGES = 5000
+# What reads a data set that is named by where it lies.
+PLACED: dict[str, Callable[[Place, DataSettings], Encoded]] = {FOLDER: ImageFolder, "hf": HuggingFace}
 # The splits are the same whatever seed a run has.
 SPLIT_SEED = 2309
 
@@ -143,14 +146,13 @@ def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
     Raises:
         SettingError: for an unknown name.
         DataError: where the data are missing, damaged, of mixed sizes, or too few.
-        ImageError: where a file of an image folder cannot be read.
+        ImageError: where an image cannot be read.
         MemoryError: where they do not fit into what is free.
     """
     check_dataset(config.dataset)
     source: Source
-    hub = None
-    if config.dataset.startswith(FOLDER):
-        source = ImageFolder(Path(config.dataset.removeprefix(FOLDER)).expanduser(), config)
+    if (place := Place.of(config.dataset)) is not None:
+        source, hub = PLACED[place.prefix](place, config), place.name if place.path is None else None
     else:
         known = DATASETS.load(config.dataset)
         source, hub = _Arrays(known.load(data_folder(config)), config), known.hub
@@ -248,18 +250,18 @@ class Facts:
 def look_at(config: DataSettings) -> Facts:
     """Returns what `load_data` would give, without reading images where that can be had.
 
-    An image folder is listed, and the size of its first image taken for that of all.
+    The size of a folder's first image is taken for that of all.
 
     Raises:
         SettingError, DataError, ImageError: as `load_data` does.
     """
     check_dataset(config.dataset)
     validation = None
-    if config.dataset.startswith(FOLDER):
-        listing = list_folder(Path(config.dataset.removeprefix(FOLDER)).expanduser())
-        height, width = image_size(listing.files[TRAIN][0][0])
-        channels, classes = 3, len(listing.class_names)
-        counts = {split: sum(map(len, groups)) for split, groups in listing.files.items()}
+    if (place := Place.of(config.dataset)) is not None:
+        source = PLACED[place.prefix](place, config)
+        height, width = source.first_size()
+        channels, classes = 3, len(source.class_names)
+        counts = {split: len(labels) for split, labels in source.labels.items()}
         train, validation = counts[TRAIN], counts.get(VALIDATION)
         test = counts.get(TEST) or max(1, train // 5)
         train -= 0 if TEST in counts else test
@@ -337,62 +339,8 @@ def check_per_class(per_class: int, most: int, called: str) -> None:
         )
 
 
-def dump_images(config: DataSettings, split: str, out: AnyPath) -> int:
-    """Writes a data set as PNG files in class folders, a tree that `imagefolder:` and ffserve read.
-
-    Args:
-        config: the data set.
-        split: `train`, `validation` or `test` -> OUT/CLASS/NNNNN.png; `all` -> OUT/train/CLASS/ (with validation) and
-            OUT/test/CLASS/.
-        out: the folder: new or empty.
-
-    Returns:
-        How many files were written.
-
-    Raises:
-        SettingError: for an unknown split.
-        DataError: where the folder holds something.
-        WriteError: where it cannot be written; nothing is left then.
-        InUse: where another process writes the same folder.
-    """
-    splits = {
-        "train": ["train"],
-        "validation": ["validation"],
-        "test": ["test"],
-        "all": ["train", "validation", "test"],
-    }
-    if split not in splits:
-        raise SettingError(f"--split is {split!r}: choose one of {', '.join(splits)}")
-    out = Path(out).absolute()
-    partial, count = out.with_name(f".{out.name}.partial"), 0
-    with claimed(partial, called=out):
-        try:
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise DataError(f"{out} is in use already: name a new folder")
-            data, whole = load_data(config), partial / "whole"
-            folders = [file_name(name) for name in data.class_names]
-            shutil.rmtree(whole, ignore_errors=True)  # of a process that was killed
-            for name in splits[split]:
-                top = whole / ("test" if name == "test" else "train") if split == "all" else whole
-                part = data.split(name)
-                for i, (image, label) in enumerate(zip(part.images.numpy(), part.labels.tolist(), strict=True)):
-                    place = top / folders[label] if folders else top
-                    path = place / f"{name}-{i:05d}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    from_array(image).save(path)
-                    count += 1
-            if out.exists():
-                out.rmdir()
-            whole.rename(out)
-        except OSError as error:
-            raise unwritten(out, error) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return count
-
-
 def file_name(name: str) -> str:
-    """Returns a name as part of a path: an image folder's or a class's."""
-    if name.startswith(FOLDER):
-        return folder_name(Path(name.removeprefix(FOLDER)).name)
+    """Returns a name as part of a path: a data set's or a class's."""
+    if (place := Place.of(name)) is not None:
+        return folder_name(place.called)
     return folder_name(short(name) if name.endswith(".py") else name)

@@ -23,6 +23,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from ffcore.errors import FFStudyError, RunError, SettingError, is_out_of_memory
 from ffcore.files import AnyPath, read_json, replacing, write_json
+from ffcore.places import Place
 from ffmodels.encoder import Encoder
 from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluations, read
 from ffmodels.run import Run, weights_digest
@@ -33,7 +34,6 @@ from fftrain.features import choices, feature_memory, name_of
 from fftrain.launcher import make_accelerator
 from fftrain.loading import load_together, main_first, pretext_data, view_of
 from fftrain.own import to_measure
-from fftrain.parts import FOLDER as IMAGES
 from fftrain.parts import RANDOM, RAW
 from fftrain.progress import Reporter
 from fftrain.run import RunFolder, describe, settings_of
@@ -326,6 +326,6 @@ def _what(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def place_name(dataset: str) -> str:
-    """Returns a data set's name as a folder's; image folders of one name are told apart by a digest of their path."""
-    digest = f"-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}" if dataset.startswith(IMAGES) else ""
+    """Returns a data set's name as a folder's; those of one name are told apart by a digest of where they lie."""
+    digest = f"-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}" if Place.of(dataset) else ""
     return file_name(dataset) + digest

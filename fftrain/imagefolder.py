@@ -1,39 +1,24 @@
-"""Image folders: which files of which class are in which split, and their pixels.
-
-Letters: N images, C channels, H W pixels.
-"""
+"""Image folders: which files of which class are in which split."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ffcore.errors import DataError, ImageError
-from ffcore.folders import is_hidden
-from ffcore.images import fit, image_size, read_picture
+from ffcore.errors import DataError
+from ffcore.folders import Item, is_hidden
 from ffcore.layout import SPLITS as SPLIT_NAMES
 from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, images_in, look, some
-from ffcore.machine import cores
+from ffcore.places import Place
 from ffcore.tally import Tally
 from fftrain.config import DataSettings
-from fftrain.memory import check_memory
-from fftrain.parts import FOLDER
+from fftrain.encoded import Encoded, Index, Labels
 
 SPLITS = (TRAIN, VALIDATION, TEST)
-# Files that cannot be read, named in an error.
-NAMED = 20
-
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-Index = npt.NDArray[np.int64]
-Chosen = tuple[str, Index]
-"""Of which split, and which of its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +47,7 @@ def list_folder(folder: Path) -> Listing:
     """
     if not folder.is_dir():
         raise DataError(
-            f"{FOLDER}{folder} is no folder: name one that holds images, or a folder of them for each class"
+            f"imagefolder:{folder} is no folder: name one that holds images, or a folder of them for each class"
         )
     left_out = Tally()
     if places := _without_classes(folder):
@@ -123,125 +108,28 @@ def _notes(folder: Path, layout: Layout, left_out: Tally) -> Iterator[str]:
     yield from (f"left out, {line}" for line in left_out.lines())
 
 
-class ImageFolder:
+class ImageFolder(Encoded):
     """An image folder, of which the images that are wanted are read.
 
     Raises as `list_folder` does.
     """
 
-    def __init__(self, folder: Path, config: DataSettings) -> None:
-        listing = list_folder(folder)
-        self.folder = folder
-        self.config = config
+    def __init__(self, place: Place, config: DataSettings) -> None:
+        assert place.path is not None
+        super().__init__(place.path.name, str(place.path), config)
+        listing = list_folder(place.path)
         self.class_names = listing.class_names
-        self.notes = list(listing.notes)
-        self.skipped: list[str] = []
+        self.notes += listing.notes
         self.files = {split: [file for group in groups for file in group] for split, groups in listing.files.items()}
         self.labels: dict[str, Labels] = {
             split: np.repeat(np.arange(len(groups)), [len(group) for group in groups]).astype(np.int64)
             for split, groups in listing.files.items()
         }
 
-    def read(self, chosen: Mapping[str, Chosen]) -> dict[str, tuple[Images, Labels]]:
-        """Reads some images, those that cannot be read left out where the settings say so.
+    def items(self, split: str, index: Index) -> list[Item]:
+        """Returns some files."""
+        return [Item(file, file) for file in (self.files[split][i] for i in index)]
 
-        Raises:
-            DataError: where they differ in size and none is asked for.
-            ImageError: where some cannot be read: it names them.
-            MemoryError: where they do not fit into what is free.
-        """
-        files = {name: [self.files[split][i] for i in index] for name, (split, index) in chosen.items()}
-        every = [file for of_part in files.values() for file in of_part]
-        height, width = self._common_size(every)
-        channels = 1 if self.config.grayscale else 3
-        check_memory(len(every) * channels * height * width, f"images of {self.folder.name}")
-        said, broken = Tally(), dict[str, str]()
-        found = {}
-        for name, (split, index) in chosen.items():
-            images = np.empty((len(index), channels, height, width), dtype=np.uint8)
-            bad = _read_files(files[name], images, said)
-            broken |= bad
-            labels = self.labels[split][index]
-            if bad and self.config.skip_bad:
-                kept = np.asarray([file not in bad for file in files[name]])
-                images, labels = images[kept], labels[kept]
-            found[name] = images, labels
-        if broken:
-            self._leave_out(broken, len(every))
-        self.notes += said.lines()
-        return found
-
-    def _leave_out(self, broken: Mapping[str, str], count: int) -> None:
-        """Records the files that cannot be read. Raises ImageError, which names them, unless they may be left out."""
-        names = [os.path.relpath(file, self.folder) for file in broken]
-        if not self.config.skip_bad:
-            named = ", ".join(map(repr, names[:NAMED])) + (f" and {len(names) - NAMED} more" if names[NAMED:] else "")
-            raise ImageError(
-                f"{len(names)} of {count} images in {self.folder} cannot be read, the first: "
-                f"{next(iter(broken.values()))}; mend or delete {named}, or leave them out with --skip-bad"
-            )
-        self.skipped = sorted(names)
-        self.notes.append(f"left out, cannot be read: {len(names)} ({some(self.skipped)})")
-
-    def _common_size(self, files: Sequence[str]) -> tuple[int, int]:
-        """Returns the size to read at: --image-size, or the one that all files share."""
-        if self.config.image_size is not None:
-            return self.config.image_size, self.config.image_size
-        with ThreadPoolExecutor(cores()) as pool:
-            found = zip(files, pool.map(_size, files), strict=True)
-            sizes = [
-                (file, size) for file, size in found if size is not None
-            ]  # the others are named when they are read
-        if not sizes:
-            image_size(files[0])  # says what is wrong
-        first, (height, width) = sizes[0]
-        for file, size in sizes:
-            if size != (height, width):
-                raise DataError(
-                    f"images differ in size ({Path(first).name} has {width}x{height} pixels, "
-                    f"{Path(file).name} {size[1]}x{size[0]}): set --image-size"
-                )
-        return height, width
-
-
-def _size(file: str) -> tuple[int, int] | None:
-    """Returns the height and width of an image; None where it cannot be read."""
-    try:
-        return image_size(file)
-    except ImageError:
-        return None
-
-
-def _read_files(files: Sequence[str], images: Images, said: Tally) -> dict[str, str]:
-    """Reads files into an array.
-
-    Args:
-        files: N of them.
-        images: uint8 [N, C, H, W], filled.
-        said: what is to be said of them is added.
-
-    Returns:
-        Of each file that cannot be read, what is wrong.
-    """
-    _, channels, height, width = images.shape
-
-    def read(i: int) -> tuple[str, str]:
-        """Returns what is wrong with a file, and what is to be said of it."""
-        try:
-            images[i], dim = read_picture(
-                files[i], lambda image, dim: (fit(image, height=height, width=width, channels=channels), dim)
-            )
-        except ImageError as error:
-            return str(error), ""
-        if (images[i] == images[i, :, :1, :1]).all():
-            return "", "of one colour all over (transparency is laid over black)"
-        return "", "nearly black, for 16 bits of which few are used" if dim else ""
-
-    broken = {}
-    with ThreadPoolExecutor(cores()) as pool:
-        for file, (wrong, word) in zip(files, pool.map(read, range(len(files))), strict=True):
-            if wrong:
-                broken[file] = wrong
-            elif word:
-                said.add(f"images {word}", file)
-    return broken
+    def named(self, name: str) -> str:
+        """Returns a file's path in the folder."""
+        return os.path.relpath(name, self.place)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from ffcore.errors import DataError, RunError
+from ffcore.places import Place, is_there
 from ffmodels.run import Run
 from fftrain.config import DataSettings, EvaluationConfig, RunConfig
 from fftrain.data import ImageData, load_data
-from fftrain.parts import DATASETS, FOLDER, check_dataset
+from fftrain.parts import DATASETS, check_dataset
 from fftrain.run import held_out_digest, settings_of
 
 Config = TypeVar("Config", bound=DataSettings)
@@ -66,7 +67,7 @@ def to_measure(
     """
     config = config.changed(dataset=config.dataset or (trained.dataset if data is None else data.name))
     own = config.dataset == trained.dataset
-    moved = all(str(name).startswith(FOLDER) for name in (config.dataset, trained.dataset))
+    moved = None not in (Place.of(config.dataset or ""), Place.of(trained.dataset))
     if own or moved:
         config = config.changed(
             image_size=config.image_size or trained.image_size,
@@ -87,32 +88,31 @@ def found_at(run: Path, config: Config, dataset: str | None = None, data_dir: st
         run: a run folder, for messages.
         config: settings with the data set's name or place then.
         dataset: its name or place now; None means that of then.
-        data_dir: where data sets are kept now; of an image folder, the folder itself or the one above it.
+        data_dir: where data sets are kept now; of one named by its path, the folder itself or the one above it.
 
     Raises:
         RunError: where nothing leads to it: its arrays were handed over in Python.
-        DataError: where it is an image folder that is not there any more.
+        DataError: where it lay on this machine and is not there any more.
         SettingError: for an unknown name.
     """
     name = dataset or config.dataset
     if dataset is not None:
         check_dataset(name)
-    elif not name.startswith(FOLDER) and not DATASETS.knows(name):
+    elif (place := Place.of(name)) is None and not DATASETS.knows(name):
         raise RunError(
             f"{run} was trained on {name!r}, arrays that were handed over in Python: hand them over again there, "
             "as in evaluate_run(run, data=...)"
         )
-    elif name.startswith(FOLDER):
-        folder = Path(name.removeprefix(FOLDER))
+    elif place is not None and (path := place.path) is not None:
         if data_dir is not None:
             above = Path(data_dir).expanduser()
-            folder = above / folder.name if (above / folder.name).is_dir() else above
-        if not folder.is_dir():
+            path = above / path.name if is_there(above / path.name) else above
+        if not is_there(path):
             raise DataError(
-                f"{folder}, the images that {run} was trained on, is no folder: say where they are now with "
-                f"--dataset {FOLDER}PATH or --data-dir"
+                f"{path}, the images that {run} was trained on, is not there: say where they are now with "
+                f"--dataset {place.prefix}:PATH or --data-dir"
             )
-        name = f"{FOLDER}{folder}"
+        name = str(place.at(path))
     return config.changed(dataset=name, data_dir=data_dir or config.data_dir)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ffcore.errors import SettingError
+from ffcore.places import PLACES, PREFIXES, Place
 from ffcore.plugins import Plugins, short
 from ffcore.settings import Part, underscored
 from ffmodels.parts import BACKBONES, METHODS
@@ -15,8 +15,6 @@ from fftrain.recipes import default, recipes
 VIEWS = Plugins("fftrain.views", "view", "View")
 DATASETS = Plugins("fftrain.datasets", "dataset", "Dataset")
 EVALUATIONS = Plugins("fftrain.evaluations", "evaluation", "Evaluation")
-# What names a folder of images as a data set.
-FOLDER = "imagefolder:"
 # The sources that stand beside every number: the pixels, and the network before training.
 RAW, RANDOM = "raw", "random"
 BASELINES = (RAW, RANDOM)
@@ -71,17 +69,20 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_dataset(name: str) -> None:
-    """Raises SettingError unless `name` is a data set's, or `imagefolder:PATH`."""
-    if not name.startswith(FOLDER):
+    """Raises SettingError unless `name` is a data set's, or says where one lies."""
+    place = Place.of(name)
+    if place is None:
         try:
             DATASETS.name(name)
         except SettingError as error:
-            raise SettingError(f"{error}, or {FOLDER}PATH") from error
-    elif name == FOLDER:
-        raise SettingError(f"--dataset is {name!r}: write the folder behind the colon")
+            raise SettingError(f"{error}, or {PLACES}") from error
+    elif not place.name:
+        raise SettingError(f"--dataset is {name!r}: write {PREFIXES[place.prefix]} behind the colon")
 
 
-def public_name(dataset: str) -> str:
-    """Returns a data set's name as others are told it: of a folder its last part, not where this machine has it."""
-    path = dataset.removeprefix(FOLDER)
-    return dataset if path == dataset else FOLDER + Path(path).name
+def placed(dataset: str) -> str:
+    """Returns a data set's own name, of one that lies on this machine from the root."""
+    place, own = Place.of(dataset), dataset.replace("_", "-")
+    if place is None:
+        return DATASETS.name(dataset) if own in DATASETS or dataset.endswith(".py") else dataset
+    return str(place.placed) if place.name else dataset

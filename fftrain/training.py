@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from ffcore.errors import RunError, SettingError, TrainingError
 from ffcore.files import AnyPath
+from ffcore.places import public_name
 from ffmodels.backbones.base import Backbone
 from ffmodels.batch import Batch
 from ffmodels.draws import key
@@ -34,7 +35,6 @@ from fftrain.loop import measure, train
 from fftrain.memory import rows_of
 from fftrain.optimise import Stretch, stretches
 from fftrain.own import found_at, recognised
-from fftrain.parts import public_name
 from fftrain.precision import slower_in_bf16
 from fftrain.progress import Reporter, time_left
 from fftrain.run import RunFolder, describe, describe_hardware, settings_of

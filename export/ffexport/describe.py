@@ -12,6 +12,7 @@ import numpy as np
 
 from ffcore.images import READING
 from ffcore.ink import ring_of
+from ffcore.places import Place, public_name
 from ffexport.formats import Runner
 from ffexport.parity import FACTOR
 from ffexport.reference import Case
@@ -31,8 +32,7 @@ OF_THE_MACHINE = ("data_dir", "threads", "track")
 
 def public(name: str) -> str:
     """Returns the name of a data set or a part as others are told it: of a path its end, not where it lies here."""
-    kind, colon, path = name.partition(":")
-    return f"{kind}:{Path(path).name}" if colon else Path(name).name
+    return public_name(name) if Place.of(name) else Path(name).name
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ class Cifar100(Dataset):
     shape: ClassVar[tuple[int, int, int] | None] = (3, 32, 32)
     classes: ClassVar[int] = 100
     images: ClassVar[tuple[int, int]] = (50_000, 10_000)
+    hub: ClassVar[str | None] = "uoft-cs/cifar100"
 
     @classmethod
     def load(cls, folder: Path) -> Arrays:

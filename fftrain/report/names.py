@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fftrain.parts import FOLDER
+from ffcore.places import Place
 from fftrain.recipes import label
 from fftrain.report.records import FoundRun
 
@@ -24,23 +25,24 @@ def varied_name(varied: Mapping[str, Any]) -> str:
 
 
 def short_names(datasets: Iterable[str]) -> dict[str, str]:
-    """Returns what each folder of images is called: its last part, or as many as tell it from others of one name."""
-    paths = {dataset: Path(dataset.removeprefix(FOLDER)) for dataset in datasets}
+    """Returns what each data set of this machine is called: its last part, or as many as tell it from others."""
+    places = {dataset: place for dataset in datasets if (place := Place.of(dataset)) is not None}
+    paths = {dataset: path for dataset, place in places.items() if (path := place.path) is not None}
     names = {}
     for dataset, path in paths.items():
         tails = (path.parts[-count:] for count in range(1, len(path.parts) + 1))
-        alone = (t for t in tails if sum(other.parts[-len(t) :] == t for other in paths.values()) == 1)
-        names[dataset] = FOLDER + Path(*next(alone, path.parts)).as_posix()
+        alone = (t for t in tails if len({p for p in paths.values() if p.parts[-len(t) :] == t}) == 1)
+        names[dataset] = str(places[dataset].at(Path(*next(alone, path.parts)))).replace(os.sep, "/")
     return names
 
 
 def folders(value: Any) -> set[str]:
-    """Returns the folders of images that are named in values within values."""
+    """Returns the data sets that are named by where they lie in values within values."""
     if isinstance(value, Mapping):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
         return {name for inner in value for name in folders(inner)}
-    return {value} if isinstance(value, str) and value.startswith(FOLDER) else set()
+    return {value} if isinstance(value, str) and Place.of(value) else set()
 
 
 def renamed(value: Any, names: Mapping[str, str]) -> Any:

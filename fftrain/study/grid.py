@@ -10,10 +10,10 @@ from typing import Any, TypeVar, get_args
 from ffcore.errors import SettingError
 from ffcore.plugins import is_outside
 from ffcore.settings import Settings
-from fftrain.config import DataSettings, EvaluationConfig, RunConfig, placed
+from fftrain.config import DataSettings, EvaluationConfig, RunConfig
 from fftrain.data import Facts
 from fftrain.options import GONE
-from fftrain.parts import EVALUATIONS, PARTS, check_dataset, merged, named
+from fftrain.parts import EVALUATIONS, PARTS, check_dataset, merged, named, placed
 from fftrain.recipes import POINT, default, label, read_recipe, recipes
 from fftrain.study.sketch import Sketch, sketch
 from fftrain.study.spec import Cell, only_data

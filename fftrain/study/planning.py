@@ -30,13 +30,14 @@ from typing import Any
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
+from ffcore.places import Place
 from ffcore.plugins import is_outside, trust
 from ffcore.settings import read_toml, underscored
 from ffmodels.conditions import in_words
-from fftrain.config import DataSettings, EvaluationConfig, placed
+from fftrain.config import DataSettings, EvaluationConfig
 from fftrain.data import Facts, look_at
 from fftrain.launcher import precision
-from fftrain.parts import DATASETS, FOLDER, PARTS
+from fftrain.parts import DATASETS, PARTS, placed
 from fftrain.recipes import recipes
 from fftrain.study import PRESETS, STUDY_FILE, read_preset
 from fftrain.study.grid import AXES, NAMING, TABLES, Grid
@@ -103,7 +104,7 @@ def outside(content: Mapping[str, Any]) -> Iterator[str]:
         for axis in ("dataset", "transfer", "evaluation", *PARTS):
             values = table.get(axis, ()) if isinstance(table, Mapping) else ()
             for name in values if isinstance(values, list) else (values,):
-                if isinstance(name, str) and is_outside(name) and not name.startswith(FOLDER):
+                if isinstance(name, str) and is_outside(name) and not Place.of(name):
                     yield name
 
 
@@ -162,7 +163,7 @@ def _placed(value: Any) -> Any:
         return [_placed(inner) for inner in value]
     if isinstance(value, str) and value.endswith(".py"):
         return str(Path(value).expanduser().absolute())
-    return placed(value) if isinstance(value, str) and value.startswith(FOLDER) else value
+    return placed(value) if isinstance(value, str) and Place.of(value) else value
 
 
 def _check_keys(table: Mapping[str, Any], known: set[str], source: str) -> None:

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ffcore.places import Place
 from fftrain.config import DataSettings, EvaluationConfig, RunConfig, flat, keyed
 from fftrain.data import Facts
-from fftrain.parts import FOLDER
 from fftrain.recipes import POINT
 from fftrain.study.sketch import Sketch, sketch
 
@@ -169,6 +169,7 @@ def step_name(config: EvaluationConfig) -> str:
 
 
 def _short(name: str) -> str:
-    """Returns a name as part of a folder's: of a file or a folder of images its last part."""
-    found = Path(name.removeprefix(FOLDER)).name
+    """Returns a name as part of a folder's: of a file, and of a data set that lies somewhere, its last part."""
+    place = Place.of(name)
+    found = Path(name).name if place is None else place.called
     return "".join(c if c.isalnum() or c in "-_.=" else "-" if c == " " else "_" for c in found)[:40]

@@ -12,9 +12,10 @@ from sklearn.datasets import load_digits
 
 from ffcore.errors import DataError, ImageError, SettingError
 from fftrain.config import DataSettings
-from fftrain.data import dump_images, file_name, load_data
+from fftrain.data import file_name, load_data
 from fftrain.datasets import mnist
 from fftrain.datasets.digits import Digits
+from fftrain.dumping import dump_images
 from fftrain.parts import DATASETS
 from fftrain.run import describe
 
@@ -78,7 +79,8 @@ def test_limit_draws_training_images_by_class_and_leaves_the_other_splits():
 
 @pytest.mark.parametrize("dataset", ["minst", "imagefolders:x", ""])
 def test_an_unknown_name_is_answered_with_the_known_ones(dataset):
-    with pytest.raises(SettingError, match=r"is unknown: .*choose among cifar10, .*, or imagefolder:PATH"):
+    places = "or imagefolder:PATH or hf:PATH_OR_NAME"
+    with pytest.raises(SettingError, match=rf"is unknown: .*choose among cifar10, .*, {places}"):
         load(dataset)
 
 

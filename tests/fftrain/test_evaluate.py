@@ -14,7 +14,8 @@ from ffcore.errors import RunError, SettingError
 from ffmodels.evaluated import lines, read
 from fftrain import evaluate_run
 from fftrain.config import DataSettings
-from fftrain.data import Split, dump_images
+from fftrain.data import Split
+from fftrain.dumping import dump_images
 from fftrain.evaluations.linear import Linear
 from tests.fftrain.evaluating import ALL, LINEAR, Counting, arrays, changed_weights, contents, of_source, told
 from tests.fftrain.training import evaluation

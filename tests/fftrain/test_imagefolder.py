@@ -13,7 +13,8 @@ from PIL import Image
 from ffcore.errors import DataError, ImageError
 from ffcore.images import read_picture
 from fftrain.config import DataSettings
-from fftrain.data import dump_images, load_data, look_at
+from fftrain.data import load_data, look_at
+from fftrain.dumping import dump_images
 from fftrain.memory import check_memory
 from fftrain.run import held_out_digest
 from tests.helpers import one_line
@@ -302,11 +303,11 @@ def test_images_that_cannot_be_read_are_left_out_and_recorded_where_that_is_aske
 def watch(monkeypatch, read):
     """Notes which files are read."""
 
-    def reading(file, get):
+    def reading(file, get, name):
         read.append(file)
-        return read_picture(file, get)
+        return read_picture(file, get, name=name)
 
-    monkeypatch.setattr("fftrain.imagefolder.read_picture", reading)
+    monkeypatch.setattr("fftrain.encoded.read_picture", reading)
 
 
 def test_only_images_that_are_asked_for_are_read(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ def test_a_study_that_was_begun_is_not_trusted_with_code_that_it_names(tmp_path,
             {"recipes": {"bp": {"lrr": 3}}},
             "recipes.bp has 'lrr' (set to 3), which is no setting of it: did you mean lr?",
         ),
-        ({"dataset": ["imagefolder:"]}, "'imagefolder:': write the folder behind the colon"),
+        ({"dataset": ["imagefolder:"]}, "'imagefolder:': write PATH behind the colon"),
         (
             {"grid": [{"recipe": ["ff"]}, {"recipe": ["ff"], "parts": {"linear": {"epochs": 7}}}]},
             "my.toml, grid 2: 'linear digits neutral class' of digits-rotation-ff",

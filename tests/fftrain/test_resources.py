@@ -277,7 +277,7 @@ def test_where_a_file_system_has_no_locks_one_line_says_what_goes_on(cli, no_loc
 def test_paths_may_be_text(tmp_path, trained):
     from ffexport import export_run, newest_run
     from fftrain import Study, compare_runs, plan, write_report
-    from fftrain.data import dump_images
+    from fftrain.dumping import dump_images
 
     out = str(tmp_path / "run")
     config = settings(**{**SMALL, "epochs": 1}, data_dir=tmp_path)
