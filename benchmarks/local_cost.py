@@ -221,10 +221,8 @@ def memory(cases: list[tuple[str, str, str, int]], kept: bool) -> dict[tuple[str
 
 def markdown(records: list[dict[str, str]]) -> str:
     """Returns a table of records that have the same keys."""
-    from fftrain.report.page import markdown_table
-    from fftrain.report.tables import Table
-
-    return markdown_table(Table.of("", records))
+    lines = [[*records[0]], ["---"] * len(records[0]), *(record.values() for record in records)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]], mib: Mapping[tuple[str, str, str, int], float]) -> str:

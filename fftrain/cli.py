@@ -305,7 +305,7 @@ def report(
       fftrain report studies/smoke
     """
     from fftrain.report.page import write_report
-    from fftrain.report.tables import NO_VALUE
+    from fftrain.report.section import NO_VALUE
 
     result = write_report(folder)
     console.print_result(

@@ -15,12 +15,12 @@ from typing import Any
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
-from ffmodels.evaluated import ABOUT, Evaluated, evaluations
+from ffmodels.evaluated import ABOUT, Evaluated
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, SAMPLES_FILE
 from fftrain.config import RunConfig, flat
 from fftrain.parts import make_part
-from fftrain.recipes import POINT
-from fftrain.report.names import folders, in_words, named, renamed, short_names, shortened, varied_name
+from fftrain.recipes import POINT, label
+from fftrain.report.names import folders, in_words, renamed, short_names
 from fftrain.report.records import FoundRun, read_run
 from fftrain.run import RunFolder
 from fftrain.study import STUDY_FORMAT
@@ -120,11 +120,11 @@ def planned_cells(root: Path, study: Mapping[str, Any], names: Mapping[str, str]
         if path.parent != root / "cells":
             raise ValueError(f"{planned['name']!r} is no folder's name")
         plan = {key: planned[key] for key in ("name", "dataset", "view", "method", "seed", "settings")}
-        plan |= {"varied": varied_name(planned["varied"]), "search": planned.get("search", False)}
+        plan |= {"varied": _varied(planned["varied"]), "search": planned.get("search", False)}
         told = ((one["dataset"], one["reading"], one["target"]) for one in planned["evaluations"])
         plan["planned"] = tuple(place for place in dict.fromkeys(told) if place[2])
         trained = (path / BACKBONE_FILE).is_file()
-        cell = _read_cell(path, plan, names, planned) if trained else _absent(path, plan)
+        cell = _cell(path, plan, _read(path, plan["name"]), names, planned) if trained else _absent(path, plan)
         failure = failure_of(root / "failed" / f"{path.name}.json")
         if failure and cell.state != "damaged" and cell.reason:  # a cell that lacks nothing was mended
             reason = failure if cell.run is None else f"{failure}; {cell.reason}"
@@ -144,16 +144,29 @@ def failure_of(path: Path) -> str:
         return f"failed, but {path} is damaged ({what_of(error)})"
 
 
-def _read_cell(
-    path: Path, plan: dict[str, Any], names: Mapping[str, str], planned: Mapping[str, Any] | None = None
+def _read(path: Path, name: str) -> FoundRun | Exception:
+    """Reads a finished run; returns the error where a file of it is damaged."""
+    try:
+        return read_run(path, name)
+    except (RunError, *UNREADABLE) as error:
+        return error
+
+
+def _cell(
+    path: Path,
+    plan: dict[str, Any],
+    read: FoundRun | Exception,
+    names: Mapping[str, str],
+    planned: Mapping[str, Any] | None = None,
 ) -> Cell:
     """Returns the cell of a finished run; "damaged" where a file is, or the run is another than planned."""
     try:
-        run = shortened(read_run(path, plan["name"]), names)
-        for key, found in named(run.config).items():
+        if isinstance(read, Exception):
+            raise read
+        run, reason = _shortened(read, names), ""
+        for key, found in _named(run.config).items():
             if found != plan[key]:
                 raise RunError(f"{path / CONFIG_FILE} has {key} {found!r}, not {plan[key]!r}: restore or delete {path}")
-        reason = ""
         if planned is not None:
             run, reason = _as_planned(run, planned["evaluations"])
         cell = Cell(**plan, run=run, reason=reason)
@@ -164,6 +177,27 @@ def _read_cell(
     except UNREADABLE as error:
         reason = f"a file of {path} is damaged ({what_of(error)}): measure or train that run again"
         return Cell(**plan, state="damaged", reason=reason)
+
+
+def _shortened(run: FoundRun, names: Mapping[str, str]) -> FoundRun:
+    """Returns a run with these names of folders of images."""
+    if not names:
+        return run
+    evaluated = [
+        replace(one, about=renamed(one.about, names), records=renamed(one.records, names)) for one in run.evaluated
+    ]
+    return replace(run, run=replace(run.run, record=renamed(run.record, names)), evaluated=evaluated)
+
+
+def _named(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what names a run, of its settings."""
+    named = {"dataset": config["dataset"], "view": config["view"]["name"], "method": label(config)}
+    return {**named, "seed": config["seed"]}
+
+
+def _varied(varied: Mapping[str, Any]) -> str:
+    """Names the settings that differ between runs of one kind: {"lr": 0.001} -> 'lr=0.001'."""
+    return ", ".join(f"{key.removesuffix('.name')}={value}" for key, value in varied.items())
 
 
 def _as_planned(run: FoundRun, evaluations: Sequence[Mapping[str, Any]]) -> tuple[FoundRun, str]:
@@ -235,37 +269,19 @@ def found_cells(root: Path) -> list[Cell]:
     paths = sorted(path for path in begun if path in finished or (path / SAMPLES_FILE).is_file())
     if not paths:
         raise RunError(f"{root} holds no finished run: `fftrain pretrain --out {root}/NAME` makes one")
-    plans: list[dict[str, Any]] = []
-    configs = [_content(path / CONFIG_FILE) for path in paths]
-    names = short_names(folders([configs, [_datasets(path) for path in paths]]))
-    for path, record in zip(paths, renamed(configs, names), strict=True):
-        plan: dict[str, Any] = {"name": str(path.relative_to(root)) if path != root else path.name}
-        try:
-            plan |= {**named(record["config"]), "settings": record["config"], "flat": flat(record["config"])}
-        except UNREADABLE:
-            plan |= {
-                "dataset": "unknown",
-                "view": "unknown",
-                "method": "unknown",
-                "seed": -1,
-                "settings": {},
-                "flat": {},
-            }
-        plans.append(plan)
-    kinds = [tuple(plan[key] for key in KIND[:3]) for plan in plans]
-    for plan, kind in zip(plans, kinds, strict=True):
-        alike = [other["flat"] for other, its in zip(plans, kinds, strict=True) if its == kind]
-        own = plan["flat"]
-        differ = [key for key in own if key not in ALIKE and any(other.get(key) != own[key] for other in alike)]
-        plan["varied"] = varied_name({key: own[key] for key in differ})
-    seen = Counter((*kind, plan["varied"], plan["seed"]) for kind, plan in zip(kinds, plans, strict=True))
-    for kind, plan in zip(kinds, plans, strict=True):
-        del plan["flat"]
-        if seen[*kind, plan["varied"], plan["seed"]] > 1:
-            plan["varied"] = varied_name({"run": plan["name"]})
+    called = [str(path.relative_to(root)) if path != root else path.name for path in paths]
+    read = [_read(path, name) if path in finished else None for path, name in zip(paths, called, strict=True)]
+    runs = [run for run in read if isinstance(run, FoundRun)]
+    measured = [one.about["dataset"] for run in runs for one in run.evaluated]
+    records = [
+        run.record if isinstance(run, FoundRun) else _content(path / CONFIG_FILE)
+        for run, path in zip(read, paths, strict=True)
+    ]
+    names = short_names(folders([records, measured]))
+    plans = _told_apart(called, renamed(records, names))
     cells = [
-        _read_cell(path, plan, names) if path in finished else _unfinished(path, plan)
-        for path, plan in zip(paths, plans, strict=True)
+        _unfinished(path, plan) if run is None else _cell(path, plan, run, names)
+        for path, plan, run in zip(paths, plans, read, strict=True)
     ]
     if all(cell.state == "damaged" for cell in cells):
         raise RunError(cells[0].reason)
@@ -274,20 +290,34 @@ def found_cells(root: Path) -> list[Cell]:
     return cells
 
 
+def _told_apart(called: Sequence[str], records: Sequence[Any]) -> list[dict[str, Any]]:
+    """Returns what names each run of a plain folder: of those of one kind the settings that differ, or the folder."""
+    plans, settings = list[dict[str, Any]](), list[dict[str, Any]]()
+    for name, record in zip(called, records, strict=True):
+        try:
+            plans.append({"name": name, **_named(record["config"]), "settings": record["config"]})
+            settings.append(flat(record["config"]))
+        except UNREADABLE:
+            plans.append({"name": name, **dict.fromkeys(KIND[:3], "unknown"), "seed": -1, "settings": {}})
+            settings.append({})
+    kinds = [tuple(plan[key] for key in KIND[:3]) for plan in plans]
+    for plan, kind, own in zip(plans, kinds, settings, strict=True):
+        alike = [other for other, its in zip(settings, kinds, strict=True) if its == kind]
+        differ = [key for key in own if key not in ALIKE and any(other.get(key) != own[key] for other in alike)]
+        plan["varied"] = _varied({key: own[key] for key in differ})
+    seen = Counter(tuple(plan[key] for key in (*KIND, "seed")) for plan in plans)
+    twice = [plan for plan in plans if seen[tuple(plan[key] for key in (*KIND, "seed"))] > 1]
+    for plan in twice:
+        plan["varied"] = f"run={plan['name']}"
+    return plans
+
+
 def _content(path: Path) -> Any:
     """Returns what a JSON file holds; None where it cannot be read, which is said of its run."""
     try:
         return read_json(path)
     except RunError:
         return None
-
-
-def _datasets(path: Path) -> list[str]:
-    """Returns the data sets that a run was measured on; none where that cannot be read, which is said of it."""
-    try:
-        return [one.about["dataset"] for one in evaluations(path)]
-    except RunError:
-        return []
 
 
 def what_of(error: Exception) -> str:

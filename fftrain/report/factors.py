@@ -29,6 +29,13 @@ ORDER = ["place", "first", "second"]
 Level = float | str
 
 
+def factors(cells: Sequence[Cell]) -> list[Factors]:
+    """Returns the factors of each data set; cells of a search, and those whose settings are not known, have none."""
+    kept = [cell for cell in cells if cell.settings and not cell.search]
+    datasets = dict.fromkeys(cell.dataset for cell in kept)
+    return [Factors([cell for cell in kept if cell.dataset == dataset]) for dataset in datasets]
+
+
 class Factors:
     """The settings in which the cells of one data set differ.
 
@@ -93,8 +100,9 @@ class Factors:
             if key:
                 rank = {i: self.levels[key].index(self.settings[i][key]) for i in pair}
                 less, level = sorted(pair, key=rank.__getitem__)
-                words = [worded(self.settings[i][key]) for i in (level, less)]
-                effect = (self.cells[level].dataset, named(key), ", ".join(map(named, beside)), *words)
+                setting, *others = (name.removesuffix(".name") for name in (key, *beside))
+                words = [_worded(self.settings[i][key]) for i in (level, less)]
+                effect = (self.cells[level].dataset, setting, ", ".join(others), *words)
                 alike = str([self.kinds[i] for i in (level, less)])
                 names = (self.cells[i].name for i in (level, less))
                 yield [*self.levels].index(key), rank[less], rank[level], *effect, alike, self.cells[level].seed, *names
@@ -137,7 +145,7 @@ class Factors:
             for k, end in zip(keys, ends, strict=True):
                 if k in self.settings[i] and k not in ("recipe", *NAMING):
                     what = "" if end == "name" else f"{end if ends.count(end) == 1 else k}="
-                    yield what + worded(self.settings[i][k])
+                    yield what + _worded(self.settings[i][k])
 
         return [", ".join(words(i)) for i in firsts]
 
@@ -150,11 +158,6 @@ def _settings(cell: Cell) -> dict[str, Level]:
     return {key: value for key, value in words.items() if key not in left}
 
 
-def named(key: str) -> str:
-    """Returns what a setting is called: a part by its kind."""
-    return key.removesuffix(".name")
-
-
-def worded(level: Level) -> str:
+def _worded(level: Level) -> str:
     """Returns a level in words."""
     return f"{level:g}" if isinstance(level, float) else str(level)

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ffcore.errors import RunError
 from ffcore.files import read_json
 from fftrain.config import flat
-from fftrain.report.cells import (
-    ALIKE,
-    EMPTY,
-    UNREADABLE,
-    Cell,
-    failure_of,
-    found_cells,
-    planned_cells,
-    what_of,
-)
+from fftrain.report.cells import ALIKE, EMPTY, SHARE, UNREADABLE, Cell, failure_of, found_cells, planned_cells, what_of
+from fftrain.report.factors import Factors, factors
 from fftrain.report.names import folders, renamed, short_names
 from fftrain.report.records import FoundRun, pair_records
 from fftrain.study import STUDY_FILE
 
 NUMBERS = ("value", "low", "high")
+READER, PROBE = "pretext accuracy by reader", "probe accuracy"
+# What a measure of the classes is called at the blocks that are best on validation, and at the last blocks together.
+AT_CHOSEN, AT_LAST = ", chosen", ", last"
+CHOSEN, LAST = PROBE + AT_CHOSEN, PROBE + AT_LAST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +48,22 @@ class Collection:
     frame: pd.DataFrame
     problems: list[tuple[str, str, str]]
 
-    @property
+    @cached_property
     def runs(self) -> list[FoundRun]:
         """The runs that were read."""
         return [cell.run for cell in self.cells if cell.run is not None]
+
+    @cached_property
+    def of_classes(self) -> list[str]:
+        """What else was measured of the classes, on validation and test, beside probes."""
+        rows = self.frame[(self.frame["target"] == "class") & (self.frame["unit"] == SHARE)]
+        splits = rows.groupby("measure", sort=False)["split"].agg(set).to_dict()
+        return [measure for measure, of in splits.items() if of >= {"validation", "test"} and measure != PROBE]
+
+    @cached_property
+    def factors(self) -> list[Factors]:
+        """What its cells differ in, of each data set."""
+        return factors(self.cells)
 
     @property
     def tidy(self) -> pd.DataFrame:
@@ -66,14 +75,6 @@ class Collection:
         if not len(found):
             return found
         return found.join(differ, on="run").astype(object).fillna("").astype({"seed": int, "value": float})
-
-
-def select(frame: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
-    """Returns the rows that have these values."""
-    kept = np.ones(len(frame), dtype=bool)
-    for column, value in wanted.items():
-        kept &= frame[column].to_numpy() == value
-    return frame[kept]
 
 
 def collect(root: Path) -> Collection:
@@ -123,3 +124,37 @@ def _pairs(
         except (RunError, *UNREADABLE) as error:
             problems.append((name, "damaged", f"{path} is damaged ({what_of(error)}): delete it, then compare again"))
     return pairs, rows, problems
+
+
+def with_choices(found: Collection) -> pd.DataFrame:
+    """Returns the frame with what AT_CHOSEN and AT_LAST name, and whether a reading is the `usual` one of its run."""
+    cells = {cell.name: cell for cell in found.cells}
+    frame = found.frame
+    places = [*zip(frame["run"], frame["probed_on"], strict=True)]
+    readings = {(run, on): cells[run].reading(on) for run, on in {*places} if run in cells}
+    usual = [readings.get(place) == reading for place, reading in zip(places, frame["reading"], strict=True)]
+    frame = frame.assign(usual=pd.Series(usual, index=frame.index, dtype=bool))
+    of_classes = frame[(frame["target"] == "class") & (frame["unit"] == SHARE)]
+    place = ["run", "measure", "probed_on", "reading", "source"]
+    best = of_classes[of_classes["split"] == "validation"].sort_values("value", ascending=False, kind="stable")
+    test = of_classes[of_classes["split"] == "test"]
+    at_best = test.merge(best.drop_duplicates(place)[[*place, "blocks"]], on=[*place, "blocks"])
+    # Several blocks together, and below two of them the last.
+    at_last = test.sort_values("blocks", key=ranks, kind="stable").drop_duplicates(place, keep="last")
+    made = [rows.assign(measure=rows["measure"] + at) for rows, at in ((at_best, AT_CHOSEN), (at_last, AT_LAST))]
+    return pd.concat([frame, *made], ignore_index=True)
+
+
+def ranks(blocks: pd.Series) -> pd.Series:
+    """Returns by what names of blocks are sorted."""
+    return blocks.map({name: i for i, name in enumerate(in_order(blocks))})
+
+
+def in_order(blocks: Iterable[str]) -> list[str]:
+    """Returns the names of blocks: single ones by number, then several together, then what is none."""
+
+    def key(name: str) -> tuple[bool, int, str]:
+        number = re.search(r"\d+", name)
+        return name.startswith("blocks") or not number, int(number[0]) if number else 0, name
+
+    return sorted({*blocks}, key=key)

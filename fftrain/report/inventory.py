@@ -8,18 +8,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
 from ffcore.plugins import short
 from ffcore.settings import Settings
+from ffmodels.evaluated import ABOUT
 from fftrain.config import EvaluationConfig, RunConfig, flat
 from fftrain.parts import EVALUATIONS, PARTS
 from fftrain.recipes import POINT, default, label, read_recipe, recipes
-from fftrain.report.cells import STATES, Cell
-from fftrain.report.frame import Collection, select
-from fftrain.report.means import NOT_MEASURED
+from fftrain.report.cells import STATES
+from fftrain.report.frame import Collection
 from fftrain.report.records import FoundRun
-from fftrain.report.tables import Table
+from fftrain.report.section import NOT_MEASURED, Table
 
 PROBLEMS = "Unfinished, failed, damaged, missing or incomplete"
 # The folder, new, in which the commands of the report make runs again.
@@ -33,7 +35,7 @@ def headline_table(found: Collection) -> Table:
     assert found.study is not None
     facts = {
         "cells": ", ".join(f"{states[state]} {state}" for state in STATES) + f", of {len(found.cells)}",
-        "wall time": duration(sum(seconds(found, cell).get("all", 0.0) for cell in found.cells)),
+        "wall time": _duration(sum(seconds(found).get(cell.name, {}).get("all", 0.0) for cell in found.cells)),
         "hardware": "; ".join(dict.fromkeys(_words(record["hardware"]) for record in records)),
         "versions": "; ".join(dict.fromkeys(_words(record["versions"]) for record in records)),
         "command": found.study["command"],
@@ -48,27 +50,31 @@ def problems_table(found: Collection) -> Table:
     return Table(title=PROBLEMS, columns=("name", "state", "reason"), rows=rows)
 
 
-def seconds(found: Collection, cell: Cell) -> dict[str, float]:
-    """Returns wall time by part: `pretraining` (epochs alone), `evaluations`, and `all` of the run."""
-    rows = select(found.frame, measure="seconds", run=cell.name)
-    by: dict[str, float] = rows.groupby("source")["value"].sum().to_dict()
-    if not by:
-        return {}
-    trained, whole = by.get("pretraining", 0.0), sum(by.values())
-    return {"pretraining": trained, "evaluations": whole - trained, "all": whole}
+def seconds(found: Collection) -> dict[str, dict[str, float]]:
+    """Returns wall time of each run by part: `pretraining` (epochs alone), `evaluations`, and `all` of it."""
+    rows = found.frame[found.frame["measure"] == "seconds"]
+    whole = rows.groupby("run")["value"].sum()
+    trained = rows[rows["source"] == "pretraining"].groupby("run")["value"].sum().reindex(whole.index, fill_value=0.0)
+    took: dict[str, dict[str, float]] = pd.DataFrame(
+        {"pretraining": trained, "evaluations": whole - trained, "all": whole}
+    ).to_dict("index")
+    return took
 
 
-def settings_table(run: FoundRun) -> Table:
-    """Returns the settings of a run, what it was trained on and with."""
-    config = {k: v for k, v in flat(run.config).items() if k != "data_dir" and v is not None}
-    extra = {
-        "images": ", ".join(f"{k} {v:,}" for k, v in run.record["data"]["images"].items()),
-        "versions": _words(run.record["versions"]),
-        "hardware": _words(run.record["hardware"]),
-        "commit": run.record["git_commit"] or "unknown",
-    }
-    rows = [[key, str(value)] for key, value in {**config, **extra}.items()]
-    return Table(title=f"Settings of {run.name}", columns=("setting", "value"), rows=rows, folded=True)
+def settings_tables(runs: Sequence[FoundRun]) -> list[Table]:
+    """Returns the settings of each run, what it was trained on and with."""
+    tables = []
+    for run in runs:
+        facts = {k: v for k, v in flat(run.config).items() if k != "data_dir" and v is not None}
+        facts |= {
+            "images": ", ".join(f"{k} {v:,}" for k, v in run.record["data"]["images"].items()),
+            "versions": _words(run.record["versions"]),
+            "hardware": _words(run.record["hardware"]),
+            "commit": run.record["git_commit"] or "unknown",
+        }
+        rows = [[key, str(value)] for key, value in facts.items()]
+        tables.append(Table(title=f"Settings of {run.name}", columns=("setting", "value"), rows=rows, folded=True))
+    return tables
 
 
 def exports_table(runs: Sequence[FoundRun]) -> Table:
@@ -88,14 +94,14 @@ def exports_table(runs: Sequence[FoundRun]) -> Table:
 def runs_table(found: Collection) -> Table:
     """Returns every run: how to make it again, where and how long it ran."""
     parts = ("pretraining", "evaluations", "all")
-    rows = []
+    rows, times = [], seconds(found)
     for cell in found.cells:
-        took, record = seconds(found, cell), cell.run.record if cell.run else {}
+        took, record = times.get(cell.name, {}), cell.run.record if cell.run else {}
         row = {"run": cell.name, "state": cell.state, "command": "", "seed": str(cell.seed)}
         if cell.run is not None:
             row["command"] = command(cell.run.config, f"{AGAIN}/{cell.name}")  # its own folder is in use
         row["hardware"] = _words(record.get("hardware", {}))
-        row |= {part: duration(took.get(part)) if cell.run else "" for part in parts}
+        row |= {part: _duration(took.get(part)) if cell.run else "" for part in parts}
         rows.append({**row, "commit": (record["git_commit"] or "unknown")[:12] if cell.run else ""})
     return Table.of("Commands, machines and times", rows)
 
@@ -104,7 +110,7 @@ def _words(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in values.items())
 
 
-def duration(seconds: float | None) -> str:
+def _duration(seconds: float | None) -> str:
     """Returns seconds as people read them."""
     if seconds is None:
         return NOT_MEASURED
@@ -120,13 +126,18 @@ def commands_table(found: Collection) -> Table:
     places = {name: run.run.path.relative_to(found.root).as_posix() for name, run in runs.items()}
     for name, run in runs.items():
         for one in run.evaluated:
-            told = f", {one.about['target']}" if one.about["target"] else ""
-            what = f"{one.name} of {one.about['dataset']}, reading {one.about['reading']}{told}"
-            rows.append([name, what, _evaluation(places[name], one.settings, run.config)])
+            kind, *place = (one.about[key] for key in ABOUT)
+            what = "{} of {}, reading {}".format(kind, *place) + (f", {place[-1]}" if place[-1] else "")
+            rows.append([name, what, _evaluation(places[name], one.about["settings"], run.config)])
     for name, other in found.pairs:
         if name in runs and other in runs:
             own: Mapping[str, Any] = next(
-                (one.settings["evaluation"] for one in runs[name].evaluated if one.name == "similarity"), {}
+                (
+                    one.about["settings"]["evaluation"]
+                    for one in runs[name].evaluated
+                    if one.about["evaluation"] == "similarity"
+                ),
+                {},
             )
             settings = {**own, "name": "similarity", "against": places[other]}
             given = [f"similarity.{key}={_toml(value)}" for key, value in _set("evaluation", settings).items()]

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ffcore.places import Place
-from fftrain.recipes import label
-from fftrain.report.records import FoundRun
+from ffcore.places import PREFIXES, Place
 
-
-def named(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what names a run, of its settings."""
-    named = {"dataset": config["dataset"], "view": config["view"]["name"], "method": label(config)}
-    return {**named, "seed": config["seed"]}
-
-
-def varied_name(varied: Mapping[str, Any]) -> str:
-    """Names the settings that differ between runs of one kind: {"lr": 0.001} -> 'lr=0.001'."""
-    return ", ".join(f"{key.removesuffix('.name')}={value}" for key, value in varied.items())
+# With what the name of a data set begins that is named by where it lies.
+PLACED = tuple(f"{prefix}:" for prefix in PREFIXES)
 
 
 def short_names(datasets: Iterable[str]) -> dict[str, str]:
@@ -42,7 +31,7 @@ def folders(value: Any) -> set[str]:
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
         return {name for inner in value for name in folders(inner)}
-    return {value} if isinstance(value, str) and Place.of(value) else set()
+    return {value} if isinstance(value, str) and value.startswith(PLACED) else set()
 
 
 def renamed(value: Any, names: Mapping[str, str]) -> Any:
@@ -59,14 +48,3 @@ def in_words(text: str, names: Mapping[str, str]) -> str:
     for dataset in sorted(names, key=len, reverse=True):
         text = text.replace(dataset, names[dataset])
     return text
-
-
-def shortened(run: FoundRun, names: Mapping[str, str]) -> FoundRun:
-    """Returns a run with these names of folders of images."""
-    if not names:
-        return run
-    known = replace(run.run, record=renamed(run.run.record, names))
-    evaluated = [
-        replace(one, about=renamed(one.about, names), records=renamed(one.records, names)) for one in run.evaluated
-    ]
-    return replace(run, run=known, evaluated=evaluated)

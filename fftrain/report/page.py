@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from importlib.metadata import version
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from ffcore.errors import FFStudyError, RunError
 from ffcore.files import AnyPath, write_json, write_text
 from ffmodels.run import CONFIG_FILE
 from fftrain.report.cells import UNREADABLE
-from fftrain.report.effects import effects, headline
-from fftrain.report.factor_sections import of_effects, of_sweeps
-from fftrain.report.frame import collect
-from fftrain.report.means import Published, groups, with_choices
+from fftrain.report.effects import effects, headline, of_effects
+from fftrain.report.frame import collect, with_choices
+from fftrain.report.means import Published, groups
 from fftrain.report.sections import of_runs, of_study
-from fftrain.report.sweeps import sweeps
-from fftrain.report.tables import Table, results_table
+from fftrain.report.sweeps import of_sweeps, sweeps
+from fftrain.report.tables import results_table
 
 PAGE, MARKDOWN = "report.html", "report.md"
+# What stands for letters that Markdown would take for something else, in a table too.
+MARKED = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_|<>[]~#$"} | {"\n": " "})
 
 
 def write_report(root: AnyPath) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def _write(root: Path) -> dict[str, Any]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": markdown_escape, "markdown": markdown_table}
+    environment.filters["md"] = methodcaller("translate", MARKED)
     quoted = any("published" in column for section in sections for t in section.tables for column in t.columns)
     prefix = "report-" if (root / CONFIG_FILE).exists() else ""
     table, numbers, by_setting = (root / f"{prefix}{name}" for name in ("results.csv", "results.json", "effects.csv"))
@@ -90,7 +92,7 @@ def _write(root: Path) -> dict[str, Any]:
     }
     before = _pictures_of(root / MARKDOWN)
     for name in (PAGE, MARKDOWN):
-        write_text(root / name, environment.get_template(name).render(**content).rstrip() + "\n")
+        write_text(root / name, environment.get_template(name).render(**content) + "\n")
     drawn = {root / "figures" / f"{picture.name}.svg": picture.svg for s in sections for picture in s.pictures}
     for path, svg in drawn.items():
         write_text(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{svg}')
@@ -122,14 +124,3 @@ def _pictures_of(earlier: Path) -> set[str]:
         return set()
     made = text.rstrip().rpartition("\n")[2].startswith("Made by ffstudy ")
     return set(re.findall(r"^!\[.*\]\(figures/([a-z0-9-]+)\.svg\)$", text, re.MULTILINE)) if made else set()
-
-
-def markdown_table(table: Table) -> str:
-    """Returns a table's lines in Markdown."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    return "\n".join(f"| {' | '.join(map(markdown_escape, line))} |" for line in lines)
-
-
-def markdown_escape(text: str) -> str:
-    """Returns a text that Markdown shows as it is, in a table too."""
-    return re.sub(r"([\\`*_|<>\[\]~#$])", r"\\\1", text).replace("\n", " ")

@@ -17,7 +17,6 @@ from ffcore.errors import RunError, SettingError
 from ffmodels.evaluated import ABOUT, Evaluated, Record, evaluations
 from ffmodels.run import CONFIG_FILE, Run, weights_digest
 from fftrain.parts import PARTS
-from fftrain.recipes import label
 from fftrain.run import RunFolder
 
 # What a method tells of the labels that it was trained on.
@@ -46,17 +45,13 @@ class FoundRun:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The settings, as they are recorded."""
-        return self.run.config
+        found: Mapping[str, Any] = self.record["config"]
+        return found
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
         """What config.json holds."""
         return self.run.record
-
-    @cached_property
-    def label(self) -> str:
-        """What people call the method, cut and ordered so."""
-        return label(self.config)
 
     @cached_property
     def tells(self) -> bool:
@@ -96,7 +91,13 @@ class FoundRun:
         names = {"block": "blocks", "dataset": "probed_on"}
         for one in self.evaluated:
             place = {names.get(key, key): one.about[key] for key in ABOUT}
-            yield {**place, "measure": "seconds", "source": one.name, "value": one.about["value"], "unit": "s"}
+            yield {
+                **place,
+                "measure": "seconds",
+                "source": one.about["evaluation"],
+                "value": one.about["value"],
+                "unit": "s",
+            }
             for record in one.records:
                 yield {**place, **{names.get(key, key): value for key, value in record.items()}}
 
@@ -108,7 +109,7 @@ def read_run(path: Path, name: str) -> FoundRun:
         RunError: where one is missing or damaged; the message names it.
     """
     run = Run.load(path)
-    config = run.config
+    config = run.record["config"]
     _ = run.samples
     for kind, plugins in PARTS.items():
         name_of = config[kind]["name"] if isinstance(config[kind], Mapping) else ""
@@ -119,7 +120,8 @@ def read_run(path: Path, name: str) -> FoundRun:
     if lacking := {"versions", "hardware", "git_commit"} - run.record.keys():
         raise RunError(f"{path / CONFIG_FILE} lacks {min(lacking)}: restore it, or train the run again")
     found = evaluations(path, weights_digest(path))
-    embeddings = {one.path.stem: _embedding(one.arrays) for one in found if one.arrays.is_file()}
+    arrays = [one.path.with_suffix(".npz") for one in found]
+    embeddings = {path.stem: _embedding(path) for path in arrays if path.is_file()}
     return FoundRun(
         name=name,
         run=run,

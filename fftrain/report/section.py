@@ -2,68 +2,58 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from matplotlib.figure import Figure
+from fftrain.report.figures import Picture, slug
 
-from fftrain.report import figures
-from fftrain.report.tables import Table
+NOT_MEASURED, NOT_PUBLISHED = "not measured", "not published"
+# What stands where there is no value.
+NO_VALUE = ("", NOT_MEASURED, NOT_PUBLISHED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure as an SVG file, and what it shows in words."""
-
-    name: str
-    alt: str
-    svg: str
-    small: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page. `text` names its caption in report.md; `note` and `points` are what else there is to say."""
+class Table:
+    """A table: what it shows, its columns, and its cells as text; `folded` where few will read it."""
 
     title: str
-    text: str
-    note: str = ""
-    points: Sequence[str]
-    tables: Sequence[Table]
-    pictures: Sequence[Picture]
+    columns: Sequence[str]
+    rows: list[list[str]]
+    folded: bool = False
 
-    @cached_property
-    def empty(self) -> bool:
-        """Whether there is nothing to show."""
-        return not (self.tables or self.pictures or self.points)
+    @classmethod
+    def of(cls, title: str, records: Sequence[Mapping[str, str]], *, folded: bool = False) -> Table:
+        """Returns a table of records that have the same keys."""
+        columns = [*records[0]] if records else []
+        return cls(title=title, columns=columns, rows=[[*record.values()] for record in records], folded=folded)
 
-    @cached_property
-    def anchor(self) -> str:
-        """The name that links lead to."""
-        return slug(self.title)
-
-
-def section(
-    title: str,
-    text: str,
-    *shown: Table,
-    pictures: Sequence[Picture] = (),
-    note: str = "",
-    points: Sequence[str] = (),
-) -> Section:
-    """Returns a part of the page with the tables that have rows, and of these the columns that have a value."""
-    kept = [table.of_values() for table in shown if table.rows]
-    return Section(title=title, text=text, note=note, points=points, tables=kept, pictures=pictures)
+    def of_values(self) -> Table:
+        """Returns the table without the columns in which no row has a value."""
+        kept = [i for i in range(len(self.columns)) if any(row[i] not in NO_VALUE for row in self.rows)]
+        columns = [self.columns[i] for i in kept]
+        return replace(self, columns=columns, rows=[[row[i] for i in kept] for row in self.rows])
 
 
-def draw(name: str, alt: str, draw: Callable[..., Figure], *given: Any, small: bool = False) -> Picture:
-    """Draws a picture, and returns it under a file's name."""
-    return Picture(name=slug(name), alt=alt, svg=figures.svg(draw(*given), alt), small=small)
+class Section:
+    """A part of the page: of its tables those that have rows, and of these the columns that have a value.
 
+    Args:
+        title: what it is called; links lead to its `anchor`.
+        text: what its caption is called in report.md.
+        shown: the tables; it is `empty` where neither they nor `pictures` nor `points` are there.
+        note: what else there is to say, and `points` one by one.
+    """
 
-def slug(text: str) -> str:
-    """Returns a text as a file's name and a link's target."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    def __init__(
+        self,
+        title: str,
+        text: str,
+        *shown: Table,
+        pictures: Sequence[Picture] = (),
+        note: str = "",
+        points: Sequence[str] = (),
+    ) -> None:
+        self.title, self.anchor, self.text, self.note = title, slug(title), text, note
+        self.tables = [table.of_values() for table in shown if table.rows]
+        self.pictures, self.points = pictures, points
+        self.empty = not (self.tables or pictures or points)

@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from fftrain.parts import RANDOM, RAW
 from fftrain.report.cells import PLACE, UNFINISHED, Cell
-from fftrain.report.curves import Curve
-from fftrain.report.frame import Collection, select
-from fftrain.report.means import (
-    CHOSEN,
-    LAST,
-    NOT_MEASURED,
-    NOT_PUBLISHED,
-    PROBE,
-    Group,
-    Mean,
-    Published,
-    block_order,
-    chosen,
-)
+from fftrain.report.frame import AT_CHOSEN, CHOSEN, LAST, PROBE, Collection
+from fftrain.report.means import Group, Published
 from fftrain.report.records import PRETEXT
+from fftrain.report.section import NOT_MEASURED, Table
 
-# What stands where there is no value.
-NO_VALUE = ("", NOT_MEASURED, NOT_PUBLISHED)
 QUOTED = ("published", "difference")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table: what it shows, its columns, and its cells as text; `folded` where few will read it."""
-
-    title: str
-    columns: Sequence[str]
-    rows: list[list[str]]
-    folded: bool = False
-
-    @classmethod
-    def of(cls, title: str, records: Sequence[Mapping[str, str]], *, folded: bool = False) -> Table:
-        """Returns a table of records that have the same keys."""
-        columns = [*records[0]] if records else []
-        return cls(title=title, columns=columns, rows=[[*record.values()] for record in records], folded=folded)
-
-    def of_values(self) -> Table:
-        """Returns the table without the columns in which no row has a value."""
-        kept = [i for i in range(len(self.columns)) if any(row[i] not in NO_VALUE for row in self.rows)]
-        columns = [self.columns[i] for i in kept]
-        return replace(self, columns=columns, rows=[[row[i] for i in kept] for row in self.rows])
 
 
 def _beside(title: str, lines: Sequence[dict[str, str]], keys: Sequence[str]) -> Table:
@@ -72,12 +37,9 @@ def _beside(title: str, lines: Sequence[dict[str, str]], keys: Sequence[str]) ->
 
 def search_table(found: Collection) -> Table:
     """Returns the runs of a search, the best on validation first: nothing else was read of them."""
-    rows = []
-    for cell in found.cells:
-        if not cell.search:
-            continue
-        value = _value(found, cell, measure=PRETEXT, split="validation")
-        metrics = cell.run.metrics if cell.run else []
+    rows, values = [], _pretext(found)
+    for cell in (cell for cell in found.cells if cell.search):
+        value, metrics = values.get((cell.name, "validation")), cell.run.metrics if cell.run else []
         epochs = [100 * e["validation"]["accuracy"] for e in metrics if "accuracy" in e["validation"]]
         falls = [before - after for before, after in itertools.pairwise(epochs)]
         row = {"data set": cell.dataset, "view": cell.view, "method": cell.method, "settings": cell.varied}
@@ -91,11 +53,10 @@ def search_table(found: Collection) -> Table:
 
 def pretext_table(found: Sequence[Group], published: Published) -> Table:
     """Returns the pretext accuracy of every view and method, by data set."""
-    lines = [
-        _line(group) | dict(zip(("", *QUOTED), (group.pretext_text(), *group.pretext_beside(quoted)), strict=True))
-        for group in found
-        for quoted in [published.of("pretext", group)]
-    ]
+    lines = []
+    for group in found:
+        beside = group.pretext_beside(published.of("pretext", group))
+        lines.append({**_line(group), "": group.pretext_text(), **dict(zip(QUOTED, beside, strict=True))})
     return _beside("Pretext accuracy in %", lines, ("view", "method", "settings"))
 
 
@@ -105,11 +66,10 @@ def transfer_table(found: Sequence[Group], published: Published) -> Table:
     for group in found:
         quoted = published.of("transfer", group)
         for choice, name in ((CHOSEN, "chosen on validation"), (LAST, "last three")):
-            mean = group.probe(choice)
-            cells = {"": mean.text(group.blocks() if choice == CHOSEN else "")}
-            cells |= {source: group.probe(choice, source).text(short=True) for source in ("random", "raw")}
-            cells |= dict(zip(QUOTED, mean.beside(quoted), strict=True))
-            lines.append({**_line(group), "blocks": name, **cells})
+            own, random, raw = group.probes(choice)
+            cells = {"": own.text(own.blocks if choice == CHOSEN else ""), RANDOM: random.short, RAW: raw.short}
+            beside = dict(zip(QUOTED, own.beside(quoted), strict=True))
+            lines.append({**_line(group), "blocks": name, **cells, **beside})
     return _beside("Transfer: test accuracy of linear probes in %", lines, ("view", "method", "settings", "blocks"))
 
 
@@ -117,25 +77,12 @@ def _line(group: Group) -> dict[str, str]:
     return {"view": group.view, "method": group.method, "settings": group.varied, "data set": group.dataset}
 
 
-def curve_table(title: str, curves: Sequence[Curve]) -> Table:
-    """Returns the figures of each block that a figure draws."""
-    blocks = sorted({block for curve in curves for block in curve.means}, key=block_order)
-    rows = [
-        [curve.panel, curve.name, *(curve.means[b].text(short=True) if b in curve.means else "" for b in blocks)]
-        for curve in curves
-    ]
-    columns = ("pretrained on", "of", *(block or "value" for block in blocks))
-    return Table(title=title, columns=columns, rows=rows, folded=any(blocks))
-
-
 def _probes(group: Group, probed_on: str = "", reading: str = "") -> dict[str, str]:
     """Returns the probes at both choices of blocks, and the baselines at the first."""
-    at = (probed_on, reading)
-    return {
-        "probe (chosen blocks)": group.probe(CHOSEN, "", *at).text(group.blocks(*at)),
-        "probe (last three)": group.probe(LAST, "", *at).text(short=True),
-        **{source: group.probe(CHOSEN, source, *at).text(short=True) for source in ("random", "raw")},
-    }
+    own, random, raw = group.probes(CHOSEN, probed_on, reading)
+    last, *_ = group.probes(LAST, probed_on, reading)
+    texts = {"probe (chosen blocks)": own.text(own.blocks), "probe (last three)": last.short}
+    return {**texts, RANDOM: random.short, RAW: raw.short}
 
 
 def supervised_table(found: Sequence[Group], published: Published) -> Table:
@@ -146,7 +93,7 @@ def supervised_table(found: Sequence[Group], published: Published) -> Table:
         row = {"pretrained on": group.dataset, "method": group.label, "own accuracy": group.pretext_text()}
         row |= _probes(group)
         row["published"], row["difference of own"] = group.pretext_beside(quoted)
-        row["difference of probe"] = group.probe(CHOSEN).beside(quoted)[1]
+        row["difference of probe"] = group.probes(CHOSEN)[0].beside(quoted)[1]
         rows.append(row)
     return Table.of("Supervised reference: test accuracy in %", rows)
 
@@ -162,7 +109,7 @@ def ablation_table(found: Sequence[Group], published: Published) -> Table:
         row["pretext"] = group.pretext_text()
         own = group.pretext_beside(published.of("ablation-pretext", group))
         row |= {f"pretext {name}": text for name, text in zip(QUOTED, own, strict=True)} | _probes(group)
-        probe = group.probe(CHOSEN).beside(published.of("ablation-transfer", group))
+        probe = group.probes(CHOSEN)[0].beside(published.of("ablation-transfer", group))
         rows.append(row | {f"transfer {name}": text for name, text in zip(QUOTED, probe, strict=True)})
     return Table.of("Ablation: accuracy in %", rows)
 
@@ -171,69 +118,13 @@ def places_table(found: Sequence[Group], *, elsewhere: bool) -> Table:
     """Returns the probes on other data sets (`elsewhere`), or with several readings on the same one."""
     rows = []
     for group in found:
-        places = dict.fromkeys(place for cell in group.cells for place in _places(cell, group.rows, PROBE))
+        places = dict.fromkeys(place for of in _places(group.cells, group.rows, PROBE).values() for place in of)
         kept = [place for place in places if (place[0] != group.dataset) == elsewhere]
         row = {"pretrained on": group.dataset, "view": group.view, "method": group.label}
         for on, reading in kept if elsewhere or len(kept) > 1 else ():
             rows.append({**row, "probed on": on, "reading": reading, **_probes(group, on, reading)})
     title = "Transfer to another data set" if elsewhere else "What the label pixels hold when features are read"
     return Table.of(f"{title}: test accuracy in %", rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gap:
-    """One method's figures less another's on one data set and view, by pairs of one seed; `published` are in %.
-
-    `split` is what pretext accuracies are read on.
-    Both hold `difficulty` (what the other misses of the task: 1 - its pretext accuracy), `pretext`, and the probes at
-    the blocks `chosen` and at the `last` three.
-    """
-
-    dataset: str
-    view: str
-    split: str
-    means: Mapping[str, Mean]
-    published: Mapping[str, float]
-
-
-def gaps(found: Sequence[Group], published: Published) -> list[Gap]:
-    """Returns the gap that the study is about on every data set and view that both methods were planned for."""
-    made = []
-    for one, other in itertools.product(found, found):
-        alike = (one.dataset, one.view, one.method, other.method) == (other.dataset, other.view, *published.gap)
-        if not alike or (one.varied and other.varied and one.varied != other.varied):
-            continue
-        split = "test" if {one.pretext()[1], other.pretext()[1]} == {"test"} else "validation"
-        told, solved = (group.mean(measure=PRETEXT, split=split) for group in (one, other))
-        means = {"pretext": told.less(solved)}
-        means |= {name: one.probe(at).less(other.probe(at)) for name, at in (("chosen", CHOSEN), ("last", LAST))}
-        means["difficulty"] = Mean(values={s: 1 - v for s, v in solved.values.items()}, lacking=solved.lacking)
-        quoted = {}
-        for name, measure in (("pretext", "pretext"), ("chosen", "transfer")):
-            its, others = (published.of(measure, one, method) for method in published.gap)
-            if its is not None and others is not None:
-                quoted[name] = its - others
-                quoted |= {"difficulty": 100 - others} if name == "pretext" else {}
-        settings = "".join(f" ({group.label})" for group in (one, other) if group.varied)
-        place = {"dataset": one.dataset, "view": one.view + settings, "split": split}
-        made.append(Gap(**place, means=means, published=quoted))
-    return sorted(made, key=lambda gap: gap.means["difficulty"].value or 0.0)
-
-
-def gap_table(found: Sequence[Gap], of: tuple[str, str]) -> Table:
-    """Returns one method's gap to another in points, the easiest task for the other first."""
-    shown = {"difficulty": "difficulty", "pretext": "pretext gap", "chosen": "transfer gap (chosen blocks)"}
-    rows = []
-    for gap in found:
-        row = {"pretrained on": gap.dataset, "view": gap.view}
-        for name, title in shown.items():
-            sign = "" if name == "difficulty" else "+"
-            remark = gap.split if name != "chosen" and gap.split != "test" else ""
-            row[title] = gap.means[name].text(remark, sign=sign, short=name != "pretext")
-            quoted = gap.published.get(name)
-            row[f"{title}, published"] = NOT_PUBLISHED if quoted is None else f"{quoted:{sign}.1f}"
-        rows.append({**row, "transfer gap (last three)": gap.means["last"].text(sign="+", short=True)})
-    return Table.of(f"{of[0]} less {of[1]}, in points", rows)
 
 
 def results_table(found: Collection, frame: pd.DataFrame) -> Table:
@@ -243,18 +134,19 @@ def results_table(found: Collection, frame: pd.DataFrame) -> Table:
         found: what lies in the folder.
         frame: its frame with what validation chose.
     """
-    rows = []
+    rows, pretext, probes = [], _pretext(found), _at_chosen(found, frame, PROBE)
     for cell in found.cells:
-        word = _word(cell)
-        told = {split: _value(found, cell, measure=PRETEXT, split=split) for split in ("validation", "test")}
-        first = UNFINISHED if cell.state == UNFINISHED else word
-        shown = [first if told["validation"] is None else _seen(cell, told["validation"])]
-        shown.append(word if told["test"] is None else f"{100 * told['test']:.1f}")
+        validation, test = (pretext.get((cell.name, split)) for split in ("validation", "test"))
+        shown = [
+            (UNFINISHED if cell.state == UNFINISHED else _word(cell))
+            if validation is None
+            else _seen(cell, validation),
+            _word(cell) if test is None else f"{100 * test:.1f}",
+        ]
         if cell.state == "done" and not cell.tells:
             shown = ["", ""]
-        for place in _places(cell, frame, PROBE) or [("", "")]:
-            at = _sources(cell, frame, PROBE, place)
-            rows.append([cell.name, cell.method, cell.dataset, cell.view, *shown, *place, *at])
+        about = [cell.name, cell.method, cell.dataset, cell.view, *shown]
+        rows += [[*about, *line] for line in probes[cell.name] or [["", "", *[_word(cell)] * 3]]]
     columns = ("run", "method", "pretrained on", "view", "pretext accuracy", "pretext test", "probed on", "reading")
     title = "Results: accuracy in %; pretext on validation, probes on test (blocks chosen on validation)"
     return Table(title=title, columns=(*columns, "probe", "random", "raw"), rows=rows)
@@ -268,11 +160,8 @@ def measured_table(found: Collection, frame: pd.DataFrame, measure: str) -> Tabl
         frame: its frame with what validation chose.
         measure: what was measured.
     """
-    rows = [
-        [cell.name, cell.method, cell.dataset, cell.view, *place, *_sources(cell, frame, measure, place)]
-        for cell in found.cells
-        for place in _places(cell, frame, measure)
-    ]
+    lines = _at_chosen(found, frame, measure)
+    rows = [[c.name, c.method, c.dataset, c.view, *line] for c in found.cells for line in lines[c.name]]
     columns = ("run", "method", "pretrained on", "view", "measured on", "reading", "its features", "random", "raw")
     title = f"{measure[:1].upper()}{measure[1:]}, test in % (blocks chosen on validation)"
     return Table(title=title, columns=columns, rows=rows)
@@ -283,35 +172,44 @@ def _word(cell: Cell) -> str:
     return NOT_MEASURED if cell.state in ("done", UNFINISHED) else cell.state
 
 
-def _places(cell: Cell, frame: pd.DataFrame, measure: str) -> list[tuple[str, str]]:
-    """Returns where a measure of a run's classes is told, data sets and readings; where it is nowhere, all of them."""
-    places = dict.fromkeys((dataset, reading) for dataset, reading, target in cell.probed if target == "class")
-    rows = select(frame, run=cell.name, target="class")
-    found = {place: {*select(rows, probed_on=place[0], reading=place[1])["measure"]} for place in places}
-    return [place for place, measures in found.items() if measure in measures or not measures] or [*places]
-
-
-def _sources(cell: Cell, frame: pd.DataFrame, measure: str, place: tuple[str, str]) -> list[str]:
-    """Returns what was measured of a run's own features and of both baselines, at the blocks that validation chose."""
-    mine = select(frame, run=cell.name, measure=chosen(measure), probed_on=place[0], reading=place[1])
-    found = []
-    for source in (cell.method, "random", "raw"):
-        rows = select(mine, source=source).to_dict("records")
-        texts = [_figure(row) + (f" ({row['blocks']})" if source != "raw" else "") for row in rows]
-        found.append(texts[0] if texts else _word(cell))
+def _places(cells: Iterable[Cell], frame: pd.DataFrame, measure: str) -> dict[str, list[tuple[str, str]]]:
+    """Returns where a measure of each run's classes is told, data sets and readings; all where it is nowhere."""
+    of_classes = frame[frame["target"] == "class"]
+    measures = of_classes.groupby(["run", "probed_on", "reading"])["measure"].agg(set).to_dict()
+    found = {}
+    for cell in cells:
+        places = dict.fromkeys((dataset, reading) for dataset, reading, target in cell.probed if target == "class")
+        there = [place for place in places if measure in measures.get((cell.name, *place), {measure})]
+        found[cell.name] = there or [*places]
     return found
 
 
-def _figure(row: Mapping[str, Any]) -> str:
-    """Returns a number in %, with its interval where it has one."""
-    interval = "" if pd.isna(row["low"]) else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    return f"{100 * row['value']:.1f}{interval}"
+def _at_chosen(found: Collection, frame: pd.DataFrame, measure: str) -> dict[str, list[list[str]]]:
+    """Returns lines of each run: a place, and what was measured there of its own features and of both baselines.
+
+    They are those of the blocks that validation chose, in %, with an interval where there is one.
+    """
+    texts = dict[tuple[str, ...], str]()
+    for row in frame[frame["measure"] == measure + AT_CHOSEN].to_dict("records"):
+        interval = "" if pd.isna(row["low"]) else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        blocks = "" if row["source"] == RAW else f" ({row['blocks']})"
+        at = (row["run"], row["probed_on"], row["reading"], row["source"])
+        texts.setdefault(at, f"{100 * row['value']:.1f}{interval}{blocks}")
+    places = _places(found.cells, frame, measure)
+    return {
+        cell.name: [
+            [*place, *(texts.get((cell.name, *place, s), _word(cell)) for s in (cell.method, RANDOM, RAW))]
+            for place in places[cell.name]
+        ]
+        for cell in found.cells
+    }
 
 
-def _value(found: Collection, cell: Cell, **wanted: Any) -> float | None:
-    """Returns the one figure of a run that has these values, or None."""
-    values = select(found.frame, run=cell.name, **wanted)["value"].tolist()
-    return float(values[0]) if values else None
+def _pretext(found: Collection) -> Mapping[tuple[str, str], float]:
+    """Returns the pretext accuracy of runs by split."""
+    rows = found.frame[found.frame["measure"] == PRETEXT]
+    values: dict[tuple[str, str], Any] = rows.groupby(["run", "split"])["value"].first().to_dict()
+    return values
 
 
 def _seen(cell: Cell, value: float) -> str:
@@ -323,10 +221,10 @@ def probes_table(found: Collection) -> Table:
     """Returns every probe of every run."""
     keys = ["run", *PLACE[2:]]
     cells = {cell.name: cell for cell in found.cells}
-    probes = select(found.frame, measure=PROBE)
-    both = select(probes, split="test").merge(select(probes, split="validation"), on=keys, how="left")
+    probes = found.frame[found.frame["measure"] == PROBE]
+    test, validation = (probes[probes["split"] == split] for split in ("test", "validation"))
     rows = []
-    for probe in both.to_dict("records"):
+    for probe in test.merge(validation, on=keys, how="left").to_dict("records"):
         cell, known = cells[probe["run"]], probe["value_y"]
         own = _seen(cell, known) if probe["source"] == cell.method else f"{100 * known:.1f}"
         rows.append([*(probe[key] for key in keys), "" if pd.isna(known) else own, f"{100 * probe['value_x']:.1f}"])

@@ -16,13 +16,10 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from fftrain.report.cells import EMPTY, Cell
-from fftrain.report.effects import effects, effects_table, headline
-from fftrain.report.factor_figures import sweep_lines
-from fftrain.report.factor_sections import of_effects, of_sweeps
+from fftrain.report.effects import effects, effects_table, headline, of_effects
 from fftrain.report.figures import BASELINES
-from fftrain.report.frame import NUMBERS, Collection
-from fftrain.report.means import with_choices
-from fftrain.report.sweeps import sweep_table, sweeps
+from fftrain.report.frame import NUMBERS, Collection, with_choices
+from fftrain.report.sweeps import of_sweeps, sweep_lines, sweep_table, sweeps
 from fftrain.study import plan
 from tests.fftrain.reports import records
 

@@ -16,8 +16,7 @@ from ffcore.errors import DataError, SettingError
 from fftrain import evaluate_run
 from fftrain.evaluations.detection import Detection
 from fftrain.pictures import PUBLISHED, Pictures
-from fftrain.report.frame import collect
-from fftrain.report.means import with_choices
+from fftrain.report.frame import collect, with_choices
 from fftrain.report.tables import measured_table, results_table
 from fftrain.scenes import UNTOLD
 from tests.fftrain.annotated import NAMES, SHAPE, made, outlined, write_voc

@@ -14,12 +14,13 @@ from ffcore.errors import RunError
 from ffcore.files import read_json, write_json
 from fftrain import RunConfig, write_report
 from fftrain.parts import merged
-from fftrain.report.curves import Curve
-from fftrain.report.figures import block_lines, embeddings, svg, training_curves
+from fftrain.report.blocks import Curve, block_lines
+from fftrain.report.figures import svg
 from fftrain.report.frame import collect
 from fftrain.report.inventory import command as command_of
 from fftrain.report.inventory import seconds as seconds_of
 from fftrain.report.means import Mean
+from fftrain.report.pictures import embeddings, training_curves
 from fftrain.run import RunFolder
 from tests.fftrain.reports import (
     NAMES,
@@ -223,14 +224,14 @@ def test_wall_time_is_that_of_all_epochs_and_evaluations(study, tmp_path):
     seconds = [lines_of(file)[0]["value"] for file in (path / "evaluations").glob("*.jsonl")]
     assert min(seconds) > 0
     found = collect(root)
-    assert seconds_of(found, found.cells[0]) == {
+    assert seconds_of(found)[found.cells[0].name] == {
         "pretraining": pytest.approx(epochs),
         "evaluations": pytest.approx(sum(seconds)),
         "all": pytest.approx(epochs + sum(seconds)),
     }
     shutil.rmtree(path / "evaluations")
     found = collect(root)
-    assert seconds_of(found, found.cells[0]) == {"pretraining": epochs, "evaluations": 0.0, "all": epochs}
+    assert seconds_of(found)[found.cells[0].name] == {"pretraining": epochs, "evaluations": 0.0, "all": epochs}
 
 
 def commands(root, *names):
