@@ -6,6 +6,7 @@ import statistics
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 
 import pandas as pd
@@ -106,7 +107,6 @@ class Group:
         label: the method, with the settings that vary.
         rows: of the frame with what validation chose.
         tells: whether its method tells the labels that it is trained on.
-        supervised: whether it is trained on the classes themselves.
         network: what tells untrained networks apart; "" where none is known.
         reading: how the pixels are filled on its own data by default.
         pretext: the mean pretext accuracy by split.
@@ -121,11 +121,15 @@ class Group:
     cells: tuple[Cell, ...]
     rows: pd.DataFrame
     tells: bool
-    supervised: bool
     network: str
     reading: str
     pretext: Mapping[str, Mean]
     split: str
+
+    @cached_property
+    def supervised(self) -> bool:
+        """Whether it is trained on the classes themselves."""
+        return self.tells and any(cell.supervised for cell in self.cells)
 
     def pretext_text(self) -> str:
         """Returns the mean pretext accuracy, with the split where that is not test."""
@@ -207,7 +211,6 @@ def _group(kind: tuple[str, ...], cells: list[Cell], rows: pd.DataFrame) -> Grou
         cells=tuple(cells),
         rows=rows,
         tells=tells,
-        supervised=tells and any(cell.supervised for cell in cells),
         network=" ".join(str(value) if key == "name" else f"{key}={value}" for key, value in backbone.items()),
         reading=trained[0].reading(dataset) if trained else "",
         pretext={split: Mean.of(told[told["split"] == split], cells) for split in ("validation", "test")},

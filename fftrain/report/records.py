@@ -69,7 +69,7 @@ class FoundRun:
     def reading(self) -> str:
         """How the pixels are filled by default; "" where its method is code outside that may not be run here."""
         try:
-            return self.run.method.condition(len(self.run.classes), self.run.shape).readings[0]
+            return self.run.method.condition(len(self.record["classes"]), self.record["data"]["shape"]).readings[0]
         except (RunError, SettingError):
             return ""
 
