@@ -123,15 +123,23 @@ def by_block(
         lines = "; ".join(dict.fromkeys(curve.name for curve in mine))
         alt = f"Line chart: {ylabel} by block on {dataset}; lines {lines}"
         pictures.append(draw(f"{name} {dataset}", alt, block_lines, mine, ylabel, FLOOR, methods))
-    return Section(title, text, _table(f"{title}, in {unit}", curves), pictures=pictures)
-
-
-def _table(title: str, curves: Sequence[Curve]) -> Table:
-    """Returns the figures of each block that a figure draws."""
     blocks = in_order({block for curve in curves for block in curve.means})
-    rows = [[c.panel, c.name, *(c.means[b].short if b in c.means else "" for b in blocks)] for c in curves]
-    columns = ("pretrained on", "of", *(block or "value" for block in blocks))
-    return Table(title=title, columns=columns, rows=rows, folded=any(blocks))
+    names = {block: block or "value" for block in blocks}
+    table = curve_table(f"{title}, in {unit}", "pretrained on", curves, names)
+    return Section(title, text, table, pictures=pictures)
+
+
+def curve_table(title: str, of: str, curves: Sequence[Curve], places: Mapping[str, str]) -> Table:
+    """Returns what a figure draws, a line for each curve.
+
+    Args:
+        title: what it shows.
+        of: what the panels are called.
+        curves: what is drawn.
+        places: the keys of `Curve.means` in order -> what they are called.
+    """
+    rows = [[c.panel, c.name, *(c.means[key].short if key in c.means else "" for key in places)] for c in curves]
+    return Table(title=title, columns=(of, "of", *places.values()), rows=rows, folded=any(places))
 
 
 @matplotlib.rc_context(PRINT)

@@ -15,13 +15,12 @@ from typing import Any
 
 from ffcore.errors import RunError, SettingError
 from ffcore.files import read_json
-from ffmodels.evaluated import ABOUT, Evaluated
 from ffmodels.run import BACKBONE_FILE, CONFIG_FILE, SAMPLES_FILE
 from fftrain.config import RunConfig, flat
 from fftrain.parts import make_part
 from fftrain.recipes import POINT, label
 from fftrain.report.names import folders, in_words, renamed, short_names
-from fftrain.report.records import FoundRun, read_run
+from fftrain.report.records import FoundRun, as_planned, read_run, shortened
 from fftrain.run import RunFolder
 from fftrain.study import STUDY_FORMAT
 
@@ -163,12 +162,12 @@ def _cell(
     try:
         if isinstance(read, Exception):
             raise read
-        run, reason = _shortened(read, names), ""
+        run, reason = shortened(read, names), ""
         for key, found in _named(run.config).items():
             if found != plan[key]:
                 raise RunError(f"{path / CONFIG_FILE} has {key} {found!r}, not {plan[key]!r}: restore or delete {path}")
         if planned is not None:
-            run, reason = _as_planned(run, planned["evaluations"])
+            run, reason = as_planned(run, planned["evaluations"])
         cell = Cell(**plan, run=run, reason=reason)
         _ = cell.rows
         return cell
@@ -177,16 +176,6 @@ def _cell(
     except UNREADABLE as error:
         reason = f"a file of {path} is damaged ({what_of(error)}): measure or train that run again"
         return Cell(**plan, state="damaged", reason=reason)
-
-
-def _shortened(run: FoundRun, names: Mapping[str, str]) -> FoundRun:
-    """Returns a run with these names of folders of images."""
-    if not names:
-        return run
-    evaluated = [
-        replace(one, about=renamed(one.about, names), records=renamed(one.records, names)) for one in run.evaluated
-    ]
-    return replace(run, run=replace(run.run, record=renamed(run.record, names)), evaluated=evaluated)
 
 
 def _named(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,43 +187,6 @@ def _named(config: Mapping[str, Any]) -> dict[str, Any]:
 def _varied(varied: Mapping[str, Any]) -> str:
     """Names the settings that differ between runs of one kind: {"lr": 0.001} -> 'lr=0.001'."""
     return ", ".join(f"{key.removesuffix('.name')}={value}" for key, value in varied.items())
-
-
-def _as_planned(run: FoundRun, evaluations: Sequence[Mapping[str, Any]]) -> tuple[FoundRun, str]:
-    """Returns a run without what was measured with other settings than planned, and what it lacks."""
-
-    def place(about: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(about[key] for key in ABOUT)
-
-    wanted = [(place(one), one["settings"]) for one in evaluations]
-    kept, said = list[Evaluated](), list[str]()
-    for one in run.evaluated:
-        asked = [settings for where, settings in wanted if where == place(one.about)]
-        if not asked or not all(_differences(one, settings) for settings in asked):
-            kept.append(one)
-    for where, settings in wanted:
-        same = [one for one in run.evaluated if place(one.about) == where]
-        if all(_differences(one, settings) for one in same):
-            others = [_differences(one, settings) for one in same if one not in kept]
-            name, dataset, reading, target = where
-            split = settings["evaluation"].get("split")
-            said.append(
-                f"{name}{f' on {split}' if split else ''} of {dataset}, reading {reading}"
-                + (f", {target}" if target else "")
-                + (f" (measured with other settings: {others[0]})" if others else "")
-            )
-    stems = {one.path.stem for one in kept}
-    run = replace(run, evaluated=kept, embeddings={k: v for k, v in run.embeddings.items() if k in stems})
-    return run, f"not measured: {'; '.join(said)}" if said else ""
-
-
-def _differences(found: Evaluated, wanted: Mapping[str, Any]) -> str:
-    """Says how recorded settings differ from planned ones, as `epochs 3, not 50`."""
-    one, other = (
-        {**{k: v for k, v in settings.items() if k != "evaluation"}, **settings.get("evaluation", {})}
-        for settings in (found.settings, wanted)
-    )
-    return "; ".join(f"{k} {one.get(k)}, not {v}" for k, v in other.items() if one.get(k) != v)
 
 
 def _absent(path: Path, plan: Mapping[str, Any]) -> Cell:

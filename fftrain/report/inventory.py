@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -131,17 +132,11 @@ def commands_table(found: Collection) -> Table:
             rows.append([name, what, _evaluation(places[name], one.about["settings"], run.config)])
     for name, other in found.pairs:
         if name in runs and other in runs:
-            own: Mapping[str, Any] = next(
-                (
-                    one.about["settings"]["evaluation"]
-                    for one in runs[name].evaluated
-                    if one.about["evaluation"] == "similarity"
-                ),
-                {},
-            )
-            settings = {**own, "name": "similarity", "against": places[other]}
-            given = [f"similarity.{key}={_toml(value)}" for key, value in _set("evaluation", settings).items()]
-            words = ["fftrain", "evaluate", places[name], "similarity", *given]
+            found_of = {
+                one.about["evaluation"]: one.about["settings"]["evaluation"] for one in reversed(runs[name].evaluated)
+            }
+            part = {**found_of.get("similarity", {}), "name": "similarity", "against": places[other]}
+            words = ["fftrain", "evaluate", places[name], "similarity", *_given("evaluation", part)]
             rows.append([f"{name}--{other}", "linear CKA", shlex.join(words)])
     return Table(title="Commands of every measurement", columns=("of", "what", "command"), rows=rows, folded=True)
 
@@ -159,28 +154,20 @@ def command(config: Mapping[str, Any], out: str) -> str:
         known["at"] = config["at"]  # units of one block
     words += _options(RunConfig, config, known, ("dataset", "seed"))
     for part in PARTS:
-        words += [f"{part}.{key}={_toml(value)}" for key, value in _set(part, config[part]).items()]
+        words += _given(part, config[part])
     return shlex.join(["fftrain", "pretrain", *words, "--out", out])
 
 
-def _set(kind: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a part that are not its defaults; all of code that may not be run here."""
+def _given(kind: str, part: Mapping[str, Any]) -> list[str]:
+    """Returns what of a part is not its default, as PART.KEY=VALUE; all of code that may not be run here."""
     given = {key: value for key, value in part.items() if key not in ("name", "sha256") and value is not None}
-    try:
+    with suppress(RunError, SettingError):
         fields = {**PARTS, "evaluation": EVALUATIONS}[kind].load(part["name"]).model_fields
-    except (RunError, SettingError):
-        return given
-    return {key: value for key, value in given.items() if key not in fields or _recorded(fields[key].default) != value}
-
-
-def _recorded(value: Any) -> Any:
-    """Returns a setting as records have it: JSON knows no tuples."""
-    return [*value] if isinstance(value, tuple) else value
-
-
-def _toml(value: Any) -> str:
-    """Returns a value as `PART.KEY=VALUE` has it."""
-    return value if isinstance(value, str) else json.dumps(value)
+        # As records have them: JSON knows no tuples.
+        defaults = {k: [*f.default] if isinstance(f.default, tuple) else f.default for k, f in fields.items()}
+        given = {key: value for key, value in given.items() if key not in defaults or defaults[key] != value}
+    called = kind if kind in PARTS else short(part["name"])
+    return [f"{called}.{k}={value if isinstance(value, str) else json.dumps(value)}" for k, value in given.items()]
 
 
 def _evaluation(run: str, settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
@@ -188,9 +175,8 @@ def _evaluation(run: str, settings: Mapping[str, Any], trained: Mapping[str, Any
     same = settings["dataset"] == trained["dataset"]  # the images are read as they were then
     known = {key: trained.get(key) for key in ("image_size", "grayscale", "skip_bad")} if same else {}
     part = settings["evaluation"]
-    words = [f"{short(part['name'])}.{key}={_toml(value)}" for key, value in _set("evaluation", part).items()]
     options = _options(EvaluationConfig, settings, known, ("dataset", "reading", "target"))
-    return shlex.join(["fftrain", "evaluate", run, part["name"], *words, *options])
+    return shlex.join(["fftrain", "evaluate", run, part["name"], *_given("evaluation", part), *options])
 
 
 def _options(

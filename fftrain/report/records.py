@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ffcore.errors import RunError, SettingError
 from ffmodels.evaluated import ABOUT, Evaluated, Record, evaluations
 from ffmodels.run import CONFIG_FILE, Run, weights_digest
 from fftrain.parts import PARTS
+from fftrain.report.names import renamed
 from fftrain.run import RunFolder
 
 # What a method tells of the labels that it was trained on.
@@ -145,6 +146,53 @@ def _embedding(path: Path) -> tuple[dict[str, Points], npt.NDArray[np.int64]] | 
     if not all(np.isfinite(arrays[key]).all() for key in blocks):
         raise RunError(f"{path} holds points that are no numbers: delete it, then evaluate the run again")
     return {key: arrays[key] for key in blocks}, labels
+
+
+def shortened(run: FoundRun, names: Mapping[str, str]) -> FoundRun:
+    """Returns a run with these names of folders of images."""
+    if not names:
+        return run
+    evaluated = [
+        replace(one, about=renamed(one.about, names), records=renamed(one.records, names)) for one in run.evaluated
+    ]
+    return replace(run, run=replace(run.run, record=renamed(run.record, names)), evaluated=evaluated)
+
+
+def as_planned(run: FoundRun, evaluations: Sequence[Mapping[str, Any]]) -> tuple[FoundRun, str]:
+    """Returns a run without what was measured with other settings than planned, and what it lacks."""
+
+    def place(about: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(about[key] for key in ABOUT)
+
+    wanted = [(place(one), one["settings"]) for one in evaluations]
+    kept, said = list[Evaluated](), list[str]()
+    for one in run.evaluated:
+        asked = [settings for where, settings in wanted if where == place(one.about)]
+        if not asked or not all(_differences(one, settings) for settings in asked):
+            kept.append(one)
+    for where, settings in wanted:
+        same = [one for one in run.evaluated if place(one.about) == where]
+        if all(_differences(one, settings) for one in same):
+            others = [_differences(one, settings) for one in same if one not in kept]
+            name, dataset, reading, target = where
+            split = settings["evaluation"].get("split")
+            said.append(
+                f"{name}{f' on {split}' if split else ''} of {dataset}, reading {reading}"
+                + (f", {target}" if target else "")
+                + (f" (measured with other settings: {others[0]})" if others else "")
+            )
+    stems = {one.path.stem for one in kept}
+    run = replace(run, evaluated=kept, embeddings={k: v for k, v in run.embeddings.items() if k in stems})
+    return run, f"not measured: {'; '.join(said)}" if said else ""
+
+
+def _differences(found: Evaluated, wanted: Mapping[str, Any]) -> str:
+    """Says how recorded settings differ from planned ones, as `epochs 3, not 50`."""
+    one, other = (
+        {**{k: v for k, v in settings.items() if k != "evaluation"}, **settings.get("evaluation", {})}
+        for settings in (found.settings, wanted)
+    )
+    return "; ".join(f"{k} {one.get(k)}, not {v}" for k, v in other.items() if one.get(k) != v)
 
 
 def pair_records(found: Mapping[str, Any]) -> list[Record]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from fftrain.parts import RANDOM
-from fftrain.report.blocks import Curve
+from fftrain.report.blocks import Curve, curve_table
 from fftrain.report.cells import SHARE, Cell
 from fftrain.report.factors import Factors
 from fftrain.report.figures import BASELINES, LOOKS, PANELS, PRINT, cut, draw, labels, legend, panelled
@@ -105,9 +105,8 @@ def of_sweeps(sweeps: Sequence[Sweep]) -> list[Section]:
 def sweep_table(sweep: Sweep) -> Table:
     """Returns the figures that a sweep draws, a column for each level."""
     levels = sorted({level for curve in sweep.curves for level in curve.means}, key=float)
-    rows = [[c.panel, c.name, *(c.means[k].short if k in c.means else "" for k in levels)] for c in sweep.curves]
-    columns = ("figure", "of", *(f"{float(level):g}" for level in levels))
-    return Table(title=f"By {sweep.setting}, {sweep.dataset} {sweep.view}", columns=columns, rows=rows, folded=True)
+    names = {level: f"{float(level):g}" for level in levels}
+    return curve_table(f"By {sweep.setting}, {sweep.dataset} {sweep.view}", "figure", sweep.curves, names)
 
 
 @matplotlib.rc_context(PRINT)
