@@ -67,8 +67,7 @@ class DeployedModel(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of `outputs`."""
         pixels = self._pixels(images)
-        activations = self.encoder.activations(pixels)
-        features = torch.cat([self.encoder.features(activations[i]) for i in self.blocks], dim=-1)
+        features = torch.cat(self.encoder(pixels, self.blocks), dim=-1)
         if self.head is None:
             return (features,)
         logits = self.head(pixels if isinstance(self.head, Readout) else features)

@@ -137,7 +137,7 @@ class _Network(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         encoder, features_BF = self.encoder, images_BCHW.flatten(1)
         if encoder is not None:
-            features_BF = encoder.features(encoder.activations(images_BCHW)[-1])
+            [features_BF] = encoder(images_BCHW, [-1])
         logits_BK: Tensor = self.head(features_BF)
         return logits_BK
 

@@ -5,6 +5,8 @@ Letters: B batch, C channels, H W pixels, D features of a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from ffmodels.backbones.base import Backbone, as_it_is
@@ -51,7 +53,7 @@ class Encoder(nn.Module):
 
     def features(self, h: Tensor) -> Tensor:
         """Returns an activation as it is read, pooled: at least float32 [B, D]."""
-        return self.backbone.pool(self.read(h))
+        return self.backbone.pool(as_it_is(h)) if self.reading == ACTIVATIONS else self.backbone.features(h)
 
     def maps(self, images_BCHW: Tensor) -> list[Tensor]:
         """Returns every block's features by place, at least float32 [B, D, h, w], of pixels in [0, 1] of any size.
@@ -61,6 +63,12 @@ class Encoder(nn.Module):
         """
         return [self.backbone.grid(self.read(h)) for h in self.activations(images_BCHW)]
 
-    def forward(self, images_BCHW: Tensor) -> list[Tensor]:
-        """Returns every block's features, at least float32 [B, D], of pixels in [0, 1]."""
-        return [self.features(h) for h in self.activations(images_BCHW)]
+    def forward(self, images_BCHW: Tensor, blocks: Sequence[int] | None = None) -> list[Tensor]:
+        """Returns the features of blocks, at least float32 [B, D] each, of pixels in [0, 1].
+
+        Args:
+            images_BCHW: the pixels.
+            blocks: indices; None means every block.
+        """
+        activations = self.activations(images_BCHW)
+        return [self.features(h) for h in (activations if blocks is None else [activations[i] for i in blocks])]
