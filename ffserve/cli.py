@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -76,7 +77,7 @@ def predict(
 
     named = images_named(images, files_from)
     classifier = Classifier(model_named(model, threads, device, provider_option))
-    account = Account(report=notes.reporter(debug))
+    account = Account(report=partial(notes.failed, debug=debug))
     out = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
     batches = classifier.predict_batches(
         find(named, account.left_out),
@@ -147,5 +148,4 @@ app.registered_commands.sort(key=lambda command: _ORDER.index(getattr(command.ca
 
 def main() -> None:
     """Runs the program."""
-    with console.unwinding():
-        console.run(app, "ffserve", bare=("--help",))
+    console.run(app, "ffserve", bare=("--help",))

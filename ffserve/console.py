@@ -122,7 +122,7 @@ def unwinding() -> Iterator[None]:
 def run(
     command: typer.Typer, name: str, extra: str | None = None, bare: tuple[str, ...] = (), memory: str = SAVE_MEMORY
 ) -> NoReturn:
-    """Runs a Typer app and exits.
+    """Runs a Typer app, `unwinding`, and exits.
 
     Args:
         command: the app.
@@ -132,6 +132,12 @@ def run(
         bare: the arguments of a call without any.
         memory: what mends a lack of memory.
     """
+    with unwinding():
+        _end(name, _code(command, name, extra, bare, memory))
+
+
+def _code(command: typer.Typer, name: str, extra: str | None, bare: tuple[str, ...], memory: str) -> int:
+    """Runs a Typer app, says what went wrong, and returns the exit code."""
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -161,7 +167,11 @@ def run(
         else:
             text = error.format_message() + _given(error) if hasattr(error, "format_message") else str(error)
             code = _fail(name, text, expected)
-    code = code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else 0
+
+
+def _end(name: str, code: int) -> NoReturn:
+    """Says what stopped a program, if anything did, writes what its streams hold, and exits."""
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
         _fail(name, "interrupted; nothing half-written is left", code)
     elif code in [128 + number for number in ENDING]:

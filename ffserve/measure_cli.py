@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,7 +81,7 @@ def features(
     check_out(out)
     named = images_named(images, files_from)
     loaded = model_named(model, threads, device, provider_option)
-    account = Account(report=notes.reporter(debug))
+    account = Account(report=partial(notes.failed, debug=debug))
     batches = stream(
         loaded,
         find(named, account.left_out),
@@ -172,7 +173,7 @@ def evaluate(
         raise UsageError("name a folder of class folders, or both --train DIR and --test DIR")
     if picture is not None:
         check_picture("--picture", picture)
-    account = Account(report=notes.reporter(debug))
+    account = Account(report=partial(notes.failed, debug=debug))
     loaded = model_named(model, threads, device, provider_option)
     how: dict[str, Any] = {
         "track": _track,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,15 +21,11 @@ def note(text: str) -> None:
     say(f"note: {text}")
 
 
-def reporter(debug: bool) -> Callable[[ImageError], None]:
-    """Returns what prints an image's error, with its traceback where that is asked for."""
-
-    def report(error: ImageError) -> None:
-        if debug:
-            traceback.print_exception(error)
-        say(f"error: {error}")
-
-    return report
+def failed(error: ImageError, *, debug: bool) -> None:
+    """Prints an image's error, with its traceback where that is asked for."""
+    if debug:
+        traceback.print_exception(error)
+    say(f"error: {error}")
 
 
 def of_images(account: Account, invert: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 
@@ -15,8 +15,7 @@ class Advance(Protocol):
         """Counts `count` more."""
 
 
-@contextmanager
-def progress(what: str, *, streamed: bool = False) -> Iterator[Advance]:
+def progress(what: str, *, streamed: bool = False) -> AbstractContextManager[Advance]:
     """Shows a count, a rate and the time, how much there is to come not being known.
 
     Args:
@@ -24,8 +23,12 @@ def progress(what: str, *, streamed: bool = False) -> Iterator[Advance]:
         streamed: results are printed as they come, and show how far it is where a person sees them.
     """
     if not sys.stderr.isatty() or (streamed and sys.stdout.isatty()):
-        yield lambda count: None
-        return
+        return nullcontext(lambda count: None)
+    return _bar(what)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

@@ -27,7 +27,6 @@ from ffserve.about import About, check_digest, golden_of, read_about
 from ffserve.given import as_path, check_count, content_of
 from ffserve.hub import located
 from ffserve.providers import devices, first_line, open_session
-from ffserve.stored import stored_metadata
 
 BUNDLED = Path(__file__).parent / "model" / "mnist.onnx"
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -227,7 +226,7 @@ class Model:
         try:
             if isinstance(self._source, bytes):
                 self._check_content(self._source[:HEAD], len(self._source))
-                return self._source, read_about(self.path, stored_metadata(BytesIO(self._source), len(self._source)))
+                return self._source, read_about(self.path, BytesIO(self._source), len(self._source))
             status = os.stat(self.path)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # which may never end
                 raise ModelError(f"{self.path} is a pipe or a device: name an .onnx file")
@@ -236,7 +235,7 @@ class Model:
                 file.seek(0)
                 check_digest(self.path, file)
                 file.seek(0)
-                about = read_about(self.path, stored_metadata(file, status.st_size))
+                about = read_about(self.path, file, status.st_size)
                 file.seek(0)
                 return file.read(), about
         except FileNotFoundError as error:

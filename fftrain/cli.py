@@ -353,5 +353,4 @@ def main() -> None:
     # (docs/benchmarks.md). libgomp reads this when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    with console.unwinding():
-        console.run(app, "fftrain", extra="train", bare=("--help",), memory=SAVE_MEMORY)
+    console.run(app, "fftrain", extra="train", bare=("--help",), memory=SAVE_MEMORY)

@@ -197,13 +197,12 @@ def _row(about: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Runs the program. A run folder called `bench` is named `./bench`."""
-    with console.unwinding():
-        if sys.argv[1:2] == ["bench"]:
-            from ffexport.bench import app as bench
+    if sys.argv[1:2] == ["bench"]:
+        from ffexport.bench import app as bench
 
-            del sys.argv[1]
-            console.run(bench, "ffexport bench", extra="train")
-        # As `fftrain` does: spinning threads stop each other on a machine that does other work too.
-        if "OMP_WAIT_POLICY" not in os.environ:
-            os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-        console.run(app, "ffexport", extra="train")
+        del sys.argv[1]
+        console.run(bench, "ffexport bench", extra="train")
+    # As `fftrain` does: spinning threads stop each other on a machine that does other work too.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    console.run(app, "ffexport", extra="train")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ffcore.errors import ModelError
+from ffserve.about import stored_metadata
 from ffserve.session import Model
-from ffserve.stored import stored_metadata
 from tests.ffserve.limited import limited
 from tests.helpers import python
 
