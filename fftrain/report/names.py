@@ -1,4 +1,4 @@
-"""What a report calls things: runs by their settings, folders of images by their last part, not where they lie."""
+"""What a report calls data sets of this machine: by their last part, not by where they lie."""
 
 from __future__ import annotations
 
