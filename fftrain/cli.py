@@ -27,8 +27,8 @@ from fftrain.study import PRESETS, STUDY_FILE
 from fftrain.study.cli import study
 
 # What mends a lack of memory.
-SAVE_MEMORY = "use smaller images (--image-size), fewer (--limit), a narrower backbone or a smaller "
-SAVE_MEMORY += "--batch-size, or for evaluations --feature-memory"
+SAVE_MEMORY = "keep images outside memory (--data-cache DIR), use smaller ones (--image-size), fewer (--limit), a "
+SAVE_MEMORY += "narrower backbone or a smaller --batch-size, or for evaluations --feature-memory"
 # Runs that lack something, named on standard error one by one.
 LISTED = 5
 

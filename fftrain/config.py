@@ -20,6 +20,8 @@ from fftrain.recipes import POINT, default, label
 PRECISIONS = ("no", "bf16", "fp16")
 # Trackers of Accelerate that write files and need no account.
 TRACKERS = ("tensorboard",)
+# Where images are kept that are decoded at each use.
+STREAM = "stream"
 DATA_DIR_HELP = "Where data sets are kept, or the run's images lie, now. [default: where they were]"
 THREADS_HELP = "CPU threads of a process. [env: OMP_NUM_THREADS; default: cores by local processes]"
 READING_HELP = (
@@ -50,13 +52,23 @@ class DataSettings(Options):
     grayscale: bool = setting(False, description="Read images with one channel.")
     limit: int | None = setting(None, ge=1, description="Train on this many images, drawn by class. [default: all]")
     skip_bad: bool = setting(False, description="Leave out images that cannot be read, and record them.")
+    data_cache: str | None = setting(
+        None,
+        description="Folder that keeps decoded images, for those that exceed memory; stream: decode at each use. "
+        "[default: in memory]",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _from_the_root(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("dataset"), str):
-            return {**values, "dataset": placed(values["dataset"])}
-        return values
+        if not isinstance(values, Mapping):
+            return values
+        named = {name: values[name] for name in ("dataset", "data_cache") if isinstance(values.get(name), str)}
+        if "dataset" in named:
+            named["dataset"] = placed(named["dataset"])
+        if named.get("data_cache", STREAM) != STREAM:
+            named["data_cache"] = os.path.abspath(os.path.expanduser(named["data_cache"]))
+        return {**values, **named}
 
 
 class RunConfig(DataSettings):
@@ -80,6 +92,12 @@ class RunConfig(DataSettings):
         None, description="Those of each unit in greedy order. [default: as many for each]"
     )
     batch_size: int = setting(128, ge=1, description="Images of a step, over all processes.")
+    shuffle_block: int | None = setting(
+        None,
+        ge=1,
+        description="Shuffle blocks of so many neighbouring images, 64 blocks together, as a disk likes it. "
+        "[default: all images together]",
+    )
     lr: float = setting(1e-4, gt=0, description="Learning rate of Adam.")
     unit_lr: tuple[Annotated[float, setting(gt=0)], ...] | None = setting(
         None, description="That of each unit; the last stands for those that follow. [default: --lr]"
@@ -100,7 +118,7 @@ class RunConfig(DataSettings):
     )
 
     # What a result does not depend on, and what may differ between a run and its continuation.
-    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "threads", "track")
+    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "data_cache", "threads", "track")
     FREE: ClassVar[tuple[str, ...]] = ("epochs", *RUNTIME)
 
     @model_validator(mode="before")
@@ -197,7 +215,7 @@ class EvaluationConfig(DataSettings):
     )
     threads: int | None = setting(None, ge=1, le=256, description=THREADS_HELP)
 
-    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "threads", "feature_memory")
+    RUNTIME: ClassVar[tuple[str, ...]] = ("data_dir", "data_cache", "threads", "feature_memory")
 
     @model_validator(mode="before")
     @classmethod

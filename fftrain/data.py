@@ -5,12 +5,13 @@ Letters: N images, C channels, H W pixels.
 
 from __future__ import annotations
 
-import math
+import hashlib
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,19 @@ import torch
 from torch import Tensor
 
 from ffcore.errors import DataError, SettingError
-from ffcore.images import fit_each
 from ffcore.layout import TEST, TRAIN, VALIDATION, folder_name, some
 from ffcore.places import FOLDER, Place
 from ffcore.plugins import short
 from fftrain.config import DataSettings
-from fftrain.datasets.base import Arrays
-from fftrain.encoded import Chosen, Encoded, Images, Index, Labels
+from fftrain.encoded import Encoded
 from fftrain.huggingface import HuggingFace
 from fftrain.imagefolder import ImageFolder
-from fftrain.memory import check_memory
+from fftrain.memory import rows_of
 from fftrain.parts import DATASETS, check_dataset
+from fftrain.progress import Reporter
+from fftrain.reading import read
+from fftrain.sources import ArraySource, Labels, Source
+from fftrain.stored import Index, Pictures, Stored, in_parts, joined
 
 VALIDATION_IMAGES = 5000
 # What reads a data set that is named by where it lies.
@@ -39,9 +42,9 @@ SPLIT_SEED = 2309
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, C, H, W], on the CPU unless moved, and class labels int64 [N], on the CPU."""
+    """Images uint8 [N, C, H, W], on the CPU unless moved or outside memory, and class labels int64 [N], on the CPU."""
 
-    images: Tensor
+    images: Pictures
     labels: Tensor
 
     def __len__(self) -> int:
@@ -49,7 +52,8 @@ class Split:
 
     def at(self, index_N: npt.NDArray[np.int64] | Tensor | slice) -> Split:
         """Returns the images and labels at these indices."""
-        return Split(self.images[index_N], self.labels[index_N])
+        images = self.images
+        return Split(images.at(index_N) if isinstance(images, Stored) else images[index_N], self.labels[index_N])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +84,16 @@ class ImageData:
         train, validation, test = map(len, (self.train, self.validation, self.test))
         return Facts(shape=self.shape, classes=len(self.class_names), train=train, validation=validation, test=test)
 
+    @cached_property
+    def held_out_digest(self) -> str:
+        """A digest of the held-out images and their labels: another where the data have changed."""
+        return digest_of(self.validation, self.test)
+
     @property
     def train_and_validation(self) -> Split:
         """The whole training split: what a final run is trained on."""
         parts = (self.train, self.validation)
-        return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+        return Split(joined([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
     def split(self, name: str) -> Split:
         """Returns `train`, `validation` or `test`."""
@@ -92,47 +101,21 @@ class ImageData:
         return found
 
 
+def digest_of(*splits: Split) -> str:
+    """Returns a digest of the images and the labels of some splits."""
+    found = hashlib.sha256()
+    for split in splits:
+        for values in itertools.chain(in_parts(split.images, rows_of(split.images.shape[1:])), (split.labels,)):
+            found.update(np.ascontiguousarray(values.numpy()).data)
+    return found.hexdigest()[:16]
+
+
 def data_folder(config: DataSettings) -> Path:
     """Returns where data sets are kept: --data-dir, FFSTUDY_DATA, or ~/.cache/ffstudy."""
     return Path(config.data_dir or os.environ.get("FFSTUDY_DATA") or "~/.cache/ffstudy").expanduser()
 
 
-class Source(Protocol):
-    """A data set of which the labels are known before an image is read."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of its classes; none where it has no labels."""
-
-    @property
-    def notes(self) -> list[str]:
-        """What a person has to know of it."""
-
-    @property
-    def skipped(self) -> list[str]:
-        """Files that could not be read and were left out."""
-
-    @property
-    def labels(self) -> Mapping[str, Labels]:
-        """Of each split that it has: `train`, `validation` or `test`."""
-
-    def read(self, chosen: Mapping[str, Chosen]) -> dict[str, tuple[Images, Labels]]:
-        """Reads images and no others.
-
-        Args:
-            chosen: name -> which of its splits, and which images of it.
-
-        Returns:
-            Name -> images uint8 [N, C, H, W] and labels.
-
-        Raises:
-            DataError: where they are of mixed sizes.
-            ImageError: where one cannot be read.
-            MemoryError: where they do not fit into what is free.
-        """
-
-
-def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
+def load_data(config: DataSettings, *, training: bool = True, reporter: Reporter | None = None) -> ImageData:
     """Loads a data set and splits it.
 
     Validation, where a folder has none: 5,000 training images, a tenth where the training split has fewer than 50,000;
@@ -142,12 +125,14 @@ def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
     Args:
         config: the data set.
         training: whether training images are read; else there are none.
+        reporter: what a person sees of decoding into a cache.
 
     Raises:
         SettingError: for an unknown name.
         DataError: where the data are missing, damaged, of mixed sizes, or too few.
         ImageError: where an image cannot be read.
         MemoryError: where they do not fit into what is free.
+        WriteError: where they do not fit on the cache's disk.
     """
     check_dataset(config.dataset)
     source: Source
@@ -155,7 +140,7 @@ def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
         source, hub = PLACED[place.prefix](place, config), place.name if place.path is None else None
     else:
         known = DATASETS.load(config.dataset)
-        source, hub = _Arrays(known.load(data_folder(config)), config), known.hub
+        source, hub = ArraySource(known.load(data_folder(config)), config), known.hub
     chosen = {split: (split, np.arange(len(labels))) for split, labels in source.labels.items()}
     for name in (TEST, VALIDATION):
         if name not in chosen:
@@ -170,20 +155,20 @@ def load_data(config: DataSettings, *, training: bool = True) -> ImageData:
         of_train = of_train[:0]
     elif config.limit is not None and config.limit < len(of_train):
         of_train = of_train[_drawn(source.labels[TRAIN][of_train], config.limit)[1]]
-    read = source.read({**chosen, TRAIN: (TRAIN, of_train)})
-    labels = {name: of_read for name, (_, of_read) in read.items() if training or name != TRAIN}
+    found = read(source, {**chosen, TRAIN: (TRAIN, of_train)}, config, reporter or Reporter())
+    labels = {name: of_read for name, (_, of_read) in found.splits.items() if training or name != TRAIN}
     _check(config, names if config.limit is None else (), labels)  # some may have been left out
     lacking = {name: _lacking(names, labels[name]) for name in (VALIDATION, TEST)}
     notes = [f"no image of {some(of_split)} in {name}" for name, of_split in lacking.items() if of_split]
-    splits = {name: Split(torch.from_numpy(images), torch.from_numpy(of)) for name, (images, of) in read.items()}
+    splits = {name: Split(images, torch.from_numpy(of)) for name, (images, of) in found.splits.items()}
     return ImageData(
         name=config.dataset,
         train=splits[TRAIN],
         validation=splits[VALIDATION],
         test=splits[TEST],
         class_names=names,
-        notes=(*source.notes, *notes),
-        skipped=tuple(source.skipped),
+        notes=(*source.notes, *found.notes, *notes),
+        skipped=tuple(found.skipped),
         hub=hub,
     )
 
@@ -201,39 +186,6 @@ def _lacking(names: Sequence[str], labels: Labels) -> list[str]:
     """Returns the classes of which there is no image."""
     there = set(labels.tolist())
     return [name for k, name in enumerate(names) if k not in there]
-
-
-class _Arrays:
-    """A data set that lies in memory, or is mapped to it, read at the size and with the channels asked for."""
-
-    def __init__(self, arrays: Arrays, config: DataSettings) -> None:
-        found = {
-            TRAIN: (arrays.train_images, arrays.train_labels),
-            VALIDATION: (arrays.validation_images, arrays.validation_labels),
-            TEST: (arrays.test_images, arrays.test_labels),
-        }
-        self.class_names = arrays.class_names
-        self.notes = list(arrays.notes)
-        self.skipped: list[str] = []
-        self.images = {split: images for split, (images, _) in found.items() if images is not None}
-        self.labels = {split: labels for split, (_, labels) in found.items() if labels is not None}
-        _, channels, height, width = arrays.train_images.shape
-        size = config.image_size or arrays.image_size
-        self.shape = (1 if config.grayscale else channels, size or height, size or width)
-
-    def read(self, chosen: Mapping[str, Chosen]) -> dict[str, tuple[Images, Labels]]:
-        """Returns some images and their labels, resized where they are of another shape."""
-        check_memory(sum(len(index) for _, index in chosen.values()) * math.prod(self.shape), "images")
-        channels, height, width = self.shape
-        found = {}
-        for name, (split, index) in chosen.items():
-            images = self.images[split]
-            if images.shape[1:] == self.shape:
-                made = np.ascontiguousarray(images[index])
-            else:
-                made = fit_each(images, index, height=height, width=width, channels=channels)
-            found[name] = made, self.labels[split][index]
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)

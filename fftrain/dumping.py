@@ -10,6 +10,10 @@ from ffcore.files import AnyPath, claimed, unwritten
 from ffcore.images import from_array
 from fftrain.config import DataSettings
 from fftrain.data import file_name, load_data
+from fftrain.stored import in_parts
+
+# Images that are read at once.
+DUMPED = 256
 
 
 def dump_images(config: DataSettings, split: str, out: AnyPath) -> int:
@@ -50,7 +54,8 @@ def dump_images(config: DataSettings, split: str, out: AnyPath) -> int:
             for name in splits[split]:
                 top = whole / ("test" if name == "test" else "train") if split == "all" else whole
                 part = data.split(name)
-                for i, (image, label) in enumerate(zip(part.images.numpy(), part.labels.tolist(), strict=True)):
+                images = (image for read in in_parts(part.images, DUMPED) for image in read.numpy())
+                for i, (image, label) in enumerate(zip(images, part.labels.tolist(), strict=True)):
                     place = top / folders[label] if folders else top
                     path = place / f"{name}-{i:05d}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,33 +5,28 @@ Letters: N images, C channels, H W pixels.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from ffcore.errors import DataError, ImageError
 from ffcore.folders import Item
-from ffcore.images import fit, image_size, read_picture
-from ffcore.layout import TRAIN, some
+from ffcore.images import READING, fit, image_size, read_picture
+from ffcore.layout import TRAIN
 from ffcore.machine import cores
-from ffcore.tally import Tally
 from fftrain.config import DataSettings
-from fftrain.memory import check_memory
+from fftrain.sources import Chosen, Images, Labels, Told
+from fftrain.stored import Index, Shape
 
-# Images that cannot be read, named in an error; and those that a thread takes at once.
-NAMED, BLOCK = 20, 64
+# Images that a thread takes at once, at most.
+BLOCK = 64
 
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-Index = npt.NDArray[np.int64]
-Chosen = tuple[str, Index]
-"""Of which split, and which of its images."""
 T = TypeVar("T")
 
 
@@ -51,7 +46,6 @@ class Encoded(ABC):
         """
         self.called, self.place, self.config = called, place, config
         self.notes: list[str] = []
-        self.skipped: list[str] = []
 
     @abstractmethod
     def items(self, split: str, index: Index) -> list[Item]:
@@ -66,66 +60,54 @@ class Encoded(ABC):
         [item] = self.items(TRAIN, np.arange(1))
         return _size(item)
 
-    def read(self, chosen: Mapping[str, Chosen]) -> dict[str, tuple[Images, Labels]]:
-        """Reads some images, those that cannot be read left out where the settings say so.
+    @abstractmethod
+    def contents(self) -> Iterator[str]:
+        """Yields lines that tell all its images from others: another where one may have changed."""
+
+    def stamp(self) -> str:
+        """Returns a digest of the contents, and of how they are read."""
+        found = hashlib.sha256(repr((READING, self.config.image_size, self.config.grayscale)).encode())
+        for line in self.contents():
+            found.update(f"{line}\n".encode(errors="surrogateescape"))
+        return found.hexdigest()
+
+    def name(self, split: str, i: int) -> str:
+        """Returns what an image is called."""
+        return self.items(split, np.asarray([i]))[0].name
+
+    def shape(self, chosen: Collection[Chosen]) -> Shape:
+        """Returns the channels and the size to read at: --image-size, or the one that all images share.
 
         Raises:
             DataError: where they differ in size and none is asked for.
-            ImageError: where some cannot be read: it names them.
-            MemoryError: where they do not fit into what is free.
+            ImageError: where none of them can be read.
         """
-        height, width = self._common_size(chosen)
-        channels, count = 1 if self.config.grayscale else 3, sum(len(index) for _, index in chosen.values())
-        check_memory(count * channels * height * width, f"images of {self.called}")
-        said, broken = Tally(), dict[str, str]()
-        found = {}
-        for name, (split, index) in chosen.items():
-            images, labels = np.empty((len(index), channels, height, width), dtype=np.uint8), self.labels[split][index]
-            bad = []
-            for i, (of_item, (wrong, word)) in enumerate(self._each(split, index, _reader(images))):
-                if wrong:
-                    broken[of_item] = wrong
-                    bad.append(i)
-                elif word:
-                    said.add(f"images {word}", of_item)
-            if bad and self.config.skip_bad:
-                images, labels = np.delete(images, bad, axis=0), np.delete(labels, bad)
-            found[name] = images, labels
-        if broken:
-            self._leave_out(broken, count)
-        self.notes += said.lines()
-        return found
+        return 1 if self.config.grayscale else 3, *self._common_size(chosen)
+
+    def decode(self, split: str, index_B: Index, images_BCHW: Images) -> dict[int, Told]:
+        """Reads images into an array, in parallel; what cannot be read, or is hardly to be seen, is told."""
+        read = self._each(split, index_B, _reader(images_BCHW))
+        return {i: told for i, (_, told) in enumerate(read) if any(told)}
 
     def _each(self, split: str, index: Index, work: Callable[[int, Item], T]) -> Iterator[tuple[str, T]]:
         """Yields the name of each image and what is made of it, in order; many are worked on at once."""
+        step = max(1, min(BLOCK, -(-len(index) // cores())))
 
         def block(start: int) -> list[tuple[str, T]]:
-            items = self.items(split, index[start : start + BLOCK])
+            items = self.items(split, index[start : start + step])
             return [(item.name, work(i, item)) for i, item in enumerate(items, start)]
 
         with ThreadPoolExecutor(cores()) as pool:
-            for done in pool.map(block, range(0, len(index), BLOCK)):
+            for done in pool.map(block, range(0, len(index), step)):
                 yield from done
 
-    def _leave_out(self, broken: Mapping[str, str], count: int) -> None:
-        """Records the images that cannot be read. Raises ImageError, which names them, unless they may be left out."""
-        names = [self.named(name) for name in broken]
-        if not self.config.skip_bad:
-            named = ", ".join(map(repr, names[:NAMED])) + (f" and {len(names) - NAMED} more" if names[NAMED:] else "")
-            raise ImageError(
-                f"{len(names)} of {count} images in {self.place} cannot be read, the first: "
-                f"{next(iter(broken.values()))}; mend or delete {named}, or leave them out with --skip-bad"
-            )
-        self.skipped = sorted(names)
-        self.notes.append(f"left out, cannot be read: {len(names)} ({some(self.skipped)})")
-
-    def _common_size(self, chosen: Mapping[str, Chosen]) -> tuple[int, int]:
+    def _common_size(self, chosen: Collection[Chosen]) -> tuple[int, int]:
         """Returns the size to read at: --image-size, or the one that all images share."""
         if self.config.image_size is not None:
             return self.config.image_size, self.config.image_size
         first: tuple[str, tuple[int, int]] | None = None
         wrong: ImageError | None = None
-        for split, index in chosen.values():
+        for split, index in chosen:
             for name, size in self._each(split, index, lambda _, item: _size_or_error(item)):
                 if isinstance(size, ImageError):  # named when they are read
                     wrong = wrong or size
@@ -157,13 +139,13 @@ def _size_or_error(item: Item) -> tuple[int, int] | ImageError:
         return error
 
 
-def _reader(images: Images) -> Callable[[int, Item], tuple[str, str]]:
+def _reader(images: Images) -> Callable[[int, Item], Told]:
     """Returns what decodes an image into an array, and says what is wrong with it, and what is to be said of it."""
     _, channels, height, width = images.shape
 
-    def read(i: int, item: Item) -> tuple[str, str]:
+    def read(i: int, item: Item) -> Told:
         if isinstance(item.source, ImageError):
-            return str(item.source), ""
+            return Told(wrong=str(item.source))
         try:
             images[i], dim = read_picture(
                 item.source,
@@ -171,9 +153,9 @@ def _reader(images: Images) -> Callable[[int, Item], tuple[str, str]]:
                 name=item.name,
             )
         except ImageError as error:
-            return str(error), ""
+            return Told(wrong=str(error))
         if (images[i] == images[i, :, :1, :1]).all():
-            return "", "of one colour all over (transparency is laid over black)"
-        return "", "nearly black, for 16 bits of which few are used" if dim else ""
+            return Told(said="of one colour all over (transparency is laid over black)")
+        return Told(said="nearly black, for 16 bits of which few are used" if dim else "")
 
     return read

@@ -28,7 +28,7 @@ from ffmodels.encoder import Encoder
 from ffmodels.evaluated import ABOUT, FOLDER, Evaluated, Record, check, evaluations, read
 from ffmodels.run import Run, weights_digest
 from fftrain.config import EvaluationConfig, RunConfig, keyed
-from fftrain.data import ImageData, data_folder, file_name, load_data
+from fftrain.data import ImageData, data_folder, digest_of, file_name
 from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import choices, feature_memory, name_of
 from fftrain.launcher import make_accelerator
@@ -107,8 +107,7 @@ class _Measuring:
         self.source = trained.label
         encoder = self.measured.encoder(configs[0].reading)
         training = any(_part(config).training for config in configs)
-        load = partial(load_data, training=training) if accelerator.num_processes == 1 else None
-        load = load or partial(load_together, accelerator=accelerator, training=training)
+        load = partial(load_together, accelerator=accelerator, reporter=reporter, training=training, notes=False)
         config, data = to_measure(run, trained, configs[0], data, load)
         for text in data.notes if data.name != trained.dataset else ():
             reporter.note(text)
@@ -244,10 +243,7 @@ class _Measuring:
     @cached_property
     def training(self) -> str:
         """A digest of the training images and their labels."""
-        found = hashlib.sha256()
-        for values in (self.plain.train.images, self.plain.train.labels):
-            found.update(np.ascontiguousarray(values.numpy()).data)
-        return found.hexdigest()[:16]
+        return digest_of(self.plain.train)
 
     def _shared(self, config: EvaluationConfig, source: str) -> dict[str, Any]:
         """Returns all that the figures of a baseline depend on."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,40 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ffcore.errors import RunError, WriteError
+from ffcore.errors import WriteError
+from ffmodels.backbones.base import size
 from ffmodels.encoder import Encoder
 from ffmodels.linear import Standardisation, blocks_name, last_blocks
 from fftrain.data import ImageData, Split
 from fftrain.loader import scaled
 from fftrain.memory import check_memory, free_memory, rows_of
 from fftrain.progress import Reporter
+from fftrain.rows import RowReader
 
 ROWS = 2048
-READERS = 8
-
-
-class RowReader:
-    """Reads rows of a matrix that lies in a file, one request for each, several at once.
-
-    Page faults at random places wait for one another and read more than was asked for: with 2.9 GB in 1 GiB of memory
-    an epoch took 5 s so, and did not end in 70 s through the mapping.
-    """
-
-    def __init__(self, file: BinaryIO, pool: ThreadPoolExecutor) -> None:
-        self.file = file
-        self.pool = pool
-
-    def read(self, features_NF: Tensor, index_B: Tensor, out_BF: Tensor) -> None:
-        """Fills `out_BF` with rows of a view of the tensor that is mapped to the whole file."""
-        start, step = 4 * int(features_NF.storage_offset()), 4 * features_NF.stride(0)
-        index, out = index_B.numpy(), out_BF.numpy()
-
-        def read(first: int) -> None:
-            for i in range(first, len(index), READERS):
-                if os.preadv(self.file.fileno(), [out[i]], start + step * int(index[i])) != out[i].nbytes:
-                    raise RunError(f"row {index[i]} of the mapped features cannot be read: raise --feature-memory")
-
-        list(self.pool.map(read, range(READERS)))
 
 
 @dataclass(frozen=True)
@@ -75,8 +51,9 @@ class Features:
 
     @classmethod
     def of_pixels(cls, data: ImageData) -> Features:
-        """Returns the pixels, which take no memory beside the images."""
-        train, validation, test = (split.images.flatten(1) for split in (data.train, data.validation, data.test))
+        """Returns the pixels of images in memory, beside which they take none."""
+        splits = [split.images for split in (data.train, data.validation, data.test)]
+        train, validation, test = (images.flatten(1) for images in splits if isinstance(images, Tensor))
         return cls(train, validation, test)
 
     def columns(self, columns: slice) -> Features:
@@ -93,7 +70,12 @@ class Features:
     def gather(self, index_B: Tensor, out_BF: Tensor) -> Tensor:
         """Fills `out_BF` with these rows of the training split and returns it."""
         if self.reader is not None:
-            self.reader.read(self.train, index_B, out_BF)
+            kept, each = self.train, self.train.element_size()
+            starts_B = each * (int(kept.storage_offset()) + kept.stride(0) * index_B.numpy())
+            part_BF = out_BF if kept.dtype == out_BF.dtype else torch.empty_like(out_BF, dtype=kept.dtype)
+            self.reader.read(starts_B, part_BF.numpy())
+            if part_BF is not out_BF:
+                out_BF.copy_(part_BF)
         elif self.train.dtype == torch.uint8:
             out_BF.copy_(self.train[index_B])
         else:
@@ -186,39 +168,74 @@ def extract(
         MemoryError: where they do not fit into what is free.
         RunError: where that file does not fit on the disk.
     """
-    at_once = rows_at_once(encoder)
-    with ExitStack() as stack:
-        splits: list[Split] = [data.train, data.validation, data.test]
+    width, at_once = sum(encoder.to(device).dims), rows_at_once(encoder)
+
+    def read(images: Tensor, out: Tensor) -> None:
+        torch.cat([x.cpu() for x in encoder(scaled(images.to(device)))], 1, out=out)
+
+    with _filled(data, width, torch.float32, read, at_once, reporter, memory, folder) as features:
+        yield features
+
+
+@contextmanager
+def copied(data: ImageData, reporter: Reporter, *, memory: float, folder: Path) -> Iterator[Features]:
+    """Gives the pixels of images outside memory as features: a copy that lies where features do.
+
+    Raises:
+        MemoryError, RunError: as `extract` does.
+    """
+
+    def read(images: Tensor, out: Tensor) -> None:
+        out.copy_(images.flatten(1))
+
+    width, at_once = size(data.shape), rows_of(data.shape)
+    with _filled(data, width, data.test.images[:1].dtype, read, at_once, reporter, memory, folder) as features:
+        yield features
+
+
+@contextmanager
+def _filled(
+    data: ImageData,
+    width: int,
+    dtype: torch.dtype,
+    read: Callable[[Tensor, Tensor], object],
+    at_once: int,
+    reporter: Reporter,
+    memory: float,
+    folder: Path,
+) -> Iterator[Features]:
+    """Gives features [N, width] of all splits; `read` fills some of them from images."""
+    splits: list[Split] = [data.train, data.validation, data.test]
+    count = width * sum(map(len, splits))
+    with allocate(count, folder if dtype.itemsize * count > memory else None, dtype) as (storage, reader):
+        parts = [part.view(-1, width) for part in torch.split(storage, [width * len(split) for split in splits])]
+        starts = [(i, start) for i, split in enumerate(splits) for start in range(0, len(split), at_once)]
         with torch.no_grad():
-            width = sum(encoder.to(device).dims)
-            count = width * sum(map(len, splits))
-            storage, reader = stack.enter_context(allocate(count, folder if 4 * count > memory else None))
-            parts = [part.view(-1, width) for part in torch.split(storage, [width * len(split) for split in splits])]
-            starts = [(i, start) for i, split in enumerate(splits) for start in range(0, len(split), at_once)]
             for i, start in reporter.track(starts, len(starts), "extracting features"):
-                part, images = (values[start : start + at_once] for values in (parts[i], splits[i].images))
-                torch.cat([x.cpu() for x in encoder(scaled(images.to(device)))], 1, out=part)
+                read(splits[i].images[start : start + at_once], parts[i][start : start + at_once])
         yield Features(parts[0], parts[1], parts[2], reader)
 
 
 @contextmanager
-def allocate(count: int, folder: Path | None) -> Iterator[tuple[Tensor, RowReader | None]]:
-    """Gives float32 [count], in memory or in a mapped file in `folder` with what reads its rows.
+def allocate(
+    count: int, folder: Path | None, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[Tensor, RowReader | None]]:
+    """Gives a tensor [count], in memory or in a mapped file in `folder` with what reads its rows.
 
     Raises:
         MemoryError: where it does not fit into what is free.
         RunError: where the file does not fit on the disk.
     """
     if folder is None:
-        check_memory(4 * count, "features")
-        yield torch.empty(count), None
+        check_memory(dtype.itemsize * count, "features")
+        yield torch.empty(count, dtype=dtype), None
         return
-    with _nameless(folder, 4 * count) as file, ThreadPoolExecutor(READERS) as pool:
-        storage = torch.from_numpy(np.memmap(file, np.float32, "r+", shape=(count,)))
-        yield storage, RowReader(file, pool) if hasattr(os, "preadv") else None  # Windows has none
+    with _nameless(folder, dtype.itemsize * count) as file:
+        storage = torch.from_numpy(np.memmap(file, np.uint8, "r+")).view(dtype)
+        yield storage, RowReader(file, "raise --feature-memory") if hasattr(os, "preadv") else None  # not Windows
 
 
-def _nameless(folder: Path, size: int) -> BinaryIO:
+def _nameless(folder: Path, length: int) -> BinaryIO:
     """Returns a new file of this many bytes, all of them on the disk, that is gone when it is closed.
 
     Raises:
@@ -228,15 +245,15 @@ def _nameless(folder: Path, size: int) -> BinaryIO:
         with ExitStack() as stack:
             file = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile(dir=folder)))
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
+                os.posix_fallocate(file.fileno(), 0, length)
             else:
-                for start in range(0, size, 2**24):
-                    file.write(bytes(min(2**24, size - start)))
+                for start in range(0, length, 2**24):
+                    file.write(bytes(min(2**24, length - start)))
                 file.flush()
             stack.pop_all()
             return file
     except OSError as error:
         raise WriteError(
-            f"{size / 2**30:.3g} GiB of features cannot be written to {folder} ({error.strerror or error}): "
+            f"{length / 2**30:.3g} GiB of features cannot be written to {folder} ({error.strerror or error}): "
             "free some space there, or raise --feature-memory"
         ) from error

@@ -5,8 +5,9 @@ Images are decoded as those of folders are.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from ffcore.folders import Item
 from ffcore.layout import SPLITS, TEST, TRAIN, VALIDATION, some
 from ffcore.places import Place
 from fftrain.config import DataSettings
-from fftrain.encoded import Encoded, Index, Labels
+from fftrain.encoded import Encoded
 from fftrain.hf_tables import loaded, options_of
+from fftrain.sources import Labels
+from fftrain.stored import Index
 
 _NUMBERS_AND_WORDS = re.compile(r"u?int\d+|bool|(large_)?string")
 
@@ -61,6 +64,11 @@ class HuggingFace(Encoded):
         rows = self.rows[split][index].tolist()
         cells = self.tables[split][rows][self.image]
         return [_item(f"{self.splits[split]} row {row}", cell) for row, cell in zip(rows, cells, strict=True)]
+
+    def contents(self) -> Iterator[str]:
+        """Yields each split's fingerprint, as the library has it of where rows come from, and its rows."""
+        for split, table in self.tables.items():
+            yield f"{split}/{table._fingerprint}/{hashlib.sha256(self.rows[split].tobytes()).hexdigest()}"
 
     def _split_names(self, names: Sequence[str]) -> dict[str, str]:
         """Returns which of its splits is for training, which for validation and for testing."""

@@ -16,7 +16,9 @@ from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, images_in, look, some
 from ffcore.places import Place
 from ffcore.tally import Tally
 from fftrain.config import DataSettings
-from fftrain.encoded import Encoded, Index, Labels
+from fftrain.encoded import Encoded
+from fftrain.sources import Labels
+from fftrain.stored import Index
 
 SPLITS = (TRAIN, VALIDATION, TEST)
 
@@ -133,3 +135,13 @@ class ImageFolder(Encoded):
     def named(self, name: str) -> str:
         """Returns a file's path in the folder."""
         return os.path.relpath(name, self.place)
+
+    def contents(self) -> Iterator[str]:
+        """Yields each file's path in the folder, size and time."""
+        for split, files in self.files.items():
+            for file in files:
+                try:
+                    found = os.stat(file)
+                except OSError:  # it is said when it is read
+                    continue
+                yield f"{split}/{self.named(file)}/{found.st_size}/{found.st_mtime_ns}"

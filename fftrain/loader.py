@@ -1,12 +1,13 @@
 """Data + view + what a method needs -> this process's batches.
 
 Order, labels and draws are functions of (seed, epoch, index of the image in its split): the same for any number of
-processes and any device. Letters: N images of a split, B images of a process, C channels, H W pixels.
+processes and any device, and wherever the images lie. Those that lie outside memory are read a batch ahead. Letters: N
+images of a split, B images of a process, C channels, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from ffcore.errors import SettingError
 from ffmodels.batch import Batch
-from ffmodels.draws import Draws, order
+from ffmodels.draws import MIXED, Draws, order
 from ffmodels.methods.base import Needs
+from fftrain.stored import Pictures, Stored, ahead
 from fftrain.views.base import View
 
 # The epoch whose draws are those of what is measured.
@@ -27,17 +29,18 @@ class Loader:
     """Batches of a split.
 
     Args:
-        images: uint8 [N, C, H, W], on the device where they are used.
-        labels: of their classes, int64 [N], on that device.
+        images: uint8 [N, C, H, W], on the device where they are used, or outside memory.
+        labels: of their classes, int64 [N], on the device.
         view: what is seen of them.
         needs: what the method asks for.
         batch_size: images of a step, over all processes.
         seed: the run's.
         process: the index of this process.
         processes: how many work together.
+        block: images of a block that are shuffled with others, as in `order`; None shuffles all.
     """
 
-    images: Tensor
+    images: Pictures
     labels: Tensor
     view: View
     needs: Needs
@@ -45,6 +48,7 @@ class Loader:
     seed: int
     process: int = 0
     processes: int = 1
+    block: int | None = None
 
     @property
     def steps(self) -> int:
@@ -69,14 +73,15 @@ class Loader:
 
     def epoch(self, epoch: int) -> Iterator[tuple[Batch, float]]:
         """Yields this process's share of each batch, and its weight: its rows times processes / rows of all."""
-        order_N = order(len(self.labels), self.seed, epoch, self.labels.device)[: self.used]
-        for index in torch.split(order_N, self.batch_size):
-            own = index[self.process :: self.processes]
-            batch = self._batch(own if len(own) else index[:1], epoch)
+        order_N = order(len(self.labels), self.seed, epoch, self._where, self.block)[: self.used]
+        batches = torch.split(order_N, self.batch_size)
+        owns = [x[self.process :: self.processes] if len(x) > self.process else x[:1] for x in batches]
+        for index, (own, images) in zip(batches, self._read(self._announced(owns, order_N)), strict=True):
+            batch = self._batch(own, images, epoch)
+            rows = tuple(len(range(rank, len(index), self.processes)) for rank in range(self.processes))
             if self.processes > 1:
-                shares = tuple(len(range(rank, len(index), self.processes)) for rank in range(self.processes))
-                batch = replace(batch, shares=shares, empty=not len(own))
-            yield batch, len(own) * self.processes / len(index)
+                batch = replace(batch, shares=rows, empty=not rows[self.process])
+            yield batch, rows[self.process] * self.processes / len(index)
 
     def once(self, rows: int) -> Iterator[tuple[Batch, float]]:
         """Yields this process's batches of the split in order, with draws that are the same every time.
@@ -90,17 +95,47 @@ class Loader:
             Batches, and the share of all images that each is.
         """
         count = len(self.labels)
-        batches = torch.split(torch.arange(count, device=self.labels.device), rows)
-        for index in batches[self.process :: self.processes]:
-            yield self._batch(index, FIRST), len(index) / count
+        batches = torch.split(torch.arange(count, device=self._where), rows)
+        for index, images in self._read(batches[self.process :: self.processes]):
+            yield self._batch(index, images, FIRST), len(index) / count
 
-    def _batch(self, index_B: Tensor, epoch: int) -> Batch:
+    @property
+    def _where(self) -> torch.device:
+        """Where indices are: with the images, so that no step waits for a GPU to tell them."""
+        return torch.device("cpu") if isinstance(self.images, Stored) else self.labels.device
+
+    def _announced(self, parts: Iterable[Tensor], order_N: Tensor) -> Iterator[Tensor]:
+        """Yields indices; a store that is read by blocks is told of those a group of blocks ahead."""
+        told, size = 0, MIXED * (self.block or 0)
+        for i, index in enumerate(parts):
+            while isinstance(self.images, Stored) and size and told < min(len(order_N), i * self.batch_size + 2 * size):
+                self.images.expect(order_N[told : told + size])
+                told += size
+            yield index
+
+    def _read(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields indices with their images; of a store, the next are read while these are used."""
+        if isinstance(self.images, Stored):
+            yield from ahead(parts, self._pixels)
+        else:
+            yield from ((index, self._pixels(index)) for index in parts)
+
+    def _pixels(self, index_B: Tensor) -> Tensor:
+        """Returns images on the device; a GPU fetches those of a store while the host goes on."""
+        images = self.images
+        if not isinstance(images, Stored):
+            return images[index_B]
+        found, device = images[index_B.cpu()], self.labels.device
+        return (found.pin_memory() if device.type == "cuda" else found).to(device, non_blocking=True)
+
+    def _batch(self, index_B: Tensor, images: Tensor, epoch: int) -> Batch:
+        index_B = index_B.to(self.labels.device)
         draws = Draws(self.seed, epoch, index_B)
-        views, labels_B = self.view(self.images[index_B], self.labels[index_B], draws)
+        views, labels_B = self.view(images, self.labels[index_B], draws)
         partner = None
         if self.needs.partner:
             other_B = draws.others("partner", len(self.labels))
-            partner = scaled(self.view(self.images[other_B], self.labels[other_B], draws.of(other_B))[0][0])
+            partner = scaled(self.view(self._pixels(other_B), self.labels[other_B], draws.of(other_B))[0][0])
         return Batch(tuple(map(scaled, views)), labels_B, draws, partner)
 
 

@@ -13,7 +13,7 @@ from ffmodels.run import Run
 from fftrain.config import DataSettings, EvaluationConfig, RunConfig
 from fftrain.data import ImageData, load_data
 from fftrain.parts import DATASETS, check_dataset
-from fftrain.run import held_out_digest, settings_of
+from fftrain.run import settings_of
 
 Config = TypeVar("Config", bound=DataSettings)
 
@@ -73,6 +73,7 @@ def to_measure(
             image_size=config.image_size or trained.image_size,
             grayscale=config.grayscale or trained.grayscale,
             skip_bad=config.skip_bad or trained.skip_bad,
+            data_cache=config.data_cache or trained.data_cache,
         )
     if data is None:
         data = load(found_at(run.path, config, data_dir=config.data_dir) if own else config)
@@ -135,8 +136,8 @@ def recognised(run: Run, data: ImageData, *, other: bool = False) -> ImageData:
             f"{run.path} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
             f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
         )
-    if trained.get("digest") == held_out_digest(data) and list(data.class_names) == trained["class_names"]:
-        return replace(data, name=trained["name"])
+    if trained.get("digest") == data.held_out_digest and list(data.class_names) == trained["class_names"]:
+        return data if data.name == trained["name"] else replace(data, name=trained["name"])
     if data.name == trained["name"]:
         raise RunError(
             f"{data.name} has changed since {run.path} was trained on it, or the run had arrays of that name: "

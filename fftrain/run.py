@@ -6,7 +6,6 @@ checkpoint/epoch-NNNNN/.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shlex
@@ -83,7 +82,7 @@ class RunFolder:
         """
         samples = sample(data.validation, SAMPLES)
         with replacing(self.path / SAMPLES_FILE) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, images=samples.images.numpy(), labels=samples.labels.numpy())
+            np.savez_compressed(file, images=samples.images[:].numpy(), labels=samples.labels.numpy())
         write_json(  # last: a folder with settings is a run
             self.path / CONFIG_FILE,
             {
@@ -190,19 +189,10 @@ def describe(data: ImageData) -> dict[str, Any]:
         "shape": list(data.shape),
         "class_names": list(data.class_names),
         "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
-        "digest": held_out_digest(data),
+        "digest": data.held_out_digest,
         "skipped": list(data.skipped),
         "hub": data.hub,
     }
-
-
-def held_out_digest(data: ImageData) -> str:
-    """Returns a digest of the held-out images and their labels: another where the data have changed."""
-    found = hashlib.sha256()
-    for split in (data.validation, data.test):
-        for values in (split.images, split.labels):
-            found.update(np.ascontiguousarray(values.numpy()).data)
-    return found.hexdigest()[:16]
 
 
 def describe_hardware(processes: int, device: torch.device) -> dict[str, Any]:

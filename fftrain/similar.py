@@ -23,16 +23,16 @@ from fftrain.loader import scaled
 from fftrain.own import data_of, recognised
 from fftrain.progress import Reporter
 from fftrain.run import settings_of
+from fftrain.stored import Pictures, in_parts
 
 
 @torch.no_grad()
-def block_features(encoder: Encoder, images_NCHW: Tensor, device: torch.device) -> list[Tensor]:
+def block_features(encoder: Encoder, images_NCHW: Pictures, device: torch.device) -> list[Tensor]:
     """Returns each block's features of uint8 images, float32 [N, D] on the CPU."""
     encoder.to(device)
-    at_once = rows_at_once(encoder)
     parts = [
         [features.cpu() for features in encoder(scaled(images.to(device)))]
-        for images in torch.split(images_NCHW, at_once)
+        for images in in_parts(images_NCHW, rows_at_once(encoder))
     ]
     return [torch.cat(of_block) for of_block in zip(*parts, strict=True)]
 

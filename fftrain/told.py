@@ -18,6 +18,7 @@ from ffmodels.methods.base import Method, Readout
 from fftrain.loader import scaled
 from fftrain.memory import rows_of
 from fftrain.progress import Reporter
+from fftrain.stored import Pictures
 from fftrain.views.base import View
 
 
@@ -50,7 +51,7 @@ def accuracy(
     readout: Readout,
     view: View,
     classes: int,
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     accelerator: Accelerator,
     reporter: Reporter | None = None,
@@ -61,7 +62,7 @@ def accuracy(
         readout: in evaluation mode, on the accelerator's device.
         view: what was seen of the images.
         classes: K.
-        images: uint8 [N, C, H, W], on any device; shared out over the processes.
+        images: uint8 [N, C, H, W], on any device or outside memory; shared out over the processes.
         labels: of their classes, int64 [N].
         accelerator: where it runs.
         reporter: what a person sees.

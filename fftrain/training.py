@@ -38,6 +38,7 @@ from fftrain.own import found_at, recognised
 from fftrain.precision import slower_in_bf16
 from fftrain.progress import Reporter, time_left
 from fftrain.run import RunFolder, describe, describe_hardware, settings_of
+from fftrain.stored import Stored
 from fftrain.told import accuracy, evaluating, over_processes, with_told
 from fftrain.views.base import View
 from fftrain.watch import Watch
@@ -115,7 +116,7 @@ class Training:
             )
         if data is None:
             place = found_at(out, config) if resume else config
-            data = load_together(place, accelerator, None if resume else reporter)
+            data = load_together(place, accelerator, reporter, notes=not resume)
         if resume:
             run = Run.load(out)
             data, was = recognised(run, data), settings_of(run)
@@ -207,9 +208,9 @@ class Training:
         return evaluate_run(folder.path, told, accelerator=accelerator, data=self.data, reporter=self.reporter)
 
     def _loader(self, split: Split) -> Loader:
-        device = self.accelerator.device
+        device, images = self.accelerator.device, split.images
         return Loader(
-            images=split.images.to(device),
+            images=images if isinstance(images, Stored) else images.to(device),
             labels=split.labels.to(device),
             view=self.view,
             needs=self.method.needs(),
@@ -217,6 +218,7 @@ class Training:
             seed=self.config.seed,
             process=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
+            block=self.config.shuffle_block,
         )
 
     def stretch(self, epoch: int) -> Stretch:

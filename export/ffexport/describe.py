@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LEAST = 1e-2
 STEP = 5e-2
 # Settings that a result does not depend on.
-OF_THE_MACHINE = ("data_dir", "threads", "track")
+OF_THE_MACHINE = ("data_cache", "data_dir", "threads", "track")
 
 
 def public(name: str) -> str:

@@ -21,9 +21,10 @@ from ffmodels.encoder import Encoder
 from ffmodels.evaluated import Record
 from ffmodels.run import Run
 from fftrain.data import Facts, ImageData
-from fftrain.features import Features, choices, columns_of, extract, name_of
+from fftrain.features import Features, choices, columns_of, copied, extract, name_of
 from fftrain.parts import BASELINES
 from fftrain.progress import Reporter
+from fftrain.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,21 @@ class Subject:
             MemoryError, RunError: where they fit neither into memory nor on the run folder's disk.
         """
         if self.encoder is None:
-            return Features.of_pixels(self.data)
+            return self.pixels
         device, folder = self.accelerator.device, self.run.path
         made = extract(self.encoder, self.data, device, self.reporter, memory=self.memory, folder=folder)
+        return self.held.enter_context(made)
+
+    @cached_property
+    def pixels(self) -> Features:
+        """The pixels as features.
+
+        Raises:
+            MemoryError, RunError: as for `features`.
+        """
+        if not isinstance(self.data.train.images, Stored):
+            return Features.of_pixels(self.data)
+        made = copied(self.data, self.reporter, memory=self.memory, folder=self.run.path)
         return self.held.enter_context(made)
 
     def blocks(self, wanted: Collection[str] = ()) -> list[tuple[int, ...]]:

@@ -40,7 +40,7 @@ class Decoder(Evaluation):
     def measure(self, subject: Subject) -> Iterator[Record]:
         """Yields the explained variance on validation and test, at most 1, of each choice of blocks."""
         index = drawn(subject.data.train, self.images)
-        pixels = Features.of_pixels(subject.data).rows(index)
+        pixels = subject.pixels.rows(index)
         for choice in subject.choices():
             kept = decode(choice.features.rows(index), pixels)
             for split in ("validation", "test"):

@@ -30,6 +30,7 @@ from fftrain.evaluations.base import Evaluation, Subject
 from fftrain.features import name_of, rows_at_once
 from fftrain.loader import scaled
 from fftrain.memory import rows_of
+from fftrain.stored import in_parts
 
 
 class FineTune(Evaluation):
@@ -160,7 +161,7 @@ class _Tuned:
 def _accuracy(network: _Network, split: Split, device: torch.device) -> float:
     """Returns the share of right classes, 0 to 1, in evaluation mode; nan where a logit is not finite."""
     network.eval()
-    logits_NK = torch.cat([network(scaled(x.to(device))).cpu() for x in torch.split(split.images, network.rows)])
+    logits_NK = torch.cat([network(scaled(x.to(device))).cpu() for x in in_parts(split.images, network.rows)])
     if not torch.isfinite(logits_NK).all():
         return math.nan
     return (logits_NK.argmax(-1) == split.labels).double().mean().item()

@@ -66,7 +66,7 @@ def settings_tables(runs: Sequence[FoundRun]) -> list[Table]:
     """Returns the settings of each run, what it was trained on and with."""
     tables = []
     for run in runs:
-        facts = {k: v for k, v in flat(run.config).items() if k != "data_dir" and v is not None}
+        facts = {k: v for k, v in flat(run.config).items() if k not in ("data_dir", "data_cache") and v is not None}
         facts |= {
             "images": ", ".join(f"{k} {v:,}" for k, v in run.record["data"]["images"].items()),
             "versions": _words(run.record["versions"]),
@@ -190,7 +190,7 @@ def _options(
     parts: list[str] = []
     for key, value in config.items():
         name = "--" + key.replace("_", "-")
-        skipped = value is None or key in (*PARTS, "evaluation", "data_dir") or key not in defaults
+        skipped = value is None or key in (*PARTS, "evaluation", "data_dir", "data_cache") or key not in defaults
         if skipped or (value == defaults[key] and key not in named):
             continue
         words = ",".join(map(str, value)) if isinstance(value, list) else str(value)

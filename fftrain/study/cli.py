@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,6 +61,10 @@ def study(
             show_default=False,
         ),
     ] = None,
+    data_cache: Annotated[
+        str | None,
+        typer.Option(help="Where decoded images are kept, of all cells, before the spec's.", show_default=False),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads of a process, before the spec's. [env: OMP_NUM_THREADS]", min=1, max=256),
@@ -92,7 +96,8 @@ def study(
     from fftrain.launcher import start
     from fftrain.study import Shard, Study, choose, run_study
 
-    overrides = {"mixed_precision": mixed_precision, "data_dir": data_dir, "threads": threads, "track": track}
+    overrides: dict[str, Any] = {"data_dir": data_dir, "data_cache": data_cache, "threads": threads, "track": track}
+    overrides["mixed_precision"] = mixed_precision
     planned = choose(preset, spec, out, overrides)
     begun = Shard.of(shard)
     used = {str(cell.config.mixed_precision) for cell in planned.cells}

@@ -137,7 +137,7 @@ class Grid:
 
     def _evaluations(self, config: RunConfig, found: Sketch) -> Iterator[EvaluationConfig]:
         """Yields the evaluations of a cell: those that tell labels of each target, data set and reading that it has."""
-        same = {key: getattr(config, key) for key in ("image_size", "grayscale", "skip_bad", "data_dir")}
+        same = {key: getattr(config, key) for key in ("image_size", "grayscale", "skip_bad", "data_dir", "data_cache")}
         readings = [r for r in self.lists["reading"] if r in found.readings] or found.readings[:1]
         usual = (config.dataset, found.readings[0], "class")
         told = []

@@ -45,6 +45,8 @@ class Cell:
         values = {**keyed(self.config), "units": self.sketch.units}
         del values["cut"], values["at"]
         values["order"] = values["order"] if len(self.sketch.units) > 1 else POINT["order"]
+        if values["shuffle_block"] is None:  # cells that were made before there was one keep their names
+            del values["shuffle_block"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Blocks of a shuffle by blocks whose images are mixed.
+MIXED = 64
 _GOLDEN, _ONE, _TWO = (
     value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )  # as int64 has them
@@ -26,10 +28,27 @@ def key(*what: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
-    """Returns the order of a data set's images in an epoch, int64 [N]."""
-    images_N = torch.arange(count, device=device)
-    return Draws(seed, epoch, images_N).bits("order").flatten().argsort(stable=True)
+def order(count: int, seed: int, epoch: int, device: torch.device, block: int | None = None) -> Tensor:
+    """Returns the order of a data set's images in an epoch, int64 [N].
+
+    Args:
+        count: N.
+        seed: the run's.
+        epoch: from 1.
+        device: where it is.
+        block: images of a block, which are neighbours in the data set. Blocks come in a random order, the images of
+            each MIXED of them in one: no image comes before one of an earlier group. None shuffles all together.
+    """
+    order_N = _shuffled(count, seed, epoch, "order", device)
+    if block is None:
+        return order_N
+    order_K = _shuffled(-(-count // block), seed, epoch, "blocks", device)
+    group_K = torch.empty_like(order_K).scatter_(0, order_K, torch.arange(len(order_K), device=device) // MIXED)
+    return order_N[group_K[order_N // block].argsort(stable=True)]
+
+
+def _shuffled(count: int, seed: int, epoch: int, name: str, device: torch.device) -> Tensor:
+    return Draws(seed, epoch, torch.arange(count, device=device)).bits(name).flatten().argsort(stable=True)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ffmodels.draws import Draws, key, order
+from ffmodels.draws import MIXED, Draws, key, order
 
 MASK = 2**64 - 1
 
@@ -120,6 +120,21 @@ def test_the_order_of_an_epoch_holds_each_image_once_and_is_another_each_time():
     assert torch.equal(order(1000, 0, 1, device), one)
     for other in (order(1000, 0, 2, device), order(1000, 1, 1, device)):
         assert (other == one).sum() < 10
+
+
+def test_an_order_by_blocks_mixes_the_images_of_some_blocks_that_are_drawn():
+    device, block, count = torch.device("cpu"), 3, 999
+    one = order(count, 0, 1, device, block)
+    assert sorted(one.tolist()) == list(range(count))
+    groups = [{i // block for i in part.tolist()} for part in torch.split(one, MIXED * block)]
+    assert sum(map(len, groups)) == count // block
+    assert max(groups[0]) - min(groups[0]) > 200
+    inside = one[: MIXED * block]
+    assert not torch.equal(inside.sort().values, inside)
+    for other in (order(count, 0, 2, device, block), order(count, 1, 1, device, block), order(count, 0, 1, device)):
+        assert (other == one).sum() < 10
+    assert sorted(order(1000, 0, 1, device, block).tolist()) == list(range(1000))  # the last block is not full
+    assert torch.equal(order(100, 0, 1, device, 100), order(100, 0, 1, device))
 
 
 def test_draws_are_made_on_the_device_without_looking_at_a_value():

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +55,24 @@ def study(tmp_path_factory):
     root = make_study(tmp_path_factory.mktemp("study") / "tiny")
     write_report(root)
     return root, Page((root / "report.html").read_text()).tables
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Makes a file system of so many KiB: disk(300) -> its folder."""
+    mounted = []
+
+    def make(size: int) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", folder], capture_output=True)
+        if made.returncode:
+            pytest.skip("no file system can be mounted here")
+        mounted.append(folder)
+        return folder
+
+    try:
+        yield make
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", "--lazy", folder], check=True)  # torch's writer keeps its file open

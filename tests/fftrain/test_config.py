@@ -149,18 +149,18 @@ def test_every_setting_of_a_part_has_a_help_text_and_a_default(plugins):
 
 
 def test_a_result_does_not_depend_on_where_it_was_made():
-    config = settings(threads=3, data_dir="/data", track="tensorboard")
+    config = settings(threads=3, data_dir="/data", data_cache="/cache", track="tensorboard")
     assert keyed(config) == keyed(settings())
-    assert {"threads", "data_dir", "track"}.isdisjoint(keyed(config))
-    measured = EvaluationConfig(evaluation="linear", threads=3, data_dir="/data", feature_memory=1.0)
+    assert {"threads", "data_dir", "data_cache", "track"}.isdisjoint(keyed(config))
+    measured = EvaluationConfig(evaluation="linear", threads=3, data_dir="/data", data_cache="/c", feature_memory=1.0)
     assert keyed(measured) == keyed(EvaluationConfig(evaluation="linear"))
-    assert {"threads", "data_dir", "feature_memory"}.isdisjoint(keyed(measured))
+    assert {"threads", "data_dir", "data_cache", "feature_memory"}.isdisjoint(keyed(measured))
     assert keyed(measured) != keyed(EvaluationConfig(evaluation={"name": "linear", "epochs": 7}))
 
 
 def test_a_run_goes_on_with_more_epochs_but_not_with_another_seed():
     config = settings(epochs=3, seed=1)
-    for free in ({"epochs": 5}, {"track": "tensorboard"}, {"threads": 1}):
+    for free in ({"epochs": 5}, {"track": "tensorboard"}, {"threads": 1}, {"data_cache": "/c"}):
         assert config.continued(config.changed(**free)) == config.changed(**free)
     with pytest.raises(SettingError, match="--seed is 2, but the run to resume has 1"):
         config.continued(config.changed(seed=2))

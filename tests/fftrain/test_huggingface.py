@@ -18,7 +18,6 @@ from sklearn.datasets import load_digits
 from ffcore.errors import DataError, ImageError, SettingError
 from fftrain.config import DataSettings
 from fftrain.data import load_data, look_at
-from fftrain.run import held_out_digest
 from fftrain.study.planning import plan
 from tests.helpers import ROOT, one_line
 
@@ -165,7 +164,7 @@ def test_an_image_reads_the_same_from_a_folder_and_from_a_table(tmp_path):
             load(f"{name}", image_size=16, **more)
             for name in (f"imagefolder:{tmp_path}/photos", f"hf:{tmp_path}/photos.parquet")
         )
-        assert held_out_digest(one) == held_out_digest(other)
+        assert one.held_out_digest == other.held_out_digest
         assert torch.equal(one.train.images, other.train.images)
         assert one.class_names == other.class_names
     with pytest.raises(DataError, match=r"images differ in size \(train row 0 has 30x20 .*: set --image-size"):

@@ -16,7 +16,6 @@ from fftrain.config import DataSettings
 from fftrain.data import load_data, look_at
 from fftrain.dumping import dump_images
 from fftrain.memory import check_memory
-from fftrain.run import held_out_digest
 from tests.helpers import one_line
 
 
@@ -325,7 +324,7 @@ def test_only_images_that_are_asked_for_are_read(tmp_path, monkeypatch):
     assert len(read) == 15 + 18
     assert held_out.shape == whole.shape
     assert sizes(held_out) == (0, 15, 18)
-    assert held_out_digest(held_out) == held_out_digest(few) == held_out_digest(whole)
+    assert held_out.held_out_digest == few.held_out_digest == whole.held_out_digest
 
 
 def test_evaluating_reads_no_training_image(cli, tmp_path, monkeypatch):
@@ -348,7 +347,7 @@ def test_memory_is_looked_at_before_it_is_taken(cli, tmp_path, monkeypatch):
     small = ["--recipe", "bp", "backbone.width=8", "backbone.depth=1", "--epochs", 1, "--threads", 1]
     for name in (dataset, "digits"):
         ended = cli("fftrain", "pretrain", "--dataset", name, "--image-size", 600, *small, "--out", tmp_path / "run")
-        one_line(ended, 1, "there is not enough memory (images", "GiB, and 0.000977 GiB are free)", "--limit")
+        one_line(ended, 1, "there is not enough memory (images", "GiB, and 0.000977 GiB are free)", "--data-cache DIR")
     assert not (tmp_path / "run").exists()
     ended = cli("fftrain", "pretrain", "--dataset", dataset, "--image-size", 40, *small, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err

@@ -127,9 +127,10 @@ def test_grids_share_what_stands_above_them_and_no_cell_is_there_twice():
     assert all(c.config.epochs == 2 for c in cells)
 
 
-def test_data_lie_in_one_place_for_training_and_evaluations():
-    for cell in made({**SMALL, "settings": {**SMALL["settings"], "data_dir": "/data"}}):
-        assert {cell.config.data_dir, *(config.data_dir for config in cell.evaluations)} == {"/data"}
+@pytest.mark.parametrize("key", ["data_dir", "data_cache"])
+def test_data_lie_in_one_place_for_training_and_evaluations(key):
+    for cell in made({**SMALL, "settings": {**SMALL["settings"], key: "/data"}}):
+        assert {getattr(cell.config, key), *(getattr(config, key) for config in cell.evaluations)} == {"/data"}
         assert cell.evaluations
 
 
@@ -171,9 +172,11 @@ def test_a_cells_name_depends_on_every_setting_of_its_result_and_on_no_other():
     (other,) = made({**SMALL, "recipe": ["ff"], "settings": {**SMALL["settings"], "lr": 0.5}})
     assert cell.name.startswith("digits-rotation-ff-s0-")
     assert cell.name != other.name
-    same = plan({**SMALL, "recipe": ["ff"]}, "x", {"threads": 1, "data_dir": "/elsewhere"}).cells[0]
+    same = plan({**SMALL, "recipe": ["ff"]}, "x", {"threads": 1, "data_dir": "/elsewhere", "data_cache": "/c"}).cells[0]
     assert same.name == cell.name
-    assert (same.config.threads, same.config.data_dir) == (1, "/elsewhere")
+    assert (same.config.threads, same.config.data_dir, same.config.data_cache) == (1, "/elsewhere", "/c")
+    (mixed,) = made({**SMALL, "recipe": ["ff"], "settings": {**SMALL["settings"], "shuffle_block": 8}})
+    assert mixed.name != cell.name
     assert plan({**SMALL, "recipe": ["ff"]}, "x", {"mixed_precision": "bf16"}).cells[0].name != cell.name
 
 

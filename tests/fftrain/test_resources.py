@@ -32,27 +32,6 @@ SMALLISH = ["--dataset", "digits", "backbone.width=256", "backbone.depth=2", "--
 FULL = "cannot be written (No space left on device): free some space there"
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """Makes a file system of so many KiB: disk(300) -> its folder."""
-    mounted = []
-
-    def make(size: int) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", folder], capture_output=True)
-        if made.returncode:
-            pytest.skip("no file system can be mounted here")
-        mounted.append(folder)
-        return folder
-
-    try:
-        yield make
-    finally:
-        for folder in mounted:
-            subprocess.run(["umount", "--lazy", folder], check=True)  # torch's writer keeps its file open
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of which each checkpoint takes about 3 MiB."""

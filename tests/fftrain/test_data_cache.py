@@ -1,0 +1,395 @@
+"""Images outside memory: the same images, labels, notes and weights as in memory; whole or not at all; resumable."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ffcore.errors import ImageError, SettingError, WriteError
+from ffmodels.draws import MIXED
+from ffmodels.methods.base import Needs
+from fftrain import cache as cache_module
+from fftrain import encoded
+from fftrain.cache import IMAGES, JOURNAL
+from fftrain.config import STREAM, DataSettings
+from fftrain.data import Split, digest_of, load_data
+from fftrain.loader import Loader
+from fftrain.parts import make_part
+from fftrain.progress import Reporter
+from fftrain.stored import Stored
+from tests.fftrain.training import weights
+from tests.helpers import ROOT, holding, one_line, python
+
+SPLITS = ("train", "validation", "test")
+
+
+class Said(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Images of three classes and of several sizes, one of one colour and one broken in each."""
+    rng, folder = np.random.default_rng(0), tmp_path / "photos"
+    for kind in ("cat", "dog", "emu"):
+        (folder / kind).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(rng.integers(0, 256, (8 + i % 3, 9, 3), dtype=np.uint8)).save(folder / kind / f"{i}.png")
+        Image.new("RGB", (8, 8)).save(folder / kind / "blank.png")
+        (folder / kind / "half.png").write_bytes((folder / kind / "1.png").read_bytes()[:150])
+    return folder
+
+
+def load(folder, reporter=None, **settings):
+    settings = {"image_size": 8, "skip_bad": True, **settings}
+    return load_data(DataSettings(dataset=f"imagefolder:{folder}", **settings), reporter=reporter)
+
+
+def same(one, other):
+    """Holds stored images against those in memory."""
+    for split in SPLITS:
+        kept, stored = one.split(split), other.split(split)
+        assert isinstance(stored.images, Stored)
+        assert tuple(kept.images.shape) == stored.images.shape
+        assert torch.equal(kept.images, stored.images[:])
+        assert torch.equal(kept.labels, stored.labels)
+    assert torch.equal(one.train_and_validation.images, other.train_and_validation.images[:])
+    assert (one.notes, one.skipped, one.class_names) == (other.notes, other.skipped, other.class_names)
+
+
+@contextmanager
+def no_file_is_read(monkeypatch):
+    def refuse(*arguments, **more):
+        raise AssertionError("a file was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(encoded, "read_picture", refuse)
+        patched.setattr(encoded, "image_size", refuse)
+        yield
+
+
+@pytest.mark.parametrize("settings", [{}, {"limit": 9}, {"grayscale": True}])
+@pytest.mark.parametrize("place", ["cache", STREAM])
+def test_they_are_those_of_memory(photos, monkeypatch, settings, place):
+    where = place if place == STREAM else str(photos.parent / place)
+    one, said = load(photos, **settings), Said()
+    assert len(one.skipped) == (0 if "limit" in settings else 3)  # of images that are not wanted none is read
+    same(one, load(photos, said, **settings, data_cache=where))
+    if place != STREAM:
+        count = sum(map(len, map(one.split, SPLITS))) + len(one.skipped)
+        [folder] = (photos.parent / place).iterdir()
+        assert said.lines[0].startswith(f"decoding {count} images into {folder} (")
+        assert said.lines[-1].startswith(f"images of {photos}: {count} in {folder / IMAGES} (")
+        with no_file_is_read(monkeypatch):
+            same(one, load(photos, **settings, data_cache=where))
+
+
+def test_splits_that_a_folder_has_and_sizes_that_it_shares(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 5)):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / split / f"{i}.jpg")
+    how = {"image_size": None, "skip_bad": False}
+    one, where = load(tmp_path / "photos", **how), str(tmp_path / "cache")
+    same(one, load(tmp_path / "photos", **how, data_cache=where))
+    with no_file_is_read(monkeypatch):
+        same(one, load(tmp_path / "photos", **how, data_cache=where))
+
+
+def test_arrays_are_read_where_they_are(tmp_path):
+    for size in (None, 12):
+        settings = {"dataset": "digits", "image_size": size}
+        stored = load_data(DataSettings(**settings, data_cache=str(tmp_path / "cache")))
+        same(load_data(DataSettings(**settings)), stored)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_rows_of_a_table_are_those_of_memory(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(40)]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    rows = {"image": images, "label": [i % 2 for i in range(40)]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "some.parquet"))
+    name = f"hf:{tmp_path}/some.parquet"
+    one = load_data(DataSettings(dataset=name))
+    for place in (tmp_path / "cache", STREAM):
+        same(one, load_data(DataSettings(dataset=name, data_cache=str(place))))
+    with no_file_is_read(monkeypatch):
+        same(one, load_data(DataSettings(dataset=name, data_cache=str(tmp_path / "cache"))))
+
+
+def test_files_that_cannot_be_read_are_named_by_every_start(photos, tmp_path):
+    said = set()
+    for place in (None, STREAM, str(tmp_path / "cache"), str(tmp_path / "cache")):
+        with pytest.raises(ImageError, match=r"3 of 42 images in .*: .* or leave them out with --skip-bad") as error:
+            load(photos, skip_bad=False, data_cache=place)
+        said.add(str(error.value))
+    assert len(said) == 1
+
+
+@pytest.fixture
+def _small_pieces(monkeypatch):
+    monkeypatch.setattr(cache_module, "PIECE", 5 * 3 * 8 * 8)
+
+
+@pytest.mark.usefixtures("_small_pieces")
+@pytest.mark.parametrize("torn", ["", '{"rows": [[0, 42]', '{"rows": [[0, 42]]}'])
+def test_what_was_stopped_goes_on(photos, tmp_path, monkeypatch, torn):
+    where, read, whole = tmp_path / "cache", [], encoded.read_picture
+
+    def stop(file, *arguments, **more):
+        if len(read) == 13:
+            raise KeyboardInterrupt
+        read.append(file)
+        return whole(file, *arguments, **more)
+
+    monkeypatch.setattr(encoded, "cores", lambda: 1)
+    monkeypatch.setattr(encoded, "read_picture", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load(photos, data_cache=where)
+    [journal] = where.glob(f"*/{JOURNAL}")
+    assert len(journal.read_text().splitlines()) == 1 + 2
+    with journal.open("a") as file:
+        file.write(torn)  # a line that was broken off: it does not count
+    read.clear()
+    monkeypatch.setattr(encoded, "read_picture", lambda *all_of, **more: read.append(1) or whole(*all_of, **more))
+    said = Said()
+    stored = load(photos, said, data_cache=where)
+    assert len(read) == 42 - 10
+    assert ", 10 are there)" in said.lines[0]
+    monkeypatch.undo()
+    same(load(photos), stored)
+
+
+def test_a_file_that_has_changed_and_a_cache_that_has_are_seen(photos, tmp_path):
+    where = tmp_path / "cache"
+    load(photos, data_cache=where)
+    Image.new("RGB", (8, 8), "red").save(photos / "cat" / "1.png")
+    same(load(photos), load(photos, data_cache=where))
+    assert len([*where.iterdir()]) == 2
+    for file in where.glob(f"*/{IMAGES}"):
+        os.truncate(file, 100)
+    same(load(photos), load(photos, data_cache=where))
+    for file in where.glob(f"*/{JOURNAL}"):
+        file.write_text("no journal\n")
+    same(load(photos), load(photos, data_cache=where))
+
+
+def test_another_process_that_decodes_is_waited_for(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "WAIT", 0.01)
+    where, said, found = tmp_path / "cache", Said(), []
+    load(photos, data_cache=where)
+    [place] = where.iterdir()
+    for file in (IMAGES, JOURNAL):
+        (place / file).unlink()
+    with holding(place) as process:
+        waiting = threading.Thread(target=lambda: found.append(load(photos, said, data_cache=where)))
+        waiting.start()
+        while not said.lines:
+            time.sleep(0.01)
+        assert said.lines == [f"another process decodes into {place}: waiting for it"]
+        assert not found
+        process.kill()
+        waiting.join()
+    same(load(photos), found[0])
+
+
+def test_where_it_may_not_be_written_images_are_decoded_at_each_use(photos, tmp_path, monkeypatch):
+    said, claimed = Said(), cache_module.claimed
+
+    def refuse(*arguments):
+        raise WriteError("no") from OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(cache_module, "claimed", refuse)
+    same(load(photos), load(photos, said, data_cache=tmp_path / "cache"))
+    assert said.lines == [f"--data-cache {tmp_path / 'cache'} may not be written: images are decoded at each use"]
+    monkeypatch.setattr(cache_module, "claimed", claimed)
+    load(photos, data_cache=tmp_path / "cache")
+    monkeypatch.setattr(cache_module, "claimed", refuse)
+    said.lines.clear()
+    same(load(photos), load(photos, said, data_cache=tmp_path / "cache"))  # what is whole is only read
+    assert len(said.lines) == 1
+    assert said.lines[0].startswith("images of ")
+
+
+TINY = ["backbone.width=8", "backbone.depth=2", "--image-size", 8, "--skip-bad", "--batch-size", 4, "--epochs", 2]
+
+
+def trained(cli, photos, name, place, *how):
+    """Returns the run of a small training whose images lie in a place."""
+    run = photos.parent / name
+    words = ["--dataset", f"imagefolder:{photos}", "--threads", 1, *TINY, *how, *place, "--out", run]
+    ended = cli("fftrain", "pretrain", *words)
+    assert ended.code == 0, ended.err
+    return run
+
+
+def test_weights_and_features_are_those_of_memory(cli, photos, tmp_path):
+    """Of a method that takes partners; raw pixels are copied into a mapped file, and the run's cache is used."""
+    found = []
+    for name, place in (("memory", []), ("cached", ["--data-cache", tmp_path / "cache"])):
+        run = trained(cli, photos, name, place, "--recipe", "ff-unsupervised", "--shuffle-block", 1)
+        words = ["linear", "linear.epochs=1", "linear.lr=0.01", "linear.weight_decay=0.1", "--feature-memory", 0]
+        ended = cli("fftrain", "evaluate", run, *words, "--threads", 1, "--json")
+        assert ended.code == 0, ended.err
+        records = [one["records"] for one in ended.json["evaluations"]]
+        found.append((weights(run), records, json.loads((run / "config.json").read_text())["data"]))
+    assert found[0] == found[1]
+    assert len([*(tmp_path / "cache").iterdir()]) == 1
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_memory(cli, photos, tmp_path):
+    """Of a view that makes labels, which are told too."""
+    found = []
+    own = ["linear.epochs=1", "decoder.images=12", "finetune.epochs=1", "robustness.epochs=1", "robustness.shift=[1]"]
+    own += ["few-labels.per_class=[1]", "few-labels.draws=2", "tsne.points=20"]
+    names = ["linear", "knn", "few-labels", "decoder", "finetune", "robustness", "spectrum", "tsne"]
+    for name, place in (("memory", []), ("cached", [tmp_path / "cache"]), ("stream", [STREAM])):
+        run = trained(cli, photos, name, ["--data-cache", *place] if place else [], "--view", "rotation")
+        found.append([weights(run)])
+        for target in ("class", "pretext"):
+            words = [*names, *own, "--target", target, "--feature-memory", 0, "--json", "--threads", 1]
+            ended = cli("fftrain", "evaluate", run, *words)
+            assert ended.code == 0, ended.err
+            found[-1].append([one["records"] for one in ended.json["evaluations"]])
+    assert found[0] == found[1] == found[2]
+
+
+def images_of(folder, count):
+    """Writes so many images of two classes, of two pixels each."""
+    for i in range(count):
+        path = folder / "ab"[2 * i // count] / f"{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray([[i % 256, i // 256]], np.uint8)).save(path)
+
+
+def loader(images, labels, **how):
+    return Loader(images=images, labels=labels, view=make_part("view", "plain"), seed=3, batch_size=10, **how)
+
+
+@pytest.mark.parametrize("block", [None, 1, 3])
+@pytest.mark.parametrize("process", [0, 2])
+def test_batches_are_those_of_memory_and_blocks_are_told_of_before_they_are_read(block, process):
+    images = torch.randint(0, 256, (700, 1, 2, 2), dtype=torch.uint8)
+    labels = torch.arange(700) % 3
+
+    class Store:
+        shape = (1, 2, 2)
+
+        def __init__(self):
+            self.told, self.read_of = [], []
+
+        def read(self, rows_B):
+            if block is not None:
+                assert {*rows_B.tolist()} <= {row for part in self.told for row in part}
+            self.read_of += rows_B.tolist()
+            return images[torch.from_numpy(rows_B)]
+
+        def expect(self, rows_B):
+            batches = len(self.read_of) // len(range(process, 10, 3)) + 3  # one is read ahead, one may be unfinished
+            assert len(self.told) * MIXED * block <= 10 * batches + 2 * MIXED * block
+            self.told.append(rows_B.tolist())
+
+    how = {"needs": Needs(labels=True), "process": process, "processes": 3, "block": block}
+    store = Store()
+    one, other = loader(images, labels, **how), loader(Stored(store, np.arange(700)), labels, **how)
+    for (a, share), (b, same_share) in zip(one.epoch(2), other.epoch(2), strict=True):
+        assert torch.equal(a.views[0], b.views[0])
+        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.draws.images, b.draws.images)
+        assert (share, a.shares, a.empty) == (same_share, b.shares, b.empty)
+    assert bool(store.told) == (block is not None)
+
+
+def test_a_digest_is_that_of_memory_and_holds_a_part_at_once():
+    images, labels, parts = torch.randint(0, 256, (20_000, 1, 2, 2), dtype=torch.uint8), torch.arange(20_000), []
+
+    class Store:
+        shape = (1, 2, 2)
+
+        def read(self, rows_B):
+            assert sum(part() is not None for part in parts) <= 1
+            found = images[torch.from_numpy(rows_B)]
+            parts.append(weakref.ref(found))
+            return found
+
+    assert digest_of(Split(Stored(Store(), np.arange(20_000)), labels)) == digest_of(Split(images, labels))
+    assert len(parts) > 3
+
+
+def test_a_cache_does_not_fit(cli, disk, photos, monkeypatch):
+    small = disk(40)
+    with pytest.raises(SettingError, match=r"half\.png/cache, which is a file or in one: name a folder"):
+        load(photos, data_cache=photos / "cat" / "half.png" / "cache")
+    words = ["fftrain", "pretrain", "--dataset", f"imagefolder:{photos}", *TINY, "--out", photos.parent / "run"]
+    words += ["--data-cache", small / "cache", "--view", "rotation", "--image-size", 24]
+    one_line(cli(*words), 1, "42 decoded images take 72.6 kB, and", "are free in", "--data-cache stream")
+    assert not [*small.rglob(IMAGES)]
+    monkeypatch.setattr(cache_module, "PIECE", 5 * 3 * 24 * 24)
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 2**30))
+    one_line(cli(*words), 1, IMAGES, "cannot be written (No space left on device): free some space there")
+    [journal] = small.rglob(JOURNAL)
+    assert 1 < len(journal.read_text().splitlines()) < 9
+    subprocess.run(["mount", "-o", "remount,size=400k", small], check=True)
+    ended = cli(*words)
+    assert (ended.code, "are there)" in ended.err) == (0, True), ended.err
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_at_any_moment_leaves_what_goes_on(tmp_path):
+    """Killed once it has decoded some more, until one is whole."""
+    images_of(tmp_path / "photos", 2000)
+    code = (
+        "import sys; from fftrain import cache; cache.PIECE = 64; from fftrain.data import load_data\n"
+        "from fftrain.config import DataSettings\n"
+        "load_data(DataSettings(dataset=sys.argv[1], data_cache=sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, f"imagefolder:{tmp_path}/photos", tmp_path / "cache"]
+    killed, lengths = 0, [0]
+    while True:
+        with subprocess.Popen([*map(str, command)], cwd=ROOT) as process:
+            while process.poll() is None:
+                journals = [*tmp_path.glob(f"cache/*/{JOURNAL}")]
+                length = journals[0].stat().st_size if journals else 0
+                if length >= lengths[-1] + 300 * (1 + killed) and killed < 4:
+                    process.send_signal(signal.SIGKILL)
+                time.sleep(0.002)
+            if process.returncode == 0:
+                break
+        killed += 1
+        lengths.append(max(length, lengths[-1]))
+    assert killed == 4
+    how = {"image_size": None, "skip_bad": False}
+    same(load(tmp_path / "photos", **how), load(tmp_path / "photos", **how, data_cache=tmp_path / "cache"))
+
+
+@pytest.mark.slow
+def test_the_benchmark_shows_that_memory_does_not_grow(tmp_path):
+    ended = python("benchmarks/data_cache.py", "--images", 12_000, "--json")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    whole = 12_000 * 3 * 64 * 64
+    grown = found["epoch from disk, exact"]["anonymous"] - found["seconds of another start"]["anonymous"]
+    assert grown < whole / 3
