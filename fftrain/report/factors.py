@@ -52,7 +52,7 @@ class Factors:
         levels = {key: [*dict.fromkeys(one[key] for one in self.settings if key in one)] for key in keys}
         # The levels of each, in the order of the study.
         self.levels = {key: values for key, values in levels.items() if len(values) > 1}
-        self.follows = cache(self._follows)
+        self.follows, self.alike = cache(self._follows), cache(self._alike)
 
     def apart(self, a: int, b: int) -> list[str]:
         """Returns in what two cells differ: of other parts their names alone, a recipe for several of what it names."""
@@ -68,13 +68,31 @@ class Factors:
         keys = self.apart(a, b)
         for key in keys:
             beside = [other for other in keys if other != key]
-            if all(other not in AXES and self.follows(other, key) for other in beside):
+            if beside and str(None) in (self.settings[a][key], self.settings[b][key]):
+                continue  # of a choice that has no such constant
+            alike = self.alike((*keys,))[a]
+            if all(o not in AXES and (self.follows(o, key) or self._goes(o, key, alike)) for o in beside):
                 return key, beside
         return "", []
 
-    def _follows(self, key: str, of: str) -> bool:
-        """Whether a setting has one value for each of another, and for a number one of its own."""
-        both = {(one[of], one[key]) for one in self.settings if of in one and key in one}
+    def _goes(self, key: str, of: str, alike: Sequence[int]) -> bool:
+        """Whether a part's setting goes with a choice of it, as a constant with its loss, in cells that are alike."""
+        return (
+            not self.is_number(of) and key.partition(".")[0] == of.partition(".")[0] and self._follows(key, of, alike)
+        )
+
+    def _alike(self, keys: tuple[str, ...]) -> list[list[int]]:
+        """Returns of each cell those that are alike but for some settings, itself among them."""
+        rest = [tuple((k, one[k]) for k in self.levels if k in one and k not in keys) for one in self.settings]
+        found: dict[tuple[tuple[str, Level], ...], list[int]] = {}
+        for i, one in enumerate(rest):
+            found.setdefault(one, []).append(i)
+        return [found[one] for one in rest]
+
+    def _follows(self, key: str, of: str, cells: Sequence[int] | None = None) -> bool:
+        """Whether a setting has one value for each of another, and for a number one of its own; None: in all cells."""
+        settings = self.settings if cells is None else [self.settings[i] for i in cells]
+        both = {(one[of], one[key]) for one in settings if of in one and key in one}
         its, mine = ({pair[side] for pair in both} for side in (0, 1))
         return len(both) == len(its) and (not self.is_number(of) or len(both) == len(mine))
 
@@ -89,6 +107,13 @@ class Factors:
             PAIR of each, `run` and `other` the names of the cells, in the order of AXES and of the levels.
         """
         found = pd.DataFrame([*self._pairs()], columns=[*ORDER, *PAIR])
+        # One effect of a choice, whichever constants go with it in which cells.
+        words = (
+            found[found["beside"] != ""]
+            .groupby("setting")["beside"]
+            .agg(lambda of: [*dict.fromkeys(", ".join(of).split(", "))])
+        )
+        found["beside"] = found["beside"].where(found["beside"] == "", found["setting"].map(words.str.join(", ")))
         # A recipe is compared with the first one alone: the others differ in a method or a cut, which is told.
         least = found.groupby(["place", "run"])["first"].transform("min").where(found["setting"] != "recipe", 0)
         kept = found[found["first"] == least].sort_values(ORDER, kind="stable")
@@ -121,11 +146,9 @@ class Factors:
 
     def lines(self, key: str) -> list[list[int]]:
         """Returns the cells that are alike but for a number and those that go with it, where they have two levels."""
-        alike: dict[tuple[tuple[str, Level], ...], list[int]] = {}
-        for i, one in enumerate(self.settings):
-            others = [(k, one[k]) for k in self.levels if k in one and k not in self.together(key)]
-            alike.setdefault((*others,), []).extend([i] if key in one else [])
-        return [line for line in alike.values() if len({self.settings[i][key] for i in line}) > 1]
+        lines = dict.fromkeys((*line,) for line in self.alike((*self.together(key),)))
+        having = ([i for i in line if key in self.settings[i]] for line in lines)
+        return [line for line in having if len({self.settings[i][key] for i in line}) > 1]
 
     def together(self, key: str) -> list[str]:
         """Returns a number, and those that have one value for each of its own."""

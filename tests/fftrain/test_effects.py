@@ -226,6 +226,36 @@ def test_what_always_goes_with_a_setting_stands_beside_it():
     assert described(told(cells_of(**spec))) == [("recipe", "", "bp", "ff", 3), ("lr", "", "0.0003", "0.001", 3)]
 
 
+def test_constants_that_go_with_the_choices_of_a_method_stand_beside_their_effects():
+    constants = {("norm", "softplus"): {"threshold": 1.0}, ("norm", "symba"): {"alpha": 0.1}}
+    constants |= {("sum_squares", "softplus"): {"threshold": 2.0}, ("sum_squares", "symba"): {"alpha": 0.2}}
+    tables = [{"goodness": goodness, "loss": loss, **of} for (goodness, loss), of in constants.items()]
+    spec = {"method": "forward-forward", "cut": ["block", "never"]}
+    cells = cells_of(**spec, grid=[{"parts": {"forward-forward": table}} for table in tables])
+    found = told(cells)
+    beside = "method.threshold, method.alpha"
+    factors = {"goodness": ("sum_squares", "norm"), "loss": ("symba", "softplus")}
+    assert described(found) == [
+        ("cut", "", "never", "block", 12),
+        ("method.goodness", beside, "sum_squares", "norm", 12),
+        ("method.loss", beside, "symba", "softplus", 12),
+    ]
+    for name, (level, less) in factors.items():
+        differences = defaultdict(list)
+        for a, b in itertools.product(cells, cells):
+            (one, other), keys = ((c.settings["method"] for c in (a, b)), {"goodness", "loss"} - {name})
+            alike = (
+                a.seed == b.seed and a.settings["cut"] == b.settings["cut"] and all(one[k] == other[k] for k in keys)
+            )
+            if alike and (one[name], other[name]) == (level, less):
+                differences[a.seed].append(drawn(a)[CHOSEN] - drawn(b)[CHOSEN])
+        assert agrees(line(found, setting=f"method.{name}"), differences)
+    # Of two constants beside one choice, cells differ in the constant: what the choice does cannot be told.
+    grid = [{"parts": {"forward-forward": table}} for table in (*tables, {**tables[0], "threshold": 3.0})]
+    settings = [(setting, pairs) for setting, *_, pairs in described(told(cells_of(**spec, seed=0, grid=grid)))]
+    assert settings == [("cut", 5), ("method.goodness", 2), ("method.loss", 2), *2 * [("method.threshold", 2)]]
+
+
 def test_readings_are_compared_within_a_run():
     cells = cells_of(recipe="ff", reading=["neutral", "zeros"])
     row = line(told(cells), setting="reading", level="zeros", less="neutral")
