@@ -106,7 +106,7 @@ def make_accelerator(
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
         raise SettingError(f"{named} fp16 cannot be had on a CPU: choose bf16 or no")
     _check_processes(accelerator, processes, told)
-    torch.set_num_threads(threads or _threads() or _share(accelerator))
+    torch.set_num_threads(threads or told_threads() or _share(accelerator))
     return accelerator
 
 
@@ -121,7 +121,7 @@ def precision() -> str:
     return asked
 
 
-def _threads() -> int | None:
+def told_threads() -> int | None:
     """Returns the launcher's number of CPU threads of a process."""
     first = os.environ.get(THREADS, "").partition(",")[0].strip()  # those of nested regions come behind a comma
     return int(first) if first.isdigit() and int(first) else None
@@ -195,6 +195,6 @@ def _remarks(accelerator: Accelerator, threads: int | None, used: Collection[str
     asked = precision()
     if asked != "no" and asked not in used:
         yield f"mixed precision is {', '.join(sorted(used))} here, not the launcher's {asked}"
-    taken, share = _threads(), _share(accelerator)
+    taken, share = told_threads(), _share(accelerator)
     if threads is None and taken is not None and taken < share and accelerator.device.type == "cpu":
         yield f"CPU threads: {taken}, as the launcher says ({THREADS}), where {share} could be had (--threads {share})"

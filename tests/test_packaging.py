@@ -259,7 +259,7 @@ def test_serving_installs_no_torch(wheel):
     base = {line.split(">=")[0] for line in required if "extra ==" not in line}
     assert base == {"numpy", "pillow", "typer", "rich", "packaging", "onnxruntime-gpu", "onnxruntime"}
     assert any(line.startswith("torch>=") and 'extra == "train"' in line for line in required)
-    extras = {"train", "hf", "track", "eval", "http", "hub", "gpu", "dev"}
+    extras = {"train", "hf", "track", "eval", "http", "hub", "ray", "gpu", "dev"}
     assert extras == set(metadata.get_all("Provides-Extra"))
 
 

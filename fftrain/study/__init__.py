@@ -1,7 +1,8 @@
 """A study: a grid of runs in one folder, each trained, measured and compared, that goes on wherever it was stopped.
 
 `spec.py` says what a study is; `planning.py` and `grid.py` make one of a TOML file; `sketch.py` and `cost.py` say what
-its cells come to and take, `folder.py` how far they are; `steps.py` and `work.py` do what is left. This loads no torch.
+its cells come to and take, `folder.py` how far they are; `steps.py` and `work.py` do what is left, `cluster.py` and
+`task.py` by Ray. This loads no torch.
 """
 
 from __future__ import annotations

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ffcore.errors import SettingError
 from ffserve import console
 from ffserve.console import Debug, Json
 from fftrain.config import PRECISIONS, TRACKERS
@@ -18,6 +21,8 @@ from fftrain.options import Processes, Trust
 from fftrain.progress import duration
 from fftrain.stopping import stopping
 from fftrain.study import PRESETS
+
+PLAIN, RAY = ENGINES = ("plain", "ray")
 
 
 def study(
@@ -72,6 +77,23 @@ def study(
     track: Annotated[
         str | None, typer.Option(help=f"Tracker of every cell. [{'|'.join(TRACKERS)}]", show_default=False)
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help=f"What does the cells: one after the other, or Ray. [{'|'.join(ENGINES)}]")
+    ] = PLAIN,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The Ray cluster: auto, HOST:PORT or ray://HOST:PORT. [default: Ray on this machine]",
+            show_default=False,
+        ),
+    ] = None,
+    cell_cpus: Annotated[
+        int | None, typer.Option(help="CPUs of a cell under Ray. [default: its threads, else 1]", min=1, max=256)
+    ] = None,
+    cell_gpus: Annotated[
+        float | None,
+        typer.Option(help="Share of a GPU of a cell under Ray. [default: 1 where there are some]", min=0, max=1),
+    ] = None,
     trust_plugin: Trust = None,
     processes: Processes = None,
     json: Json = False,
@@ -91,8 +113,10 @@ def study(
       fftrain study --spec my.toml --out studies/mine --shard 2/4
       fftrain study --spec my.toml --out studies/mine --only 'mnist-rotation-ff-s0-*'
       fftrain study --out studies/mine
+      fftrain study --out studies/mine --engine ray --threads 1
       accelerate launch -m fftrain study --preset paper
     """
+    _check_engine(engine, processes, {"--address": address, "--cell-cpus": cell_cpus, "--cell-gpus": cell_gpus})
     from fftrain.launcher import start
     from fftrain.study import Shard, Study, choose, run_study
 
@@ -105,10 +129,15 @@ def study(
     found = Study(out or Path("studies") / planned.name, planned)
     part = replace(begun, only=found.named(only or ()))
     failed: dict[str, str] = {}
+    doing = None
+    if engine == RAY:
+        from fftrain.study.cluster import Cluster
+
+        doing = Cluster(address, cell_cpus, cell_gpus)
     if dry_run:
         found.check_plan(replace_plan=replace_plan)
     else:
-        with stopping(reporter, lambda: found.resuming):
+        with stopping(reporter, lambda: found.resuming if doing is None else "stopped: the same command goes on"):
             failed = run_study(
                 found,
                 command=shlex.join(["fftrain", *sys.argv[1:]]),
@@ -117,6 +146,7 @@ def study(
                 redo_damaged=redo_damaged,
                 replace_plan=replace_plan,
                 reporter=reporter,
+                engine=doing,
             )
     if accelerator.is_main_process:
         cells = found.listing(part)
@@ -141,3 +171,18 @@ def study(
             reporter.note(f"tables and pictures: {shlex.join(['fftrain', 'report', str(found.path)])}")
     if failed:
         raise typer.Exit(1)
+
+
+def _check_engine(engine: str, processes: int | None, of_ray: Mapping[str, object]) -> None:
+    """Raises SettingError where what was asked for does not go with an engine."""
+    if engine not in ENGINES:
+        raise SettingError(f"--engine is {engine!r}: choose one of {', '.join(ENGINES)}")
+    given = [name for name, value in of_ray.items() if value is not None]
+    if engine != RAY and given:
+        raise SettingError(f"{given[0]} is of Ray: add --engine ray, or leave it out")
+    launched = os.environ.get("WORLD_SIZE", "1")
+    if engine == RAY and (processes not in (None, 1) or launched != "1"):
+        raise SettingError(
+            f"--engine ray does each cell in one process, and {processes or launched} were asked for: "
+            "leave --processes and the launcher out"
+        )

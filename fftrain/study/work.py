@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import cast
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import NamedTuple, cast
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ffcore.errors import InUse
@@ -23,6 +25,54 @@ from fftrain.study.steps import Work
 LOCKED = "is in work by another process: left to it"
 
 
+class Outcome(NamedTuple):
+    """What became of a cell: what is said of it, why it failed, and whether anything was done."""
+
+    said: str = ""
+    failed: str = ""
+    worked: bool = False
+
+
+class Engine(AbstractContextManager["Engine"]):
+    """Does the cells of a study one after the other, in this process or in those that a launcher started.
+
+    Another one does them elsewhere. Entered, it has what it needs; left, it gives that back.
+
+    Args:
+        processes: how many must work together; None takes what the launcher started.
+    """
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.processes = processes
+        self.data: dict[DataSettings, ImageData] = {}  # kept from one step to the next
+
+    def __exit__(self, *_: object) -> None:
+        """Gives back what it has taken: nothing."""
+
+    def prepare(self, cells: Sequence[Cell], part: Sequence[Cell]) -> None:
+        """Looks for what cells need before anything starts, and fetches what those of a part measure on.
+
+        Raises what `run_study` does where something is missing.
+        """
+        for precision, track in dict.fromkeys((c.config.mixed_precision, c.config.track) for c in cells):
+            make_accelerator(None, precision, track, self.processes)
+        accelerator = make_accelerator(None, processes=self.processes)
+        for evaluation, folder in dict.fromkeys((c.evaluation, data_folder(c)) for e in part for c in e.evaluations):
+            with main_first(accelerator):
+                cast(Evaluation, evaluation).fetch(folder)
+
+    def run(self, study: Study, cells: Sequence[Cell], redo_damaged: bool, reporter: Reporter) -> dict[str, str]:
+        """Does what is left of cells; returns why some failed or are damaged, by name."""
+        failed = {}
+        for number, cell in enumerate(cells, start=1):
+            called = f"cell {number}/{len(cells)} {cell.name}"
+            outcome = do_cell(study, cell, called, self.data, redo_damaged, reporter, self.processes)
+            tell(study, called, outcome, cells[number:], reporter)
+            if outcome.failed:
+                failed[cell.name] = outcome.failed
+        return failed
+
+
 def run_study(
     study: Study,
     *,
@@ -32,6 +82,7 @@ def run_study(
     redo_damaged: bool = False,
     replace_plan: bool = False,
     reporter: Reporter | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, str]:
     """Does what is left of a study, or of a shard of it.
 
@@ -43,6 +94,7 @@ def run_study(
         redo_damaged: move damaged cells to discarded/ and do them over.
         replace_plan: let this plan leave out cells of the one that the folder holds.
         reporter: what a person sees.
+        engine: what does the cells; None does them here, one after the other.
 
     Returns:
         Why cells and comparisons failed or are damaged, by name.
@@ -55,44 +107,61 @@ def run_study(
         TrainingError: where the processes do not fit together.
     """
     reporter = reporter or Reporter()
-    # What this machine cannot do is said before anything starts.
-    for precision, track in dict.fromkeys((c.config.mixed_precision, c.config.track) for c in study.spec.cells):
-        make_accelerator(None, precision, track, processes)
-    accelerator = make_accelerator(None, processes=processes)
-    cells, failed = shard.of_cells(study.spec.cells), {}
-    measured = ((c.evaluation, data_folder(c)) for cell in cells for c in cell.evaluations)
-    for part, folder in dict.fromkeys(measured):
-        with main_first(accelerator):
-            cast(Evaluation, part).fetch(folder)
-    if accelerator.is_main_process:
-        study.create(command, replace_plan=replace_plan)
-    accelerator.wait_for_everyone()
-    data: dict[DataSettings, ImageData] = {}
-    for number, cell in enumerate(cells, start=1):
-        config = cell.config  # an accelerator keeps what it prepared: each cell has its own
-        accelerator = make_accelerator(config.threads, config.mixed_precision, config.track, processes)
-        work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=data)
-        with ExitStack() as held:
-            left, note = _taken(study, cell, held, redo_damaged) if accelerator.is_main_process else ((), "")
-            [left, note] = broadcast_object_list([left, note])
-            held.callback(accelerator.free_memory)
-            if note:
-                reporter.note(f"cell {number}/{len(cells)} {cell.name} {note}")
-            if note and note != LOCKED:
-                failed[cell.name] = note
-            if left:
-                reporter.note(f"cell {number}/{len(cells)} {cell.name}: {', '.join(left)}")
-                reason = study.run_cell(cell, left, work)
-                if reason:
-                    failed[cell.name] = reason
-                said = f"failed: {reason}" if reason else "done"
-                if accelerator.is_main_process:
-                    forecast = study.forecast()
-                    rest = duration(sum(forecast[other.name] for other in cells[number:]))
-                    reporter.note(f"cell {number}/{len(cells)} {cell.name} {said}; left: about {rest}")
-    accelerator = make_accelerator(None, processes=processes)
+    cells = shard.of_cells(study.spec.cells)
+    with engine or Engine(processes) as doing:
+        doing.prepare(study.spec.cells, cells)  # what cannot be done is said before anything starts
+        accelerator = make_accelerator(None, processes=processes)
+        if accelerator.is_main_process:
+            study.create(command, replace_plan=replace_plan)
+        accelerator.wait_for_everyone()
+        failed = doing.run(study, cells, redo_damaged, reporter)
+        accelerator = make_accelerator(None, processes=processes)
+        work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=doing.data)
+        return {**failed, **_compare(study, work)}
+
+
+def do_cell(
+    study: Study,
+    cell: Cell,
+    called: str,
+    data: dict[DataSettings, ImageData],
+    redo_damaged: bool,
+    reporter: Reporter,
+    processes: int | None = None,
+) -> Outcome:
+    """Does what is left of one cell, unless another process is at it.
+
+    Args:
+        study: the study.
+        cell: the cell.
+        called: what the cell is called in what a person sees.
+        data: data sets that are kept in memory.
+        redo_damaged: move a damaged cell to discarded/ and do it over.
+        reporter: what a person sees.
+        processes: how many must work together; None takes what the launcher started.
+    """
+    config = cell.config  # an accelerator keeps what it prepared: each cell has its own
+    accelerator = make_accelerator(config.threads, config.mixed_precision, config.track, processes)
     work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=data)
-    return {**failed, **_compare(study, work)}
+    with ExitStack() as held:
+        left, note = _taken(study, cell, held, redo_damaged) if accelerator.is_main_process else ((), "")
+        [left, note] = broadcast_object_list([left, note])
+        held.callback(accelerator.free_memory)
+        if not left:
+            return Outcome(note, "" if note == LOCKED else note)
+        reporter.note(f"{called}: {', '.join(left)}")
+        reason = study.run_cell(cell, left, work)
+        return Outcome(f"failed: {reason}" if reason else "done", reason, worked=True)
+
+
+def tell(study: Study, called: str, outcome: Outcome, rest: Iterable[Cell], reporter: Reporter) -> None:
+    """Says what became of a cell, and about how long the rest takes, one cell after the other."""
+    if outcome.worked and PartialState().is_main_process:
+        forecast = study.forecast()
+        left = duration(sum(forecast[cell.name] for cell in rest))
+        reporter.note(f"{called} {outcome.said}; left: about {left}")
+    elif outcome.said:
+        reporter.note(f"{called} {outcome.said}")
 
 
 def _taken(study: Study, cell: Cell, held: ExitStack, redo_damaged: bool) -> tuple[tuple[str, ...], str]:
