@@ -6,22 +6,17 @@ worker does.
 
 from __future__ import annotations
 
-import importlib
 import json
-import logging
 import os
-import signal
-import socket
-import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, redirect_stdout, suppress
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+from ffcore.cluster import joined
 from ffcore.errors import FFStudyError, SettingError, TrainingError
-from ffcore.machine import cores
 from fftrain.launcher import told_threads
 from fftrain.progress import Reporter
 from fftrain.study.folder import Study
@@ -31,16 +26,14 @@ from fftrain.study.work import Engine, Outcome, tell
 
 # How often a cell is started again whose process or node died.
 RETRIES = 5
-# Seconds in which a connection is made, nodes answer, and cells that are told to stop do.
-CONNECTING, ANSWERING, STOPPING = 10.0, 120.0, 15.0
+# Seconds in which nodes answer, and cells that are told to stop do.
+ANSWERING, STOPPING = 120.0, 15.0
 # Seconds that a cell waits for a lock of a process that is ending, and of a node that died: an NFS server keeps those
 # for 90 s.
 ENDING, DYING = 5.0, 120.0
 # What is the same on every node, and what of the environment goes along.
 VERSIONS = ("ffstudy", "torch")
 ALONG = ("ACCELERATE_", "FFSTUDY_", "GOMP_", "OMP_")
-# Bytes of Ray's object store on this machine: nothing but words goes through it.
-STORE = 100 * 2**20
 
 
 class Tried(NamedTuple):
@@ -69,30 +62,8 @@ class Cluster(Engine):
         self.held = ExitStack()
 
     def __enter__(self) -> Cluster:
-        """Starts Ray, or joins a cluster. Raises SettingError or TrainingError where that cannot be."""
-        self.ray = _ray()
-        if self.address is not None:
-            _check_listening(self.address)
-        local = self.address is None
-        with ExitStack() as held:
-            held.enter_context(redirect_stdout(sys.stderr))  # what Ray says is no result
-            held.callback(self.ray.shutdown)
-            before = signal.getsignal(signal.SIGTERM)
-            try:
-                found = self.ray.init(
-                    self.address or "local",
-                    num_cpus=cores() if local else None,
-                    object_store_memory=STORE if local else None,
-                    logging_level=logging.ERROR,
-                )
-            except (OSError, RuntimeError, ValueError) as error:
-                where = "Ray on this machine" if local else f"the cluster at --address {self.address}"
-                raise TrainingError(f"{where} cannot be had: {' '.join(str(error).split())}") from error
-            finally:
-                with suppress(ValueError):  # not the main thread: then Ray has not taken it either
-                    signal.signal(signal.SIGTERM, before)
-            self.dashboard = found.dashboard_url or ""
-            self.held = held.pop_all()
+        """Starts Ray, or joins a cluster. Raises as `ffcore.cluster.joined` does."""
+        self.ray, self.dashboard = self.held.enter_context(joined(self.address))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -214,33 +185,6 @@ class Cluster(Engine):
                 raise SettingError(f"node {asked[each]} {reason}")
         for each in silent:
             raise TrainingError(f"node {asked[each]} does not answer in {ANSWERING:.0f} s: look at it, or take it away")
-
-
-def _ray() -> Any:
-    """Returns Ray, which tells nobody that it is used, and shows every line. Raises SettingError without it."""
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"})
-    if not sys.stderr.isatty():
-        os.environ["RAY_COLOR_PREFIX"] = "0"
-    try:
-        return importlib.import_module("ray")
-    except ModuleNotFoundError as error:
-        raise SettingError(
-            "--engine ray needs a package that is not installed: run pip install 'ffstudy[ray]'"
-        ) from error
-
-
-def _check_listening(address: str) -> None:
-    """Raises SettingError where an address is none, TrainingError where nothing listens: Ray tries for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise SettingError(f"--address is {address!r}: write auto, HOST:PORT or ray://HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECTING).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise TrainingError(f"nothing listens at --address {address} ({why}): start Ray there") from error
 
 
 def _as_known(error: Any) -> Exception:
