@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,8 +25,6 @@ from ffserve.stream import Batch
 
 Float32Array = npt.NDArray[np.float32]
 Write = Callable[[list[str], Float32Array], None]
-# Values that a row group of Parquet gathers: 16 MiB.
-GROUP_VALUES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -133,38 +131,18 @@ def _read_names(listed: IO[bytes]) -> Iterator[list[str]]:
 def _parquet(path: Path) -> Iterator[Write]:
     """Gives what appends rows, in row groups of about 16 MiB."""
     try:
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetWriter
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise FFStudyError("pyarrow is not installed: run pip install pyarrow, or name an .npz file") from error
-    writer = None
-    waiting: list[tuple[list[str], Float32Array]] = []
+    from ffserve.parquet import feature_rows, writing
 
-    def write(names: list[str], features_BF: Float32Array) -> None:
-        waiting.append((names, features_BF))
-        if sum(features.size for _, features in waiting) >= GROUP_VALUES:
-            flush()
-
-    def flush() -> None:
-        nonlocal writer
-        names = [name for part, _ in waiting for name in part]
-        values_BF = np.concatenate([features_BF for _, features_BF in waiting])
-        waiting.clear()
-        columns = {key: pa.array([_utf8(of(name)) for name in names], pa.string()) for key, of in COLUMNS.items()}
-        features = pa.FixedSizeListArray.from_arrays(pa.array(values_BF.reshape(-1)), values_BF.shape[1])
-        table = pa.table({**columns, "features": features})
-        writer = writer or stack.enter_context(ParquetWriter(path, table.schema, use_dictionary=["folders"]))
-        writer.write_table(table)
-
-    with ExitStack() as stack:
-        yield write
-        if waiting:
-            flush()
+    with writing(path, repeated=["folders"]) as write:
+        yield lambda names, features_BF: write(feature_rows(columns_of(names), features_BF))
 
 
-def _utf8(name: str) -> str:
-    """Returns a name as UTF-8 can hold it: bytes of a file's name that are none as `\\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def columns_of(names: list[str]) -> dict[str, list[str]]:
+    """Returns what is written of images' names, by column."""
+    return {key: [of(name) for name in names] for key, of in COLUMNS.items()}
 
 
 COLUMNS: Mapping[str, Callable[[str], str]] = {

@@ -21,7 +21,7 @@ from PIL import Image
 from ffcore.errors import FFStudyError, ImageError, UsageError
 from ffcore.folders import Item
 from ffcore.images import from_array
-from ffserve import features as features_module
+from ffserve import parquet as parquet_module
 from ffserve.account import WORDS, Account
 from ffserve.features import write_features
 from ffserve.session import Model
@@ -172,7 +172,7 @@ def test_rows_are_those_of_the_batches_over_every_bound_of_a_buffer(tmp_path, su
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(features_module, "GROUP_VALUES", 2**18)
+    monkeypatch.setattr(parquet_module, "GROUP_BYTES", 2**20)
     features = np.zeros((500, 256), dtype=np.float32)
 
     def peak(count):
