@@ -23,6 +23,13 @@ class Tally:
         if len(named) < NAMED:
             named.append(name)
 
+    def include(self, other: Tally) -> None:
+        """Counts all that another has counted."""
+        self.counts.update(other.counts)
+        for what, names in other.names.items():
+            named = self.names.setdefault(what, [])
+            named += names[: NAMED - len(named)]
+
     def named(self, what: str) -> str:
         """Returns the files of which something is said: `2 ('a.png', 'b.png')`, `7 ('a.png', 'b.png', 'c', ...)`."""
         count = self.counts[what]

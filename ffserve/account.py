@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -58,6 +59,18 @@ class Account:
             for what in did:
                 self.did.add(what, item.name)
         return good
+
+    def state(self) -> dict[str, Any]:
+        """Returns what became of images as JSON has it, for `include`; not what a search left out."""
+        return {"did": [self.did.counts, self.did.names], "failed": self.failed}
+
+    def include(self, state: Mapping[str, Any]) -> None:
+        """Accounts for images of which another account returned its state."""
+        counts, names = state["did"]
+        self.did.include(Tally(Counter(counts), names))
+        for file, error in state["failed"]:
+            self.report(ImageError(error))
+            self.failed.append(Failed(file, error))
 
     def notes(self, quiet: Collection[str] = ()) -> Iterator[str]:
         """Yields what a person has to know of the images, a line each; not what is in `quiet`."""

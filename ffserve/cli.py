@@ -12,22 +12,31 @@ from ffserve.console import Debug, Json
 from ffserve.options import (
     BATCH_SIZE,
     MAX_PIXELS,
+    Address,
     BatchSize,
     Device,
     DeviceName,
+    Engine,
+    EngineCpus,
+    EngineName,
     FilesFrom,
+    ImageColumn,
     ImagesArgument,
     Invert,
     InvertName,
     MaxPixels,
     ModelArgument,
     ModelOption,
+    PartImages,
     Place,
     PlaceName,
     ProviderOption,
+    Sessions,
     Threads,
     images_named,
     model_named,
+    of_ray,
+    provider_options,
 )
 
 app = console.app("Serve exported models with ONNX Runtime: no torch, no GPU needed.")
@@ -55,6 +64,15 @@ def predict(
     json: Json = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each image, as it is done.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a row of CSV for each image, as it is done.")] = False,
+    out: Annotated[
+        str | None, typer.Option(help="With --engine ray: the folder, or its URL, of the answers.", show_default=False)
+    ] = None,
+    engine: Engine = EngineName.plain,
+    address: Address = None,
+    engine_cpus: EngineCpus = None,
+    sessions: Sessions = None,
+    part_images: PartImages = None,
+    image_column: ImageColumn = None,
     debug: Debug = False,
 ) -> None:
     """Classify images.
@@ -68,17 +86,45 @@ def predict(
       ffserve predict photos/ 'scans/**/*.tif' --top-k 1 --csv > classes.csv
       curl -s https://example.org/digit.png | ffserve predict - --json
       find scans -name '*.tif' -print0 | ffserve predict --files-from - --model runs/ff-rot
+      ffserve predict 's3://bucket/photos/*.png' --engine ray --out predictions/
     """
+    from ffcore.errors import UsageError
     from ffcore.folders import find
     from ffserve.account import Account
     from ffserve.output import writer
     from ffserve.predict import Classifier
     from ffserve.progress import progress
 
+    ray = of_ray(
+        engine,
+        out=out,
+        address=address,
+        engine_cpus=engine_cpus,
+        sessions=sessions,
+        part_images=part_images,
+        image_column=image_column,
+    )
     named = images_named(images, files_from)
-    classifier = Classifier(model_named(model, threads, device, provider_option))
     account = Account(report=partial(notes.failed, debug=debug))
-    out = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
+    if ray is not None:
+        if jsonl or csv:
+            raise UsageError("--engine ray writes Parquet files: leave --jsonl and --csv out")
+        from ffserve.parts.command import Run
+
+        Run(
+            command="predict",
+            out=out,
+            model=model_named(model, threads, device, provider_option),
+            ray=ray,
+            account=account,
+            threads=threads,
+            provider_options=provider_options(provider_option),
+            reading={"batch_size": batch_size, "invert": invert, "place": place, "max_pixels": max_pixels},
+            top_k=top_k,
+        ).write(named, json)
+        return
+    classifier = Classifier(model_named(model, threads, device, provider_option))
+    printed = writer(classifier, top_k, as_json=json, as_jsonl=jsonl, as_csv=csv)
     batches = classifier.predict_batches(
         find(named, account.left_out),
         account,
@@ -94,14 +140,14 @@ def predict(
     try:
         with progress("images", streamed=True) as advance:
             for batch in batches:
-                out.write(batch)
+                printed.write(batch)
                 count += len(batch)
                 advance(len(batch))
         if not count:
-            out.write([])
+            printed.write([])
             notes.note(f"--files-from {files_from} holds no names: no image was classified")
     finally:
-        out.close()
+        printed.close()
     notes.of_images(account, invert)
     if account.failed:
         raise typer.Exit(1)

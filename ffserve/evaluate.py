@@ -6,7 +6,7 @@ Letters: B batch, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import DataError, ModelError
+from ffcore.files import AnyPath
 from ffcore.folders import Item, find
 from ffcore.layout import SPLITS, TEST, TRAIN, VALIDATION, as_class, class_folders, same, some
 from ffcore.tally import Tally
@@ -33,6 +34,18 @@ class Labelled(Item):
     """An image, and the number of its class."""
 
     label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sought:
+    """The class folders that are evaluated."""
+
+    folders: list[tuple[AnyPath, int]]
+    """Each with the number of its class."""
+    missing: tuple[str, ...]
+    """As of `Evaluation`."""
+    unknown: tuple[str, ...]
+    """Likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +84,20 @@ def evaluate(
         DataError: where `folder` is none, or no folder in it is a class of the model, or has images.
     """
     account = account or Account()
+    found = sought(model, folder, class_folders(folder, account.left_out))
+    confusion, calibration = Confusion.empty(class_names(model)), Calibration.empty()
+    for batch in track(stream(model, labelled(found.folders, account.left_out), **reading)):
+        labels_B, probabilities_BK = labels_of(account.take(batch)), batch.outputs["probabilities"]
+        confusion.add(labels_B, probabilities_BK.argmax(1))
+        calibration.add(labels_B, probabilities_BK)
+    if not confusion.images:
+        raise DataError(f"no image below {folder} could be read")
+    return Evaluation(confusion=confusion, calibration=calibration, missing=found.missing, unknown=found.unknown)
+
+
+def sought(model: Model, folder: AnyPath, folders: Mapping[str, Sequence[AnyPath]]) -> Sought:
+    """Returns what is evaluated of a tree's class folders. Raises as `evaluate` does."""
     names = class_names(model)
-    folders = class_folders(folder, account.left_out)
     known = {as_class(name): k for k, name in enumerate(names)} | {same(name): k for k, name in enumerate(names)}
     wanted = [(path, known[name]) for name, paths in folders.items() if name in known for path in paths]
     if not wanted:
@@ -80,17 +105,9 @@ def evaluate(
             f"{folder} has no folder with the name of a class of {model.path} ({some(names)}), "
             f"it has {some(folders)}: {_mend(folder, folders)}"
         )
-    confusion, calibration = Confusion.empty(names), Calibration.empty()
-    for batch in track(stream(model, labelled(wanted, account.left_out), **reading)):
-        labels_B, probabilities_BK = labels_of(account.take(batch)), batch.outputs["probabilities"]
-        confusion.add(labels_B, probabilities_BK.argmax(1))
-        calibration.add(labels_B, probabilities_BK)
-    if not confusion.images:
-        raise DataError(f"no image below {folder} could be read")
     found = {k for _, k in wanted}
-    return Evaluation(
-        confusion=confusion,
-        calibration=calibration,
+    return Sought(
+        folders=wanted,
         missing=tuple(name for k, name in enumerate(names) if k not in found),
         unknown=tuple(name for name in folders if name not in known),
     )
@@ -113,7 +130,7 @@ def class_names(model: Model) -> tuple[str, ...]:
     return names
 
 
-def labelled(folders: Iterable[tuple[Path, int]], left_out: Tally) -> Iterator[Labelled]:
+def labelled(folders: Iterable[tuple[AnyPath, int]], left_out: Tally) -> Iterator[Labelled]:
     """Yields the images of class folders, with the number that stands beside each folder."""
     for folder, label in folders:
         for item in find([os.path.join(folder, "")], left_out):  # a folder, even one that is called `-`
@@ -125,8 +142,8 @@ def labels_of(items: Iterable[Item]) -> Int64Array:
     return np.array([item.label for item in items if isinstance(item, Labelled)], dtype=np.int64)
 
 
-def _mend(folder: Path, folders: Iterable[str]) -> str:
+def _mend(folder: AnyPath, folders: Iterable[str]) -> str:
     splits = {SPLITS[name.casefold()]: name for name in folders if name.casefold() in SPLITS}
     if TRAIN in splits and len(splits) > 1:
-        return f"name {folder / (splits.get(TEST) or splits[VALIDATION])}"
+        return f"name {os.path.join(folder, splits.get(TEST) or splits[VALIDATION])}"
     return "name a tree of its classes, `fftrain dump-images DATASET DIR` makes one, or another --model"

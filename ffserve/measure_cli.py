@@ -14,21 +14,30 @@ from ffserve.console import Debug, Json
 from ffserve.options import (
     BATCH_SIZE,
     MAX_PIXELS,
+    Address,
     BatchSize,
     Device,
     DeviceName,
+    Engine,
+    EngineCpus,
+    EngineName,
     FilesFrom,
+    ImageColumn,
     ImagesArgument,
     Invert,
     InvertName,
     MaxPixels,
     ModelOption,
+    PartImages,
     Place,
     PlaceName,
     ProviderOption,
+    Sessions,
     Threads,
     images_named,
     model_named,
+    of_ray,
+    provider_options,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +56,12 @@ def register(app: typer.Typer) -> None:
 def features(
     images: ImagesArgument = None,
     *,
-    out: Annotated[Path, typer.Option(help="The file to write: .npz, or .parquet.", show_default=False)],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="The file to write: .npz, or .parquet; with --engine ray a folder, or its URL.", show_default=False
+        ),
+    ],
     files_from: FilesFrom = None,
     model: ModelOption = None,
     invert: Invert = InvertName.auto,
@@ -57,6 +71,12 @@ def features(
     device: Device = DeviceName.auto,
     provider_option: ProviderOption = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    engine: Engine = EngineName.plain,
+    address: Address = None,
+    engine_cpus: EngineCpus = None,
+    sessions: Sessions = None,
+    part_images: PartImages = None,
+    image_column: ImageColumn = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -72,16 +92,40 @@ def features(
     Examples:
       ffserve features photos/ --out photos.npz
       ffserve features 'scans/**/*.tif' --out scans.parquet --model runs/ff-rot --batch-size 256
+      ffserve features s3://bucket/photos/ --engine ray --out s3://bucket/features/
     """
     from ffcore.folders import find
     from ffserve.account import Account
     from ffserve.features import check_out, write_features
     from ffserve.stream import stream
 
-    check_out(out)
+    ray = of_ray(
+        engine,
+        address=address,
+        engine_cpus=engine_cpus,
+        sessions=sessions,
+        part_images=part_images,
+        image_column=image_column,
+    )
+    if ray is None:
+        check_out(Path(out))
     named = images_named(images, files_from)
     loaded = model_named(model, threads, device, provider_option)
     account = Account(report=partial(notes.failed, debug=debug))
+    if ray is not None:
+        from ffserve.parts.command import Run
+
+        Run(
+            command="features",
+            out=out,
+            model=loaded,
+            ray=ray,
+            account=account,
+            threads=threads,
+            provider_options=provider_options(provider_option),
+            reading={"batch_size": batch_size, "invert": invert, "place": place, "max_pixels": max_pixels},
+        ).write(named, json)
+        return
     batches = stream(
         loaded,
         find(named, account.left_out),
@@ -92,17 +136,17 @@ def features(
         workers=threads,
         processes=not debug,  # which lose where an error came from
     )
-    written = write_features(_track(batches), out, account)
+    written = write_features(_track(batches), Path(out), account)
     notes.of_images(account, invert)
     result = {
         "model": str(loaded.path),
         "device": loaded.device,
-        "out": str(out),
+        "out": out,
         "images": written.images,
         "features": written.features,
         **account.to_dict(),
     }
-    row = [str(out), f"{written.images:,}", f"{written.features:,}"]
+    row = [out, f"{written.images:,}", f"{written.features:,}"]
     console.print_result(
         result, json, lambda _: console.print_table(f"model {loaded.path}", ["file", "images", "features"], [row])
     )
@@ -112,7 +156,7 @@ def features(
 
 def evaluate(
     folder: Annotated[
-        Path | None, typer.Argument(help="A folder with a folder of images for each class.", show_default=False)
+        str | None, typer.Argument(help="A folder with a folder of images for each class.", show_default=False)
     ] = None,
     *,
     train: Annotated[
@@ -143,6 +187,14 @@ def evaluate(
     device: Device = DeviceName.auto,
     provider_option: ProviderOption = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    out: Annotated[
+        str | None, typer.Option(help="With --engine ray: the folder, or its URL, of the answers.", show_default=False)
+    ] = None,
+    engine: Engine = EngineName.plain,
+    address: Address = None,
+    engine_cpus: EngineCpus = None,
+    sessions: Sessions = None,
+    part_images: PartImages = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -161,12 +213,23 @@ def evaluate(
     Examples:
       ffserve evaluate mnist/test --model runs/ff-rot --picture confusion.png
       ffserve evaluate --train cifar/train --test cifar/test --model backbone.onnx --json
+      ffserve evaluate s3://bucket/mnist/test --engine ray --out answers/
     """
     from ffcore.errors import UsageError
     from ffserve import measured
     from ffserve.account import Account
     from ffserve.picture import check_picture
 
+    ray = of_ray(
+        engine,
+        out=out,
+        address=address,
+        engine_cpus=engine_cpus,
+        sessions=sessions,
+        part_images=part_images,
+    )
+    if ray is not None and folder is None:
+        raise UsageError("--engine ray measures the model's own classes: name a folder, without --train and --test")
     if folder is not None and (train or test):
         raise UsageError("DIR and --train, --test exclude each other: DIR asks for the model's own classes")
     if folder is None and not (train and test):
@@ -175,20 +238,32 @@ def evaluate(
         check_picture("--picture", picture)
     account = Account(report=partial(notes.failed, debug=debug))
     loaded = model_named(model, threads, device, provider_option)
-    how: dict[str, Any] = {
-        "track": _track,
+    reading: dict[str, Any] = {
         "batch_size": batch_size,
         "invert": invert or (InvertName.auto if folder else InvertName.no),
         "place": place or (PlaceName.auto if folder else PlaceName.no),
         "max_pixels": max_pixels,
-        "workers": threads,
-        "processes": not debug,
     }
+    how = {**reading, "track": _track, "workers": threads, "processes": not debug}
     found: Evaluation | Transfer
     if folder is not None:
-        from ffserve.evaluate import evaluate as measure
+        if ray is not None:
+            from ffserve.parts.command import Run
 
-        found = measure(loaded, folder, account, **how)
+            found = Run(
+                command="evaluate",
+                out=out,
+                model=loaded,
+                ray=ray,
+                account=account,
+                threads=threads,
+                provider_options=provider_options(provider_option),
+                reading=reading,
+            ).evaluate(folder)
+        else:
+            from ffserve.evaluate import evaluate as measure
+
+            found = measure(loaded, Path(folder), account, **how)
         confusion = found.confusion
         result = measured.evaluation(found, folder)
         for text in measured.notes(found, loaded.path):
@@ -203,7 +278,7 @@ def evaluate(
         result = measured.transfer(found, train, test, seed)
     notes.of_images(account, how["invert"])
     if picture is not None:
-        confusion.draw(picture, measured.title(confusion, folder or test))
+        confusion.draw(picture, measured.title(confusion, Path(folder) if folder else test))
     result = {
         "model": str(loaded.path),
         "device": loaded.device,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ffcore.files import AnyPath
 from ffcore.layout import some
 from ffserve import console
 from ffserve.confusion import Confusion
@@ -17,10 +19,10 @@ from ffserve.transfer import Transfer
 PRINTED, MISTAKES = 12, 10
 
 
-def evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
+def evaluation(found: Evaluation, folder: AnyPath) -> dict[str, Any]:
     """Returns an evaluation as JSON has it."""
     return {
-        "folder": str(folder),
+        "folder": os.fspath(folder),
         **found.confusion.summary(),
         "calibration": found.calibration.summary(),
         "classes": found.confusion.classes(),

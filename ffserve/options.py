@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64_000_000  # as in images.py, which imports Pillow
 BATCH_SIZE = 128
+PART_IMAGES = 8192  # a multiple of usual batches: they are then those of the plain engine
 _MODEL = (
     "An .onnx file, a run folder, or hf://OWNER/NAME[@REVISION][/FILE] for one on the Hugging Face Hub. "
     "[env: FFSERVE_MODEL; default: the MNIST model that ships]"
@@ -44,6 +45,23 @@ class PlaceName(StrEnum):
 
     auto = "auto"
     no = "no"
+
+
+class EngineName(StrEnum):
+    """What does the work."""
+
+    plain = "plain"
+    ray = "ray"
+
+
+class OfRay(NamedTuple):
+    """What is asked of Ray."""
+
+    address: str | None = None
+    engine_cpus: int | None = None
+    sessions: int | None = None
+    part_images: int | None = None
+    image_column: str | None = None
 
 
 ImagesArgument = Annotated[
@@ -96,6 +114,61 @@ Place = Annotated[
     ),
 ]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Larger images are refused before they are read.", min=1)]
+
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="plain: this process. ray: sessions on this machine or a cluster, images by URL and in Parquet files too, "
+        "answers into a folder of Parquet files, one for each part; a part that is there is not done again.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="The Ray cluster: auto, HOST:PORT or ray://HOST:PORT. [default: Ray on this machine]",
+        show_default=False,
+    ),
+]
+EngineCpus = Annotated[
+    int | None,
+    typer.Option("--engine-cpus", help="CPUs of a session of Ray. [default: --threads, else 1]", min=1, max=256),
+]
+Sessions = Annotated[
+    int | None, typer.Option("--sessions", help="Sessions of Ray. [default: as many as there is room for]", min=1)
+]
+PartImages = Annotated[
+    int | None, typer.Option("--part-images", help=f"Images of a part under Ray. [default: {PART_IMAGES}]", min=1)
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column", help="Column of images in Parquet files. [default: the only one of bytes]", show_default=False
+    ),
+]
+
+
+def of_ray(engine: EngineName, *, out: str | None = None, **given: Any) -> OfRay | None:
+    """Returns what is asked of Ray; None where it is not asked.
+
+    Args:
+        engine: what does the work.
+        out: of a command that has it of Ray alone.
+        given: the fields of `OfRay`.
+
+    Raises:
+        UsageError: where an option is given without its engine, or Ray is not installed.
+    """
+    if engine == EngineName.ray:
+        from ffcore.cluster import ray_module
+
+        ray_module()
+        return OfRay(**given)
+    for name, value in {"out": out, **given}.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is of Ray: add --engine ray, or leave it out")
+    return None
 
 
 def images_named(images: Sequence[str] | None, files_from: str | None) -> Iterable[str]:
