@@ -242,6 +242,73 @@ def goodness() -> list[str]:
     return markdown(heads, lines)
 
 
+# The conv net: what its loss sees, which loss it is, and what it is called cut at each block and end to end.
+DEPTH = (
+    ("class", "goodness, label in the pixels", "plain", "ff", "bp-goodness-last"),
+    ("class", "goodness of groups", "plain", "channelwise", "channelwise cut=never at=last"),
+    ("class", "cross-entropy", "plain", "local-ce", "bp"),
+    ("rotation", "goodness, label in the pixels", "rotation", "ff", "bp-goodness-last"),
+    ("rotation", "goodness of groups", "rotation", "channelwise", "channelwise cut=never at=last"),
+    ("rotation", "cross-entropy", "rotation", "local-ce", "bp"),
+    ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=never"),
+)
+
+
+def depth() -> list[str]:
+    """Returns the last block and the chosen blocks of the conv net by data set, cut at each block and end to end."""
+    rows, lines = read("depth-10k"), []
+    data = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", CIFAR: "CIFAR-10"}
+
+    def both(found: Sequence[Row]) -> str:
+        return f"{told(found, blocks='block4')} / {chosen(found)}" if found else NONE
+
+    for sees, loss, view, *methods in DEPTH:
+        line = [sees, loss]
+        for dataset in data:
+            named = view if view != "two" else ("two-crops" if dataset == CIFAR else "two-shifts")
+            of_data = pick(rows, dataset=dataset, view=named)
+            line += [both(own(of_data, method=method)) for method in methods]
+        lines.append(line)
+    untrained, raw = ["", "untrained"], ["", "raw pixels"]
+    for dataset in data:
+        of_data = pick(rows, dataset=dataset, view="plain", method="local-ce")
+        untrained += [both(pick(of_data, source="random")), ""]
+        raw += [told(pick(of_data, source="raw"), blocks="pixels"), ""]
+    heads = [f"{name}, {cut}" for name in data.values() for cut in ("cut", "end to end")]
+    return markdown(["sees", "loss", *heads], [*lines, untrained, raw])
+
+
+# Tasks, each with the blocks that it is told of: all three, or the last where the network is trained on.
+TASKS = {
+    "linear probe": (PROBE, "blocks1-3"),
+    "neighbours": ("knn accuracy", "blocks1-3"),
+    "1 label a class": ("accuracy with 1 label a class", "blocks1-3"),
+    "10 labels a class": ("accuracy with 10 labels a class", "blocks1-3"),
+    "mIoU": ("mIoU", "blocks1-3"),
+    "AP50": ("AP50", "blocks1-3"),
+    "corruptions": ("accuracy under corruptions", "blocks1-3"),
+    "fine-tuned": ("fine-tuned accuracy with 100 labels a class", "block3"),
+}
+TASKED = {
+    "predsim on classes, cut": ("crop", "predsim"),
+    "cross-entropy on rotations, end to end (`bp`)": ("rotation", "bp"),
+    "cross-entropy on rotations, cut": ("rotation", "local-ce"),
+    "FF on rotations, end to end, loss on the last": ("rotation", "bp-goodness-last"),
+    "FF on rotations, cut": ("rotation", "ff"),
+}
+
+
+def tasks() -> list[str]:
+    """Returns what the conv net's features are worth in each task, MNIST."""
+    rows = pick(read("tasks-10k"), dataset="mnist")
+    of = {label: own(rows, view=view, method=method) for label, (view, method) in TASKED.items()}
+    of["untrained"] = pick(rows, view="rotation", method="bp", source="random")
+    lines = [[label, *(told(found, *task) for task in TASKS.values())] for label, found in of.items()]
+    raw = pick(rows, view="rotation", method="bp", source="raw")
+    lines.append(["raw pixels", *(told(raw, measure, "pixels") for measure, _ in TASKS.values())])
+    return markdown(["features of", *TASKS], lines)
+
+
 def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
     cuts = {
@@ -256,6 +323,8 @@ def tables() -> dict[str, list[str]]:
         "theta": theta(),
         "matrix: mnist": matrix("mnist"),
         "matrix: cifar10": matrix(CIFAR),
+        "depth": depth(),
+        "tasks": tasks(),
         "claim: mnist": by_block("claim-mnist", cuts),
         "claim: fashion-mnist": by_block("claim-mnist", cuts, dataset="fashion-mnist"),
         "scff: mnist": by_block("scff-mnist", scff, ("block1", "block2", "blocks1-2")),
