@@ -18,7 +18,7 @@ help:
 	@echo "make test-slow  the checks that take minutes"
 	@echo "make check-install  pip install . and ffserve predict in clean environments: $(PYTHONS)"
 	@echo "make lint       ruff and mypy"
-	@echo "make bench      measure training, serving and exports: about 40 minutes"
+	@echo "make bench      measure training, serving and exports: about 50 minutes"
 
 # The stamp is written last, so that an install that broke off is done again.
 $(VENV)/.installed: pyproject.toml
@@ -68,7 +68,7 @@ format: $(VENV)/.installed
 # Each says what it asks for; one that misses it does not keep the others from running.
 bench: $(VENV)/.installed
 	@missed=; \
-	for program in step_speed epoch_speed view_speed probe_speed memory_depth local_cost data_cache serve_speed deploy_speed serve_load; do \
+	for program in step_speed epoch_speed view_speed probe_speed memory_depth local_cost data_cache ray_serve serve_speed deploy_speed serve_load; do \
 	  echo "== benchmarks/$$program.py"; $(BIN)/python benchmarks/$$program.py || missed="$$missed $$program"; done; \
 	  test -z "$$missed" || { echo "missed what it asks for:$$missed" >&2; exit 1; }
 
