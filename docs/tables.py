@@ -84,6 +84,11 @@ def chosen(rows: Sequence[Row], measure: str = PROBE) -> str:
     return said([float(of_seed[0]["value"]) for of_seed in found])
 
 
+def both(rows: Sequence[Row]) -> str:
+    """Returns the test figures at the last block and at the blocks that are best on validation."""
+    return f"{told(rows, blocks='block4')} / {chosen(rows)}" if rows else NONE
+
+
 def own(rows: Iterable[Row], **wanted: str) -> list[Row]:
     """Returns the figures of runs themselves, without what stands beside them."""
     return [row for row in pick(rows, **wanted) if row["source"] not in ("raw", "random")]
@@ -214,11 +219,11 @@ def matrix(dataset: str) -> list[str]:
         line = [sees, loss]
         for cut in CUTS.values():
             found = cell(rows, dataset, view, method, varied, cut)
-            line.append(f"{told(found, blocks='block4')} / {chosen(found)}" if found else NONE)
+            line.append(both(found))
         lines.append(line)
     found = pick(rows, dataset=dataset, source="random", view="plain", method="bp")
     raw = told(pick(rows, dataset=dataset, source="raw"), blocks="pixels")
-    lines.append(["", "untrained", f"{told(found, blocks='block4')} / {chosen(found)}", "", ""])
+    lines.append(["", "untrained", both(found), "", ""])
     lines.append(["", "raw pixels", raw, "", ""])
     return markdown(["sees", "loss", *(f"cut {name}" for name in CUTS)], lines)
 
@@ -233,11 +238,11 @@ def goodness() -> list[str]:
             found = own(rows, varied=varied, method=method)
             line += [
                 told(found, "pretext accuracy"),
-                f"{told(found, blocks='block4')} / {chosen(found)}" if found else NONE,
+                both(found),
             ]
         lines.append(line)
     found = pick(rows, source="random")
-    lines.append(["untrained", "", NONE, f"{told(found, blocks='block4')} / {chosen(found)}", "", ""])
+    lines.append(["untrained", "", NONE, both(found), "", ""])
     heads = ["goodness", "loss of a pair", "pretext", "cut at each block", "pretext", "cut never, losses on all"]
     return markdown(heads, lines)
 
@@ -258,9 +263,6 @@ def depth() -> list[str]:
     """Returns the last block and the chosen blocks of the conv net by data set, cut at each block and end to end."""
     rows, lines = read("depth-10k"), []
     data = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", CIFAR: "CIFAR-10"}
-
-    def both(found: Sequence[Row]) -> str:
-        return f"{told(found, blocks='block4')} / {chosen(found)}" if found else NONE
 
     for sees, loss, view, *methods in DEPTH:
         line = [sees, loss]

@@ -13,6 +13,7 @@ from ffserve.options import (
     BATCH_SIZE,
     MAX_PIXELS,
     Address,
+    Answers,
     BatchSize,
     Device,
     DeviceName,
@@ -64,9 +65,7 @@ def predict(
     json: Json = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each image, as it is done.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a row of CSV for each image, as it is done.")] = False,
-    out: Annotated[
-        str | None, typer.Option(help="With --engine ray: the folder, or its URL, of the answers.", show_default=False)
-    ] = None,
+    out: Answers = None,
     engine: Engine = EngineName.plain,
     address: Address = None,
     engine_cpus: EngineCpus = None,

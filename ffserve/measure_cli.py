@@ -15,6 +15,7 @@ from ffserve.options import (
     BATCH_SIZE,
     MAX_PIXELS,
     Address,
+    Answers,
     BatchSize,
     Device,
     DeviceName,
@@ -187,9 +188,7 @@ def evaluate(
     device: Device = DeviceName.auto,
     provider_option: ProviderOption = None,
     max_pixels: MaxPixels = MAX_PIXELS,
-    out: Annotated[
-        str | None, typer.Option(help="With --engine ray: the folder, or its URL, of the answers.", show_default=False)
-    ] = None,
+    out: Answers = None,
     engine: Engine = EngineName.plain,
     address: Address = None,
     engine_cpus: EngineCpus = None,

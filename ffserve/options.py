@@ -135,6 +135,10 @@ EngineCpus = Annotated[
     int | None,
     typer.Option("--engine-cpus", help="CPUs of a session of Ray. [default: --threads, else 1]", min=1, max=256),
 ]
+Answers = Annotated[
+    str | None,
+    typer.Option("--out", help="With --engine ray: the folder, or its URL, of the answers.", show_default=False),
+]
 Sessions = Annotated[
     int | None, typer.Option("--sessions", help="Sessions of Ray. [default: as many as there is room for]", min=1)
 ]
