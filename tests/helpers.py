@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,3 +59,13 @@ def holding(folder: Path):
             yield process
         finally:
             process.kill()  # else a test that fails waits for it
+
+
+def until(what, seconds=240.0):
+    """Waits for something, and returns it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come")

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -18,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.ffserve.parts import answers, big, png, write_images
-from tests.helpers import ROOT, Ended
+from tests.helpers import ROOT, Ended, until
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="ray is not installed")
@@ -38,15 +37,6 @@ def ffserve(*arguments, **kwargs):
     child = start(*arguments, **kwargs)
     out, err = child.communicate(timeout=300)
     return Ended(child.returncode, out, err)
-
-
-def until(what, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come")
 
 
 def told(ended):

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import sys
-import time
 from importlib.metadata import version
 
 import psutil
@@ -16,7 +15,7 @@ from ffcore.files import read_json
 from fftrain.study.task import Job, unfit
 from tests.fftrain.studies import OWN_EVALUATION, SPEC, cells, planned, start, study_command
 from tests.fftrain.training import epochs
-from tests.helpers import Ended, one_line
+from tests.helpers import Ended, one_line, until
 
 # A cell that takes long enough to be killed in.
 LONG = SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["bp"]').replace("limit = 300\neval", "limit = 1000\neval")
@@ -35,16 +34,6 @@ def cluster(monkeypatch):
         found.add_node(num_cpus=1)
     yield found
     found.shutdown()
-
-
-def until(what, seconds=240.0):
-    """Waits for something, and returns it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come")
 
 
 def worker(name):
