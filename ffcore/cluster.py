@@ -7,16 +7,19 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import Any, NamedTuple
+from warnings import catch_warnings
 
 from ffcore.errors import FFStudyError, UsageError
 from ffcore.machine import cores
 
-# Seconds in which a connection is made.
+# Seconds in which a connection is made, and in which Ray answers behind it.
 CONNECTING = 10.0
+ANSWERING = 20.0
 # Bytes of Ray's object store on this machine: nothing but words goes through it.
 STORE = 100 * 2**20
 
@@ -41,23 +44,24 @@ def joined(address: str | None = None) -> Iterator[Joined]:
 
     Raises:
         UsageError: where Ray is not installed, or the address is none.
-        FFStudyError: where nothing listens there, or Ray cannot be had.
+        FFStudyError: where nothing or something else listens there, or Ray cannot be had.
     """
     ray = ray_module()
     if address is not None:
-        _check_listening(address)
+        _check_answers(address)
     local = address is None
     with ExitStack() as held:
         held.enter_context(redirect_stdout(sys.stderr))
         held.callback(ray.shutdown)
         before = signal.getsignal(signal.SIGTERM)
         try:
-            found = ray.init(
-                address or "local",
-                num_cpus=cores() if local else None,
-                object_store_memory=STORE if local else None,
-                logging_level=logging.ERROR,
-            )
+            with catch_warnings(action="ignore"):  # what fails is said below
+                found = ray.init(
+                    address or "local",
+                    num_cpus=cores() if local else None,
+                    object_store_memory=STORE if local else None,
+                    logging_level=logging.ERROR,
+                )
         except (OSError, RuntimeError, ValueError) as error:
             where = "Ray on this machine" if local else f"the cluster at --address {address}"
             raise FFStudyError(f"{where} cannot be had: {' '.join(str(error).split())}") from error
@@ -80,8 +84,8 @@ def ray_module() -> Any:
         ) from error
 
 
-def _check_listening(address: str) -> None:
-    """Raises UsageError where an address is none, FFStudyError where nothing listens: Ray tries for minutes."""
+def _check_answers(address: str) -> None:
+    """Raises UsageError where an address is none, FFStudyError where no Ray answers: `ray.init` tries for minutes."""
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -92,3 +96,12 @@ def _check_listening(address: str) -> None:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise FFStudyError(f"nothing listens at --address {address} ({why}): start Ray there") from error
+    if address.startswith("ray://"):
+        return  # a client gives up by itself
+    words = ["-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
+    try:
+        subprocess.run([sys.executable, *words], capture_output=True, check=True, timeout=ANSWERING)
+    except subprocess.SubprocessError as error:
+        raise FFStudyError(
+            f"what listens at --address {address} is no Ray cluster: write the address that ray start printed"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import sys
 from importlib.metadata import version
 
@@ -140,6 +141,16 @@ def test_what_no_node_has_is_said_and_nothing_waits_for_it(spec, tmp_path, clust
     ):
         ended = study_command(*command, *option)
         one_line(Ended(ended.returncode, ended.stdout, ended.stderr), 2, said)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_listens_and_is_no_cluster_is_not_waited_for(cli, spec, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setattr("ffcore.cluster.ANSWERING", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = ("fftrain", "study", "--spec", spec, "--out", tmp_path / "x", "--engine", "ray", "--address", address)
+        one_line(cli(*command), 1, f"what listens at --address {address} is no Ray cluster", "ray start")
     assert not (tmp_path / "x").exists()
 
 
