@@ -15,6 +15,8 @@ _NAMED = re.compile(rf"{HUB}(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:
 # What is taken where no file is named, if it is there: as in a folder, and not the others too.
 _FIRST = ("export/model.onnx", "model.onnx")
 _SUFFIX = ".onnx"
+# A repository's card.
+CARD = "README.md"
 
 
 def located(named: str, *, every: bool = False) -> Path:
@@ -53,12 +55,12 @@ def located(named: str, *, every: bool = False) -> Path:
 
 
 def _fetched(found: re.Match[str], patterns: list[str]) -> Path:
-    """Returns the folder of a repository in the cache, with the files that match, or those of them that it has."""
+    """Returns the folder of a repository in the cache, with its card and the files that match, of those that it has."""
     with asking(found.string):
         from huggingface_hub import snapshot_download
 
         revision = None if found["revision"] is None else unquote(found["revision"])
-        return Path(snapshot_download(found["name"], revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(found["name"], revision=revision, allow_patterns=[*patterns, CARD]))
 
 
 def called(path: Path) -> Path:

@@ -19,11 +19,11 @@ from ffcore.errors import ImageError, UsageError
 from ffcore.folders import Item
 from ffcore.images import MAX_PIXELS
 from ffcore.machine import cores
+from ffserve import hub
 from ffserve.account import Account
 from ffserve.http.batching import Batcher, Outputs
 from ffserve.http.metrics import Metrics
 from ffserve.http.protocol import STAGES, VERSION, Asked, Refused, config, shape_of
-from ffserve.hub import called
 from ffserve.metadata import MANIFEST
 from ffserve.output import record
 from ffserve.predict import Classifier
@@ -33,7 +33,7 @@ from ffserve.stream import Batch, wanted_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 STATS = "stats"  # no name of a model: /v2/models/stats tells of all
-CARD = "card.md"
+CARDS = ("card.md", hub.CARD)  # an export's, and a repository's of the Hub
 HELD = 256 * 2**20  # bytes of all that is being answered
 log = logging.getLogger("ffserve.http")
 
@@ -108,7 +108,7 @@ def named(given: Sequence[str | None]) -> dict[str, Path]:
 
 def _name_of(path: Path) -> str:
     """Returns what a file is called: as its run, where it has the name of every export."""
-    place = called(path)
+    place = hub.called(path)
     name = place.stem
     if name.split(".")[0] == "model":
         folder = place.parent.parent if place.parent.name == "export" else place.parent
@@ -124,7 +124,7 @@ def _words(card: str) -> str:
 
 
 def stamp(path: Path) -> tuple[Any, ...]:
-    """Returns what changes where a file, its manifest or its card is renamed into place or written."""
+    """Returns what changes where a file or its manifest is renamed into place or written."""
     found: list[Any] = []
     for place in (path, path.parent / MANIFEST):
         try:
@@ -295,7 +295,8 @@ class Service:
         )
         if model.notice:
             log.warning(model.notice, extra={"model": served.name})
-        card = served.path.parent / CARD
+        cards = (served.path.parent / name for name in CARDS)
+        card = next((path for path in cards if path.is_file()), None)
         size = served.path.stat().st_size
         model.path = Path(served.name)  # what answers call it: no place of this machine
         # INT8 with ranges of each batch would let strangers' images change each other's answers.
@@ -314,5 +315,5 @@ class Service:
                 spent=lambda stage, seconds: spent[stage](seconds),
             ),
             bytes=size,
-            card=_words(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None,
+            card=None if card is None else _words(card.read_text(encoding="utf-8", errors="replace")),
         )

@@ -28,6 +28,7 @@ def digits(hub, tmp_path):
     (folder / "model.ts").write_bytes(b"code")
     files = {path.name: {"sha256": sha256(path)} for path in folder.iterdir()}
     (folder / "manifest.json").write_text(json.dumps({"files": files, "probe": None}))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# digits\n")
     hub.add("me/digits", {path.name: path.read_bytes() for path in folder.iterdir()})
     return folder
 
@@ -51,11 +52,19 @@ def test_every_command_answers_as_from_the_folder(hub, digits, cli, tmp_path, mo
 def test_only_what_is_taken_is_fetched_and_once(hub, digits):
     path = find_model("hf://me/digits")
     assert path.read_bytes() == (digits / "model.onnx").read_bytes()
-    assert {*hub.downloads()} == {"model.onnx", "manifest.json"}
+    assert {*hub.downloads()} == {"model.onnx", "manifest.json", "README.md"}
     assert find_model("hf://me/digits") == path
     assert not hub.downloads()
     find_model("hf://me/digits/model.int8.onnx")
     assert hub.downloads() == ["model.int8.onnx"]
+
+
+def test_a_server_tells_the_card_of_a_repository(hub, digits):
+    pytest.importorskip("prometheus_client", reason="the extra http is not installed")
+    from ffserve.http.service import Service, Settings, named
+
+    about = Service(named(["hf://me/digits"]), Settings(threads=1)).about("digits")
+    assert about["card"] == "# digits\n"
 
 
 def test_what_was_fetched_is_there_without_a_network(hub, digits, monkeypatch):
