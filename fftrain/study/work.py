@@ -115,9 +115,7 @@ def run_study(
             study.create(command, replace_plan=replace_plan)
         accelerator.wait_for_everyone()
         failed = doing.run(study, cells, redo_damaged, reporter)
-        accelerator = make_accelerator(None, processes=processes)
-        work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=doing.data)
-        return {**failed, **_compare(study, work)}
+        return {**failed, **_compare(study, doing.data, reporter, processes)}
 
 
 def do_cell(
@@ -181,11 +179,16 @@ def _taken(study: Study, cell: Cell, held: ExitStack, redo_damaged: bool) -> tup
     return state.left, ""
 
 
-def _compare(study: Study, work: Work) -> dict[str, str]:
+def _compare(
+    study: Study, data: dict[DataSettings, ImageData], reporter: Reporter, processes: int | None
+) -> dict[str, str]:
     """Compares the pairs of cells that are done and were not compared yet; returns why some could not be."""
     failed = {}
-    main = work.accelerator.is_main_process
     for pair in study.spec.pairs:
+        config = pair[0].config
+        accelerator = make_accelerator(config.threads, processes=processes)
+        work = Work(accelerator=accelerator, baselines=study.path / "baselines", reporter=reporter, data=data)
+        main = accelerator.is_main_process
         name = f"pair-{pair[0].name}--{pair[1].name}"
         wanted = main and all(study.state(cell).status == DONE for cell in pair) and not study.compared(pair)
         with ExitStack() as held:
@@ -200,10 +203,10 @@ def _compare(study: Study, work: Work) -> dict[str, str]:
                 continue
             reason = ""
             try:
-                data = work.load(pair[0].config)
+                images = work.load(config)
                 if main:
                     folders = [study.folder(cell) for cell in pair]
-                    found = compare_runs(*folders, images=pair[0].paired, data=data, reporter=work.reporter)
+                    found = compare_runs(*folders, images=pair[0].paired, data=images, reporter=reporter)
                     write_json(study.pair_file(pair), found)
                     study.failed_file(name).unlink(missing_ok=True)
             except Exception as error:
@@ -211,5 +214,5 @@ def _compare(study: Study, work: Work) -> dict[str, str]:
         [reason] = broadcast_object_list([reason])
         if reason:
             failed[name] = reason
-            work.reporter.note(f"{name} failed: {reason}")
+            reporter.note(f"{name} failed: {reason}")
     return failed
