@@ -1,7 +1,4 @@
-"""Writes the tables of docs/results.md, and results/matrix.svg, from the figures in docs/results/*.csv.
-
-The other pictures there are those of reports: theta.svg is over-method-threshold-mnist-rotation-1.svg of `theta`,
-matrix-effects-*.svg are effects-*-1.svg of `matrix`.
+"""Writes the tables of docs/results.md from the figures in docs/results/*.csv; pictures.py draws from the same figures.
 
     python docs/tables.py                    # the tables, from the figures
     python docs/tables.py studies/matrix ... # first takes the figures of studies, as `fftrain report` wrote them
@@ -29,6 +26,7 @@ RANKS = ("effective rank", "participation ratio")
 COLUMNS = ("dataset", "view", "method", "seed", "varied", "measure", "split", "reading", "source", "blocks", "value")
 BLOCKS = ("block1", "block2", "block3", "block4", "blocks2-4")
 CIFAR = "imagefolder:cifar10-jpeg"
+DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", CIFAR: "CIFAR-10"}
 NONE = "-"
 Row = dict[str, str]
 
@@ -259,24 +257,24 @@ DEPTH = (
 )
 
 
+def of_depth(rows: Iterable[Row], dataset: str, view: str, method: str) -> list[Row]:
+    """Returns the figures of a convolutional network under a method."""
+    view = view if view != "two" else ("two-crops" if dataset == CIFAR else "two-shifts")
+    return own(rows, dataset=dataset, view=view, method=method)
+
+
 def depth() -> list[str]:
     """Returns the last block and the chosen blocks of the conv net by data set, cut at each block and end to end."""
     rows, lines = read("depth-10k"), []
-    data = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", CIFAR: "CIFAR-10"}
-
     for sees, loss, view, *methods in DEPTH:
-        line = [sees, loss]
-        for dataset in data:
-            named = view if view != "two" else ("two-crops" if dataset == CIFAR else "two-shifts")
-            of_data = pick(rows, dataset=dataset, view=named)
-            line += [both(own(of_data, method=method)) for method in methods]
-        lines.append(line)
+        found = (both(of_depth(rows, dataset, view, method)) for dataset in DATA for method in methods)
+        lines.append([sees, loss, *found])
     untrained, raw = ["", "untrained"], ["", "raw pixels"]
-    for dataset in data:
+    for dataset in DATA:
         of_data = pick(rows, dataset=dataset, view="plain", method="local-ce")
         untrained += [both(pick(of_data, source="random")), ""]
         raw += [told(pick(of_data, source="raw"), blocks="pixels"), ""]
-    heads = [f"{name}, {cut}" for name in data.values() for cut in ("cut", "end to end")]
+    heads = [f"{name}, {cut}" for name in DATA.values() for cut in ("cut", "end to end")]
     return markdown(["sees", "loss", *heads], [*lines, untrained, raw])
 
 
@@ -293,6 +291,12 @@ TASKS = {
 }
 TASKED = {
     "predsim on classes, cut": ("crop", "predsim"),
+    "cross-entropy on classes, cut": ("crop", "local-ce"),
+    "cross-entropy on classes, end to end": ("crop", "bp"),
+    "InfoNCE, cut": ("two", "info-nce"),
+    "InfoNCE, end to end": ("two", "info-nce cut=never"),
+    "Barlow Twins, cut": ("two", "barlow"),
+    "Barlow Twins, end to end": ("two", "barlow cut=never"),
     "cross-entropy on rotations, end to end (`bp`)": ("rotation", "bp"),
     "cross-entropy on rotations, cut": ("rotation", "local-ce"),
     "FF on rotations, end to end, loss on the last": ("rotation", "bp-goodness-last"),
@@ -300,24 +304,32 @@ TASKED = {
 }
 
 
-def tasks() -> list[str]:
-    """Returns what the conv net's features are worth in each task, MNIST."""
-    rows = pick(read("tasks-10k"), dataset="mnist")
-    of = {label: own(rows, view=view, method=method) for label, (view, method) in TASKED.items()}
+def tasked(rows: Iterable[Row], dataset: str) -> dict[str, list[str]]:
+    """Returns what features are worth in each task, by whose they are: where all of them were done."""
+    rows = pick(rows, dataset=dataset)
+    of = {label: of_depth(rows, dataset, *wanted) for label, wanted in TASKED.items()}
     of["untrained"] = pick(rows, view="rotation", method="bp", source="random")
-    lines = [[label, *(told(found, *task) for task in TASKS.values())] for label, found in of.items()]
+    cells = {label: [told(found, *task) for task in TASKS.values()] for label, found in of.items()}
+    cells = {label: figures for label, figures in cells.items() if NONE not in figures}
     raw = pick(rows, view="rotation", method="bp", source="raw")
-    lines.append(["raw pixels", *(told(raw, measure, "pixels") for measure, _ in TASKS.values())])
-    return markdown(["features of", *TASKS], lines)
+    return cells | {"raw pixels": [told(raw, measure, "pixels") for measure, _ in TASKS.values()]}
+
+
+def tasks(dataset: str) -> list[str]:
+    """Returns what the conv net's features are worth in each task."""
+    cells = tasked(read("tasks-10k"), dataset)
+    return markdown(["features of", *TASKS], [[label, *found] for label, found in cells.items()])
+
+
+CLAIMED = {
+    "InfoNCE at each block": {"method": "info-nce"},
+    "end to end, losses on all": {"method": "info-nce cut=never"},
+    "end to end, loss on the last": {"method": "info-nce cut=never at=last"},
+}
 
 
 def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
-    cuts = {
-        "InfoNCE at each block": {"method": "info-nce"},
-        "end to end, losses on all": {"method": "info-nce cut=never"},
-        "end to end, loss on the last": {"method": "info-nce cut=never at=last"},
-    }
     scff = {"SCFF": {"method": "self-contrastive order=greedy"}}
     return {
         "formula": formula(),
@@ -326,9 +338,10 @@ def tables() -> dict[str, list[str]]:
         "matrix: mnist": matrix("mnist"),
         "matrix: cifar10": matrix(CIFAR),
         "depth": depth(),
-        "tasks": tasks(),
-        "claim: mnist": by_block("claim-mnist", cuts),
-        "claim: fashion-mnist": by_block("claim-mnist", cuts, dataset="fashion-mnist"),
+        "tasks: mnist": tasks("mnist"),
+        "tasks: cifar10": tasks(CIFAR),
+        "claim: mnist": by_block("claim-mnist", CLAIMED),
+        "claim: fashion-mnist": by_block("claim-mnist", CLAIMED, dataset="fashion-mnist"),
         "scff: mnist": by_block("scff-mnist", scff, ("block1", "block2", "blocks1-2")),
         "full": by_block(
             "study-formula-full",
@@ -340,50 +353,6 @@ def tables() -> dict[str, list[str]]:
     }
 
 
-def draw() -> None:
-    """Draws the matrix."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update(
-        {"svg.hashsalt": "ffstudy", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    )
-    from matplotlib import pyplot
-
-    colours, rows = ("#0072b2", "#e69f00", "#009e73"), read("matrix")
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 5.4), sharey=True, layout="constrained")
-    for axis, (dataset, name, least) in zip(
-        axes, (("mnist", "MNIST", 78), (CIFAR, "CIFAR-10 (JPEG)", 18)), strict=True
-    ):
-        for index, (_, _, view, method, varied) in enumerate(MATRIX):
-            for offset, (cut, colour) in enumerate(zip(CUTS.items(), colours, strict=True)):
-                found = cell(rows, dataset, view, method, varied, cut[1])
-                if not found:
-                    continue
-                ends = [float(text.partition(" ")[0]) for text in (told(found, blocks="block4"), chosen(found))]
-                y = index + 0.24 * (offset - 1)
-                if ends[0] < least:
-                    axis.annotate(f"{ends[0]:.0f} ◂", (least, y), color=colour, va="center", fontsize=7)
-                axis.plot(ends, [y, y], color=colour, linewidth=1, alpha=0.5, zorder=1)
-                axis.scatter(ends[:1], [y], color=colour, s=26, zorder=2, label=f"cut {cut[0]}" if not index else None)
-                axis.scatter(ends[1:], [y], facecolor="white", edgecolor=colour, s=26, zorder=2)
-        beside = pick(rows, dataset=dataset, source="random", view="plain", method="bp")
-        for text, style, label in (
-            (told(beside, blocks="block4"), "--", "untrained, block4"),
-            (chosen(beside), ":", "untrained, chosen blocks"),
-        ):
-            axis.axvline(float(text.partition(" ")[0]), color="#555555", linestyle=style, linewidth=1, label=label)
-        axis.set_title(name)
-        axis.set_xlim(left=least)
-        axis.set_xlabel("test accuracy in %: block4 ●, chosen blocks ○")
-        axis.grid(axis="x", alpha=0.25)
-    axes[0].set_yticks(range(len(MATRIX)), [f"{sees}: {loss}" for sees, loss, *_ in MATRIX])
-    axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(HERE / "results" / "matrix.svg", metadata={"Date": None})
-    pyplot.close(figure)
-
-
 def filled(text: str) -> str:
     """Returns a document with its tables as the figures have them. Raises KeyError for a table that there is not."""
     found = tables()
@@ -393,6 +362,4 @@ def filled(text: str) -> str:
 if __name__ == "__main__":
     for study in sys.argv[1:]:
         take(Path(study))
-    if sys.argv[1:]:
-        draw()
     DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,9 +1,12 @@
-"""The tables of docs/results.md are those of the figures in docs/results."""
+"""The tables and pictures of docs/results.md are those of the figures in docs/results."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import statistics
+
+import pytest
 
 from tests.helpers import ROOT
 
@@ -25,6 +28,19 @@ def test_a_figure_is_the_mean_over_seeds_of_the_rows_of_the_csv():
     assert len(values) == 3
     line = next(line for line in tables.tables()["scff: mnist"] if "| SCFF |" in line)
     assert line.split(" | ")[3].rstrip(" |") == f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+@pytest.mark.slow
+def test_each_picture_is_drawn_from_the_figures(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    pictures = importlib.import_module("pictures")
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda figure, name: drawn.append(name) or pictures.pyplot.close(figure))
+    for draw in pictures.PICTURES:
+        draw()
+    assert {f"results/{name}.svg" for name in drawn} <= {
+        *re.findall(r"\((results/.+\.svg)\)", tables.DOCUMENT.read_text())
+    }
 
 
 def test_blocks_are_chosen_on_validation():
