@@ -9,6 +9,7 @@ matrix-effects-*.svg are effects-*-1.svg of `matrix`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -173,20 +174,20 @@ def goodness() -> None:
     dots("goodness", labels, ("cut at each block", "cut never, losses on all"), [panel], found, LAST_OR_CHOSEN)
 
 
-def depth() -> None:
-    """Draws the conv net, cut at each block and end to end."""
-    rows = tables.read("depth-10k")
+def depth(of: tables.Depth, name: str, least: Sequence[float]) -> None:
+    """Draws a network by data set and cut."""
+    rows = tables.read(of.study)
 
     def found(panel: int, line: int, series: int) -> list[float | None]:
-        _, _, view, *methods = tables.DEPTH[line]
-        return ends(tables.of_depth(rows, [*tables.DATA][panel], view, methods[series]))
+        _, _, view, *methods = of.lines[line]
+        return ends(tables.of_depth(rows, of.data[panel], view, methods[series]), of.last)
 
     panels = [
-        Panel(name, least, untrained(rows, dataset=dataset, view="plain", method="local-ce"))
-        for (dataset, name), least in zip(tables.DATA.items(), (75, 65, 18), strict=True)
+        Panel(tables.DATA[dataset], at, untrained(rows, of.last, dataset=dataset, view="plain", method="local-ce"))
+        for dataset, at in zip(of.data, least, strict=True)
     ]
-    labels = [f"{sees}: {loss}" for sees, loss, *_ in tables.DEPTH]
-    dots("depth", labels, ("cut at each block", "end to end"), panels, found, LAST_OR_CHOSEN)
+    labels = [f"{sees}: {loss}" for sees, loss, *_ in of.lines]
+    dots(name, labels, of.cuts, panels, found, LAST_OR_CHOSEN.replace("block4", of.last))
 
 
 def tasks() -> None:
@@ -242,7 +243,7 @@ def claim() -> None:
     save(figure, "claim")
 
 
-PICTURES = (formula, matrix, goodness, depth, tasks, claim)
+PICTURES = (formula, matrix, goodness, partial(depth, tables.CONV, "depth", (75, 65, 18)), tasks, claim)
 
 if __name__ == "__main__":
     for draw in PICTURES:

@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE / "results.md"
@@ -82,9 +83,9 @@ def chosen(rows: Sequence[Row], measure: str = PROBE) -> str:
     return said([float(of_seed[0]["value"]) for of_seed in found])
 
 
-def both(rows: Sequence[Row]) -> str:
+def both(rows: Sequence[Row], last: str = "block4") -> str:
     """Returns the test figures at the last block and at the blocks that are best on validation."""
-    return f"{told(rows, blocks='block4')} / {chosen(rows)}" if rows else NONE
+    return f"{told(rows, blocks=last)} / {chosen(rows)}" if rows else NONE
 
 
 def own(rows: Iterable[Row], **wanted: str) -> list[Row]:
@@ -135,11 +136,7 @@ def formula() -> list[str]:
             probes = [told(found, STUDIED, "block4"), told(found, STUDIED, "blocks2-4"), told(found, PROBE, "block4")]
             lines.append([view, label, told(found, "pretext accuracy"), quoted[0], *probes, chosen(found), quoted[1]])
     untrained = pick(pick(rows, view="rotation"), method="bp", source="random")
-    probes = [
-        told(untrained, STUDIED, "block4"),
-        told(untrained, STUDIED, "blocks2-4"),
-        told(untrained, PROBE, "block4"),
-    ]
+    probes = [told(untrained, *at) for at in ((STUDIED, "block4"), (STUDIED, "blocks2-4"), (PROBE, "block4"))]
     lines.append(["", "untrained", NONE, NONE, *probes, chosen(untrained), NONE])
     heads = ["view", "method", "pretext", "published", "block4, study's probe", "last three, study's probe"]
     return markdown([*heads, "block4", "chosen", "transfer, published"], lines)
@@ -166,18 +163,8 @@ def theta() -> list[str]:
         lines.append(
             [width, "untrained", "", NONE, *(told(found, blocks=b) for b in ("block1", "block4", "blocks2-4")), *ranks]
         )
-    heads = [
-        "width",
-        "goodness",
-        "theta",
-        "pretext",
-        "block1",
-        "block4",
-        "blocks2-4",
-        "effective rank",
-        "participation ratio",
-    ]
-    return markdown(heads, lines)
+    heads = ["width", "goodness", "theta", "pretext", "block1", "block4", "blocks2-4", "effective rank"]
+    return markdown([*heads, "participation ratio"], lines)
 
 
 # The matrix: what the loss sees, which loss it is, the method of it, and the settings that vary.
@@ -234,10 +221,7 @@ def goodness() -> list[str]:
         line = [f"`{settings['method.goodness']}`", f"`{settings['method.loss']}`"]
         for method in ("ff", "bp-goodness-all"):
             found = own(rows, varied=varied, method=method)
-            line += [
-                told(found, "pretext accuracy"),
-                both(found),
-            ]
+            line += [told(found, "pretext accuracy"), both(found)]
         lines.append(line)
     found = pick(rows, source="random")
     lines.append(["untrained", "", NONE, both(found), "", ""])
@@ -245,15 +229,59 @@ def goodness() -> list[str]:
     return markdown(heads, lines)
 
 
-# The conv net: what its loss sees, which loss it is, and what it is called cut at each block and end to end.
-DEPTH = (
-    ("class", "goodness, label in the pixels", "plain", "ff", "bp-goodness-last"),
-    ("class", "goodness of groups", "plain", "channelwise", "channelwise cut=never at=last"),
-    ("class", "cross-entropy", "plain", "local-ce", "bp"),
-    ("rotation", "goodness, label in the pixels", "rotation", "ff", "bp-goodness-last"),
-    ("rotation", "goodness of groups", "rotation", "channelwise", "channelwise cut=never at=last"),
-    ("rotation", "cross-entropy", "rotation", "local-ce", "bp"),
-    ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=never"),
+class Depth(NamedTuple):
+    """Check 1 on one network."""
+
+    study: str
+    data: tuple[str, ...]
+    last: str
+    """Its last block."""
+    cuts: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    """What the loss sees, which loss it is, the view, and what the method is called at each of the cuts."""
+
+
+CONV = Depth(
+    "depth-10k",
+    (*DATA,),
+    "block4",
+    ("cut at each block", "end to end"),
+    (
+        ("class", "goodness, label in the pixels", "plain", "ff", "bp-goodness-last"),
+        ("class", "goodness of groups", "plain", "channelwise", "channelwise cut=never at=last"),
+        ("class", "cross-entropy", "plain", "local-ce", "bp"),
+        ("rotation", "goodness, label in the pixels", "rotation", "ff", "bp-goodness-last"),
+        ("rotation", "goodness of groups", "rotation", "channelwise", "channelwise cut=never at=last"),
+        ("rotation", "cross-entropy", "rotation", "local-ce", "bp"),
+        ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=never"),
+    ),
+)
+RESNET = Depth(
+    "depth-resnet18-10k",
+    ("mnist", CIFAR),
+    "block8",
+    ("cut at each block", "at stages", "end to end"),
+    (
+        (
+            "class",
+            "goodness of groups",
+            "plain",
+            "channelwise",
+            "channelwise cut=stage",
+            "channelwise cut=never at=last",
+        ),
+        ("class", "cross-entropy", "plain", "local-ce", "cross-entropy cut=stage", "bp"),
+        (
+            "rotation",
+            "goodness, label in the pixels",
+            "rotation",
+            "ff",
+            "forward-forward cut=stage",
+            "bp-goodness-last",
+        ),
+        ("rotation", "cross-entropy", "rotation", "local-ce", "cross-entropy cut=stage", "bp"),
+        ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=stage", "info-nce cut=never at=last"),
+    ),
 )
 
 
@@ -263,18 +291,18 @@ def of_depth(rows: Iterable[Row], dataset: str, view: str, method: str) -> list[
     return own(rows, dataset=dataset, view=view, method=method)
 
 
-def depth() -> list[str]:
-    """Returns the last block and the chosen blocks of the conv net by data set, cut at each block and end to end."""
-    rows, lines = read("depth-10k"), []
-    for sees, loss, view, *methods in DEPTH:
-        found = (both(of_depth(rows, dataset, view, method)) for dataset in DATA for method in methods)
+def depth(of: Depth) -> list[str]:
+    """Returns the last block and the chosen blocks of a network by data set and cut."""
+    rows, lines = read(of.study), []
+    for sees, loss, view, *methods in of.lines:
+        found = (both(of_depth(rows, dataset, view, method), of.last) for dataset in of.data for method in methods)
         lines.append([sees, loss, *found])
-    untrained, raw = ["", "untrained"], ["", "raw pixels"]
-    for dataset in DATA:
+    untrained, raw, empty = ["", "untrained"], ["", "raw pixels"], [""] * (len(of.cuts) - 1)
+    for dataset in of.data:
         of_data = pick(rows, dataset=dataset, view="plain", method="local-ce")
-        untrained += [both(pick(of_data, source="random")), ""]
-        raw += [told(pick(of_data, source="raw"), blocks="pixels"), ""]
-    heads = [f"{name}, {cut}" for name in DATA.values() for cut in ("cut", "end to end")]
+        untrained += [both(pick(of_data, source="random"), of.last), *empty]
+        raw += [told(pick(of_data, source="raw"), blocks="pixels"), *empty]
+    heads = [f"{DATA[dataset]}, {cut}" for dataset in of.data for cut in of.cuts]
     return markdown(["sees", "loss", *heads], [*lines, untrained, raw])
 
 
@@ -337,7 +365,7 @@ def tables() -> dict[str, list[str]]:
         "theta": theta(),
         "matrix: mnist": matrix("mnist"),
         "matrix: cifar10": matrix(CIFAR),
-        "depth": depth(),
+        "depth": depth(CONV),
         "tasks: mnist": tasks("mnist"),
         "tasks: cifar10": tasks(CIFAR),
         "claim: mnist": by_block("claim-mnist", CLAIMED),
