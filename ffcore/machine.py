@@ -1,4 +1,4 @@
-"""The processor, and how much of it this process may use."""
+"""The processor and the memory, and how much of them this process may use."""
 
 from __future__ import annotations
 
@@ -34,12 +34,25 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     Args:
         root: where /proc and /sys lie.
     """
-    found = [quota for folder in _groups(root) if (quota := _limit(folder)) is not None]
+    found = [quota for folder in _groups("cpu", root) if (quota := _limit(folder)) is not None]
     return min(found, default=None)
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """Yields the folders of this process's control groups that may hold a limit of CPU time, and those above them."""
+def memory_left(root: Path = Path("/")) -> int | None:
+    """Returns how many bytes a Linux container may still take, None where nothing limits it.
+
+    The least of the process's control groups and of those above them: `memory.max` of version 2,
+    `memory.limit_in_bytes` of version 1, less what is taken; pages of files, which the system gives up, are not.
+
+    Args:
+        root: where /proc and /sys lie.
+    """
+    found = [left for folder in _groups("memory", root) if (left := _left(folder)) is not None]
+    return min(found, default=None)
+
+
+def _groups(controller: str, root: Path) -> Iterator[Path]:
+    """Yields the folders of this process's control groups that may hold a limit, and those above them."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -48,8 +61,8 @@ def _groups(root: Path) -> Iterator[Path]:
         number, controllers, path = line.split(":", 2)
         if number == "0":
             tops = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
-        elif "cpu" in controllers.split(","):
-            tops = [root / "sys/fs/cgroup" / name for name in dict.fromkeys((controllers, "cpu"))]
+        elif controller in controllers.split(","):
+            tops = [root / "sys/fs/cgroup" / name for name in dict.fromkeys((controllers, controller))]
         else:
             continue
         for top in tops:
@@ -67,6 +80,19 @@ def _limit(folder: Path) -> float | None:
             period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
         return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _left(folder: Path) -> int | None:
+    """Returns what a control group's limit of memory leaves, in bytes."""
+    old = (folder / "memory.limit_in_bytes").exists()
+    limit, used, of = ("limit_in_bytes", "usage_in_bytes", "total_") if old else ("max", "current", "")
+    try:
+        most, taken = ((folder / f"memory.{name}").read_text(encoding="ascii").strip() for name in (limit, used))
+        parts = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        files = sum(int(parts[f"{of}{kind}_file"]) for kind in ("active", "inactive"))
+        return None if most == "max" else max(0, int(most) - int(taken) + files)
+    except (OSError, ValueError, KeyError):
         return None
 
 

@@ -95,6 +95,7 @@ class RunConfig(DataSettings):
     shuffle_block: int | None = setting(
         None,
         ge=1,
+        le=2**31,
         description="Shuffle blocks of so many neighbouring images, 64 blocks together, as a disk likes it. "
         "[default: all images together]",
     )

@@ -140,7 +140,7 @@ def load_data(config: DataSettings, *, training: bool = True, reporter: Reporter
         source, hub = PLACED[place.prefix](place, config), place.name if place.path is None else None
     else:
         known = DATASETS.load(config.dataset)
-        source, hub = ArraySource(known.load(data_folder(config)), config), known.hub
+        source, hub = ArraySource(known.read(data_folder(config)), config), known.hub
     chosen = {split: (split, np.arange(len(labels))) for split, labels in source.labels.items()}
     for name in (TEST, VALIDATION):
         if name not in chosen:

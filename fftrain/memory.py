@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import psutil
 
+from ffcore.machine import memory_left
 from ffmodels.backbones.base import size
 
 # What a batch of images may take as float32, in bytes, and how many images at most.
@@ -18,9 +19,10 @@ def rows_of(*shapes: Sequence[int]) -> int:
 
 
 def free_memory() -> int:
-    """Returns how many bytes can be had without swapping."""
+    """Returns how many bytes can be had without swapping, and without the end of a container."""
     free: int = psutil.virtual_memory().available
-    return free
+    left = memory_left()
+    return free if left is None else min(free, left)
 
 
 def check_memory(needed: int, what: str) -> None:

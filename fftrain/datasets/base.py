@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffcore.errors import DataError
+from ffcore.layout import TEST, TRAIN, VALIDATION
 
 # Letters of a reason that others give, in an error of one line.
 REASON = 300
@@ -69,6 +70,33 @@ class Dataset(ABC):
         Raises:
             DataError: where they are damaged, or cannot be had.
         """
+
+    @classmethod
+    def read(cls, folder: Path) -> Arrays:
+        """Returns its arrays as `load` does, held against one another and against what it says of itself.
+
+        Raises:
+            DataError: as `load` does, and where images, labels and classes do not fit.
+        """
+        arrays = cls.load(folder)
+        for split in (TRAIN, VALIDATION, TEST):
+            images, labels = getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels")
+            if images is None:
+                continue
+            shape = (images.shape[1], *(arrays.image_size or side for side in images.shape[2:]))
+            wrong = ""
+            if len(images) != len(labels):
+                wrong = f"{len(images)} images and {len(labels)} labels"
+            elif cls.shape not in (None, shape):
+                wrong = f"images of {'x'.join(map(str, shape))}"
+            elif arrays.class_names and not ((labels >= 0) & (labels < len(arrays.class_names))).all():
+                wrong = f"labels {labels.min()} to {labels.max()} for {len(arrays.class_names)} classes"
+            if wrong:
+                raise DataError(
+                    f"{cls.part_name} in {folder} is damaged: its {split} split has {wrong}; delete its files there, "
+                    "and they are downloaded again"
+                )
+        return arrays
 
 
 def idx(name: str, kind: str, files: dict[str, str], folder: Path, class_names: tuple[str, ...]) -> Arrays:

@@ -1,4 +1,4 @@
-"""How many cores a process can keep busy: those it may run on, and the quota of its control groups."""
+"""How many cores a process can keep busy and how much memory it may take, by its control groups too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ffcore import machine
-from ffcore.machine import cores, cpu_quota
+from ffcore.machine import cores, cpu_quota, memory_left
 
 
 def control_groups(root, groups, **files):
@@ -47,6 +47,32 @@ def test_the_quota_of_control_groups(tmp_path, groups, files, quota):
 
 def test_a_system_without_control_groups_has_no_quota(tmp_path):
     assert cpu_quota(tmp_path) is None
+
+
+def memory(folder, limit, used, files, old=False):
+    """Returns the files of a control group's memory, `files` of active and of inactive pages each."""
+    names = ("limit_in_bytes", "usage_in_bytes", "total_") if old else ("max", "current", "")
+    stat = f"{names[2]}active_file {files}\n{names[2]}inactive_file {files}\nactive_anon 7"
+    return {
+        f"{folder}memory.{name}": f"{text}\n" for name, text in ((names[0], limit), (names[1], used), ("stat", stat))
+    }
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("0::/\n", {}, None),
+        ("0::/\n", memory("", "max", 50, 0), None),
+        ("0::/\n", memory("", 1000, 600, 100), 600),
+        ("0::/\n", memory("", 1000, 1500, 100), 0),
+        ("0::/a/b\n", {**memory("a/", 900, 600, 0), **memory("a/b/", 5000, 500, 0)}, 300),
+        (V1, memory("memory/box/", 1000, 600, 50, old=True), 500),
+        (V1, {**memory("memory/", 400, 300, 0, old=True), **memory("memory/box/", 1000, 600, 0, old=True)}, 100),
+        ("0::/\n", memory("", "damaged", 50, 0), None),
+    ],
+)
+def test_the_memory_that_control_groups_leave(tmp_path, groups, files, left):
+    assert memory_left(control_groups(tmp_path, groups, **files)) == left
 
 
 @pytest.mark.parametrize(("quota", "wanted"), [(None, 8), (0.2, 1), (1.5, 2), (2.0, 2), (64.0, 8)])

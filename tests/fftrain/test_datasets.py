@@ -68,6 +68,22 @@ def test_kmnist(tmp_path):
     assert data.test.labels[:3].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (pixels(40, 28, 28), ten(30), "its train split has 40 images and 30 labels"),
+        (pixels(40, 28, 28), ten(41), "its train split has 40 images and 41 labels"),
+        (pixels(40, 28, 28), ten(40) + 2, "its train split has labels 2 to 11 for 10 classes"),
+        (pixels(40, 20, 20), ten(40), "its train split has images of 1x20x20"),
+    ],
+)
+def test_files_that_do_not_fit_one_another_are_refused(tmp_path, images, labels, said):
+    files = {"train_labels_idx1_ubyte": labels.astype(np.uint8), "t10k_labels_idx1_ubyte": ten(20)}
+    raw(tmp_path, "KMNIST", train_images_idx3_ubyte=images, t10k_images_idx3_ubyte=pixels(20, 28, 28), **files)
+    with pytest.raises(DataError, match=rf"kmnist in .* is damaged: {said}; delete its files there"):
+        load("kmnist", tmp_path)
+
+
 def test_qmnist_reads_the_class_of_what_is_known_of_a_digit(tmp_path):
     known = RNG.integers(0, 4000, (40, 8)).astype(np.int32)
     known[:, 0] = ten(40)
