@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -20,6 +20,8 @@ from ffcore.machine import cores
 # Seconds in which a connection is made, and in which Ray answers behind it.
 CONNECTING = 10.0
 ANSWERING = 20.0
+# What Ray's errors have of a token that is missing or another's, and where one is asked for.
+UNKNOWN, AUTH = "AuthenticationError", "RAY_AUTH_MODE"
 # Bytes of Ray's object store on this machine: nothing but words goes through it.
 STORE = 100 * 2**20
 
@@ -46,10 +48,11 @@ def joined(address: str | None = None) -> Iterator[Joined]:
         UsageError: where Ray is not installed, or the address is none.
         FFStudyError: where nothing or something else listens there, or Ray cannot be had.
     """
-    ray = ray_module()
+    need_ray()
+    local = address is None
     if address is not None:
         _check_answers(address)
-    local = address is None
+    ray = importlib.import_module("ray")
     with ExitStack() as held:
         held.enter_context(redirect_stdout(sys.stderr))
         held.callback(ray.shutdown)
@@ -71,37 +74,53 @@ def joined(address: str | None = None) -> Iterator[Joined]:
         yield Joined(ray, found.dashboard_url or "")
 
 
-def ray_module() -> Any:
-    """Returns Ray, which tells nobody that it is used, and shows every line. Raises UsageError without it."""
+def need_ray() -> None:
+    """Looks for Ray, which then tells nobody that it is used, and shows every line. Raises UsageError without it."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs a package that is not installed: run pip install 'ffstudy[ray]'")
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"})
     if not sys.stderr.isatty():
         os.environ["RAY_COLOR_PREFIX"] = "0"
-    try:
-        return importlib.import_module("ray")
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "--engine ray needs a package that is not installed: run pip install 'ffstudy[ray]'"
-        ) from error
 
 
 def _check_answers(address: str) -> None:
-    """Raises UsageError where an address is none, FFStudyError where no Ray answers: `ray.init` tries for minutes."""
+    """Raises UsageError where an address is none, FFStudyError where no Ray answers: `ray.init` tries for minutes.
+
+    A cluster that asks for a token is shown this machine's; Ray looks for it when it is loaded.
+    """
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
+    if not host or "/" in host or not port.isdigit():
         raise UsageError(f"--address is {address!r}: write auto, HOST:PORT or ray://HOST:PORT")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECTING).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise FFStudyError(f"nothing listens at --address {address} ({why}): start Ray there") from error
     if address.startswith("ray://"):
         return  # a client gives up by itself
-    words = ["-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
-    try:
-        subprocess.run([sys.executable, *words], capture_output=True, check=True, timeout=ANSWERING)
-    except subprocess.SubprocessError as error:
+    said = _health(address)
+    if UNKNOWN in said:
+        os.environ.setdefault(AUTH, "token")
+        if _health(address):
+            raise FFStudyError(
+                f"the cluster at --address {address} wants its token: copy ~/.ray/auth_token here from the machine "
+                "that started it, or set RAY_AUTH_TOKEN to what `ray get-auth-token` prints there"
+            )
+    elif said:
         raise FFStudyError(
             f"what listens at --address {address} is no Ray cluster: write the address that ray start printed"
-        ) from error
+        )
+
+
+def _health(address: str) -> str:
+    """Returns what is wrong with the cluster at an address, as Ray's own command says it; "" where it answers."""
+    words = ["-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
+    try:
+        found = subprocess.run(
+            [sys.executable, *words], capture_output=True, encoding="utf-8", errors="replace", timeout=ANSWERING
+        )
+    except subprocess.TimeoutExpired:
+        return "no answer"
+    return (found.stderr or "unhealthy") if found.returncode else ""

@@ -165,9 +165,9 @@ def of_ray(engine: EngineName, *, out: str | None = None, **given: Any) -> OfRay
         UsageError: where an option is given without its engine, or Ray is not installed.
     """
     if engine == EngineName.ray:
-        from ffcore.cluster import ray_module
+        from ffcore.cluster import need_ray
 
-        ray_module()
+        need_ray()
         return OfRay(**given)
     for name, value in {"out": out, **given}.items():
         if value is not None:

@@ -26,6 +26,10 @@ PLAIN, RAY = ENGINES = ("plain", "ray")
 
 
 def study(
+    named: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="A study: its TOML file, or a preset's name.", show_default=False),
+    ] = None,
     *,
     preset: Annotated[
         str | None,
@@ -102,12 +106,13 @@ def study(
     """Train, measure and compare every cell of a grid.
 
     Run again, it goes on where it was. Each cell is a run folder under OUT/cells. Nothing finished is done again; a
-    cell that fails is reported and the others go on; exit code 1 says that some failed. Without --preset and --spec,
-    the study in --out goes on.
+    cell that fails is reported and the others go on; exit code 1 says that some failed. Without STUDY, --preset and
+    --spec, the study in --out goes on.
 
     \b
     Examples:
       fftrain study --preset smoke
+      fftrain study my.toml
       fftrain study --preset quick --dry-run
       fftrain study --spec my.toml --out studies/mine
       fftrain study --spec my.toml --out studies/mine --shard 2/4
@@ -122,7 +127,7 @@ def study(
 
     overrides: dict[str, Any] = {"data_dir": data_dir, "data_cache": data_cache, "threads": threads, "track": track}
     overrides["mixed_precision"] = mixed_precision
-    planned = choose(preset, spec, out, overrides)
+    planned = choose(*_named(named, preset, spec), out, overrides)
     begun = Shard.of(shard)
     used = {str(cell.config.mixed_precision) for cell in planned.cells}
     accelerator, reporter = start(threads, processes=processes, used=used)
@@ -171,6 +176,20 @@ def study(
             reporter.note(f"tables and pictures: {shlex.join(['fftrain', 'report', str(found.path)])}")
     if failed:
         raise typer.Exit(1)
+
+
+def _named(named: str | None, preset: str | None, spec: Path | None) -> tuple[str | None, Path | None]:
+    """Returns the preset and the TOML file that are named, by an option or without one."""
+    if named is None:
+        return preset, spec
+    if preset is not None or spec is not None:
+        other = f"--spec {spec}" if preset is None else f"--preset {preset}"
+        raise SettingError(f"{named} and {other} name two studies: leave one of them out")
+    if named in PRESETS:
+        return named, None
+    if not Path(named).is_file():
+        raise SettingError(f"{named} is neither a preset ({', '.join(PRESETS)}) nor a TOML file: name one")
+    return None, Path(named)
 
 
 def _check_engine(engine: str, processes: int | None, of_ray: Mapping[str, object]) -> None:

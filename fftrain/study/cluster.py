@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from ffcore.cluster import joined
-from ffcore.errors import FFStudyError, SettingError, TrainingError
+from ffcore.errors import FFStudyError, InUse, SettingError, TrainingError
+from ffcore.files import lock
 from fftrain.launcher import told_threads
 from fftrain.progress import Reporter
 from fftrain.study.folder import Study
@@ -92,13 +94,12 @@ class Cluster(Engine):
         if self.dashboard:
             reporter.note(f"dashboard: http://{self.dashboard}")
         path, spec = study.path.resolve(), study.spec
-        (path / "locks").mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path / "locks", prefix="ray-") as token:
+        with _token(path / "locks") as token:
             job = Job(
                 path=str(path),
                 planned=json.dumps([spec.content, spec.name, spec.overrides]),
                 working=os.getcwd(),
-                token=token.name,
+                token=str(token),
                 versions=tuple((name, version(name)) for name in VERSIONS),
                 redo_damaged=redo_damaged,
             )
@@ -161,7 +162,7 @@ class Cluster(Engine):
     def _asked(self, cpus: int) -> dict[str, Any]:
         """Returns what a task asks for: its share of a node, and the environment that this process has."""
         own = {key: value for key, value in os.environ.items() if key.startswith(ALONG)}
-        environment = {**own, "OMP_NUM_THREADS": str(cpus)}
+        environment = {"OMP_NUM_THREADS": str(cpus), **own}  # a cell's threads are those of the plain engine
         return {"num_cpus": cpus, "num_gpus": self.cell_gpus, "runtime_env": {"env_vars": environment}}
 
     def _check_nodes(self, job: Job, cpus: Collection[int]) -> None:
@@ -185,6 +186,20 @@ class Cluster(Engine):
                 raise SettingError(f"node {asked[each]} {reason}")
         for each in silent:
             raise TrainingError(f"node {asked[each]} does not answer in {ANSWERING:.0f} s: look at it, or take it away")
+
+
+@contextmanager
+def _token(locks: Path) -> Iterator[Path]:
+    """Makes a file for the block, held, by which nodes know the folder; those of drivers that were killed go."""
+    for old in locks.glob("ray-*"):
+        with suppress(InUse), lock(old, "another driver's"):
+            old.unlink(missing_ok=True)
+    token = locks / f"ray-{uuid4().hex}"
+    with lock(token, "this driver's"):
+        try:
+            yield token
+        finally:
+            token.unlink(missing_ok=True)
 
 
 def _as_known(error: Any) -> Exception:

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import sys
 from importlib.metadata import version
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from ffcore.files import read_json
+from fftrain.study.cluster import Cluster, _token
 from fftrain.study.task import Job, unfit
 from tests.fftrain.studies import OWN_EVALUATION, SPEC, cells, planned, start, study_command
 from tests.fftrain.training import epochs
@@ -154,6 +156,44 @@ def test_what_listens_and_is_no_cluster_is_not_waited_for(cli, spec, tmp_path, m
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(("told", "threads"), [({"OMP_NUM_THREADS": "1"}, "1"), ({}, "2")])
+def test_a_cell_has_the_threads_of_the_plain_engine(monkeypatch, told, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    asked = Cluster(cell_cpus=2)._asked(2)
+    assert (asked["num_cpus"], asked["runtime_env"]["env_vars"]["OMP_NUM_THREADS"]) == (2, threads)
+
+
+def test_what_a_driver_that_was_killed_left_goes(tmp_path):
+    (tmp_path / "ray-old").touch()
+    with _token(tmp_path) as token, _token(tmp_path) as other:
+        assert {token, other} == {*tmp_path.iterdir()}  # one that is at work is left alone
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_is_shown_that_of_this_machine(spec, tmp_path, unused_port, monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray = (sys.executable, "-m", "ray.scripts.scripts")
+    subprocess.run([*ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+    options = ("--port", str(unused_port), "--num-cpus", "1", "--include-dashboard", "false", "--block")
+    address = f"{socket.gethostbyname(socket.gethostname())}:{unused_port}"
+    with subprocess.Popen([*ray, "start", "--head", *options], stdout=subprocess.PIPE, text=True) as head:
+        try:
+            next(line for line in head.stdout if "--block" in line)  # it runs
+            command = ("--spec", spec, "--engine", "ray", "--address", address, "--only", "*-bp-*", "--threads", "1")
+            ended = study_command(*command, "--out", tmp_path / "x")
+            assert ended.returncode == 0, ended.stderr
+            monkeypatch.setenv("HOME", str(tmp_path / "other"))
+            ended = study_command(*command, "--out", tmp_path / "y")
+            one_line(Ended(ended.returncode, ended.stdout, ended.stderr), 1, f"{address} wants its token: copy ~/.ray/")
+        finally:
+            head.terminate()
+
+
 @pytest.mark.slow
 def test_a_cell_whose_node_is_killed_goes_on_elsewhere_from_its_checkpoint(tmp_path, cluster):
     spec, name = written(tmp_path)
@@ -201,6 +241,7 @@ def test_a_driver_that_is_ended_ends_its_cells_and_started_again_goes_on(tmp_pat
     [resumed] = re.findall(r"resuming .* after epoch (\d+)", again.stderr)
     assert int(resumed) >= 1
     assert epochs(out / "cells" / name) == [*range(1, 61)]
+    assert not [*(out / "locks").glob("ray-*")]
 
 
 @pytest.mark.slow

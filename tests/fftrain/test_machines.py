@@ -57,8 +57,7 @@ def test_a_job_array_that_is_preempted_is_requeued_and_goes_on(tmp_path, environ
     _, name = written(tmp_path)
     (tmp_path / "long.toml").rename(tmp_path / "my.toml")
     (tmp_path / "study.sbatch").write_text(*shown("bash"))
-    told = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "1"}
-    told["SLURM_CPUS_PER_TASK"] = "1"
+    told = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_CPUS_PER_TASK": "1"}
 
     def submitted():
         return subprocess.Popen(

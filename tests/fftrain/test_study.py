@@ -313,6 +313,14 @@ def test_wrong_usage_is_said_in_one_line(cli, spec, tmp_path):
     one_line(cli("fftrain", "study", "--preset", "smoke", "--spec", spec), 2, "two studies")
     one_line(cli("fftrain", "study", "--spec", tmp_path / "no.toml"), 2, "--spec", "no.toml cannot be read")
     one_line(cli("fftrain", "study", "--out", tmp_path), 2, "holds no study")
+    one_line(cli("fftrain", "study", "smok"), 2, "smok is neither a preset (paper, quick, smoke) nor a TOML file")
+    one_line(cli("fftrain", "study", "smoke", "--spec", spec), 2, "smoke and --spec", "name two studies")
+
+
+@pytest.mark.parametrize("option", ["--spec", None])
+def test_a_study_is_named_with_and_without_an_option(cli, spec, tmp_path, option):
+    words = [spec] if option is None else [option, spec]
+    assert "3 cells (3 missing)" in cli("fftrain", "study", *words, "--out", tmp_path / "x", "--dry-run").out
     (tmp_path / "bad.toml").write_text("dataset = [")
     one_line(cli("fftrain", "study", "--spec", tmp_path / "bad.toml"), 2, "is not TOML")
     one_line(cli("fftrain", "study", "--spec", spec, "--shard", "3/2"), 2, "--shard is '3/2'")
