@@ -22,6 +22,8 @@ CONNECTING = 10.0
 ANSWERING = 20.0
 # What Ray's errors have of a token that is missing or another's, and where one is asked for.
 UNKNOWN, AUTH = "AuthenticationError", "RAY_AUTH_MODE"
+# The cluster that this machine is in.
+AUTO = "auto"
 # Bytes of Ray's object store on this machine: nothing but words goes through it.
 STORE = 100 * 2**20
 
@@ -84,20 +86,12 @@ def need_ray() -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Raises UsageError where an address is none, FFStudyError where no Ray answers: `ray.init` tries for minutes.
+    """Raises UsageError where an address is none, FFStudyError where no Ray answers: `ray.init` tries for ever.
 
     A cluster that asks for a token is shown this machine's; Ray looks for it when it is loaded.
     """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or "/" in host or not port.isdigit():
-        raise UsageError(f"--address is {address!r}: write auto, HOST:PORT or ray://HOST:PORT")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise FFStudyError(f"nothing listens at --address {address} ({why}): start Ray there") from error
+    if address != AUTO:
+        _check_listening(address)
     if address.startswith("ray://"):
         return  # a client gives up by itself
     said = _health(address)
@@ -109,9 +103,20 @@ def _check_answers(address: str) -> None:
                 "that started it, or set RAY_AUTH_TOKEN to what `ray get-auth-token` prints there"
             )
     elif said:
-        raise FFStudyError(
-            f"what listens at --address {address} is no Ray cluster: write the address that ray start printed"
-        )
+        what = "no Ray cluster of this machine answers" if address == AUTO else "what listens there is no Ray cluster"
+        raise FFStudyError(f"--address {address}: {what}; write the address that ray start printed")
+
+
+def _check_listening(address: str) -> None:
+    """Raises UsageError where an address is none, FFStudyError where nothing listens there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise UsageError(f"--address is {address!r}: write auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FFStudyError(f"nothing listens at --address {address} ({why}): start Ray there") from error
 
 
 def _health(address: str) -> str:

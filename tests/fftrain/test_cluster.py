@@ -152,7 +152,7 @@ def test_what_listens_and_is_no_cluster_is_not_waited_for(cli, spec, tmp_path, m
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         command = ("fftrain", "study", "--spec", spec, "--out", tmp_path / "x", "--engine", "ray", "--address", address)
-        one_line(cli(*command), 1, f"what listens at --address {address} is no Ray cluster", "ray start")
+        one_line(cli(*command), 1, f"--address {address}: what listens there is no Ray cluster", "ray start")
     assert not (tmp_path / "x").exists()
 
 
