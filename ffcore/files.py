@@ -61,12 +61,16 @@ def unwritten(path: Path, error: Exception) -> WriteError:
 
     Libraries have errors of their own for a full disk, which do not always say so: then the disk is asked.
     """
-    full = os.strerror(errno.ENOSPC)
-    if error.errno in _FULL if isinstance(error, OSError) else full in str(error) or _is_full(path.parent):
-        why, mend = full, "free some space there, or name another place"
+    if says_full(error) or (not isinstance(error, OSError) and _is_full(path.parent)):
+        why, mend = os.strerror(errno.ENOSPC), "free some space there, or name another place"
     else:
         why, mend = getattr(error, "strerror", None) or str(error).partition("\n")[0], "name a place that can"
     return WriteError(f"{path} cannot be written ({why}): {mend}")
+
+
+def says_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full: the system's by its number, that of a library in words."""
+    return getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _is_full(folder: Path) -> bool:

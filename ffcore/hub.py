@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
+from pathlib import Path
 from typing import Any
 
 from ffcore.errors import FFStudyError, HubError, UsageError
+from ffcore.files import says_full, unwritten
 
 # How a model on the Hub is named: hf://OWNER/NAME[@REVISION][/FILE].
 HUB = "hf://"
@@ -20,11 +24,15 @@ _REFUSED = {
     404: "there is no such repository, or it is private: look at the name, or ask its owner",
     409: "it was changed by somebody else at the same time: try again",
 }
+# What the library trips over where an answer is not as the Hub's are.
+_ODD = (LookupError, TypeError, AttributeError, AssertionError, JSONDecodeError)
 
 
 @contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Turns what `huggingface_hub` raises in the block into an error of one line.
+    """Turns what `huggingface_hub` raises in the block into an error of one line; what it warns of is not said.
+
+    The block holds calls of the library alone: what else goes wrong there would be taken for the Hub's doing.
 
     Args:
         what: is asked for, as a person named it: messages begin with it.
@@ -38,6 +46,7 @@ def asking(what: str) -> Iterator[None]:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -49,12 +58,14 @@ def asking(what: str) -> Iterator[None]:
 
     sending: Any = HfHubHTTPError.__bases__  # OSError, and what the library raises that this release sends requests by
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except FFStudyError:
         raise
     except HFValidationError as error:
         raise UsageError(f"{what} is no name on the Hub: {error}") from error
-    except (ValueError, RuntimeError, *sending) as error:
+    except (ValueError, RuntimeError, *_ODD, *sending) as error:
         wraps = isinstance(error, LocalEntryNotFoundError | RuntimeError)  # of a download, and of an upload
         cause = error.__cause__ if wraps and error.__cause__ else error
         response = getattr(cause, "response", None)
@@ -69,9 +80,14 @@ def asking(what: str) -> Iterator[None]:
         elif response is not None:
             said = getattr(cause, "server_message", None) or str(cause).partition("\n")[0]
             why = f"the Hub answers {response.status_code} ({said})"
+        elif says_full(cause):
+            why = f"{unwritten(Path(constants.HF_HUB_CACHE), cause)} with HF_HOME"
+        elif isinstance(cause, _ODD):
+            said = f"{type(cause).__name__}: {cause}"
+            why = f"the Hub's answer cannot be read ({said}): look at HF_ENDPOINT, or update huggingface_hub"
         elif isinstance(cause, ValueError) or getattr(cause, "filename", None):  # of a file on this machine
             why = str(cause)
         else:
             said = str(cause) or type(cause).__name__
             why = f"the Hub cannot be reached ({said}): look at the network, and HF_ENDPOINT"
-        raise HubError(f"{what}: {why}") from error
+        raise HubError(f"{what}: {' '.join(why.split())}") from error

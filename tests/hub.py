@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 OWNER, TOKEN = "me", "hf_of_the_tests"
+LICENSES = ("mit", "apache-2.0", "cc-by-4.0", "other")  # of those on its list
 # What the Hub keeps as LFS, by what a repository's .gitattributes has from its beginning; git has the rest.
 LARGE = (".onnx", ".safetensors", ".ts", ".pt2")
 Files = dict[str, bytes]
@@ -88,7 +89,8 @@ class Hub:
             case ["POST", "api", "repos", "create"]:
                 return _json(self._create(json.loads(body), token))
             case ["POST", "api", "validate-yaml"]:
-                return _json({"errors": _faults(json.loads(body)["content"]), "warnings": []})
+                faults = _faults(json.loads(body)["content"])
+                return _json({"errors": faults, "warnings": []}, status=400 if faults else 200)
             case ["POST", owner, name, "info", "lfs", "objects", "batch"]:
                 self._repository(f"{owner}/{name.removesuffix('.git')}", token, write=True)
                 return _json({"transfer": "basic", "objects": [self._place(o) for o in json.loads(body)["objects"]]})
@@ -168,8 +170,9 @@ def _faults(card: str) -> list[dict[str, str]]:
     import yaml
 
     found = yaml.safe_load(card.split("---\n")[1])
-    wrong = [key for key in ("license", "pipeline_tag") if not isinstance(found.get(key, ""), str)]
-    wrong += [] if found.get("license", "mit").islower() else ["license"]
+    wrong = [key for key in ("pipeline_tag",) if not isinstance(found.get(key, ""), str)]
+    wrong += [] if found.get("license", "mit") in LICENSES else ["license"]
+    wrong += ["license_name"] if found.get("license") == "other" and not found.get("license_name") else []
     for model in found.get("model-index", []):
         for result in model["results"]:
             wrong += [key for key in ("task", "dataset", "metrics") if key not in result]
@@ -205,8 +208,8 @@ def _resolved(known: Repository, revision: str, path: str, method: str) -> tuple
     return 200, {"X-Repo-Commit": sha, "ETag": f'"{etag}"', "X-Linked-Size": str(len(content))}, content
 
 
-def _json(value: Any) -> tuple[int, dict[str, str], bytes]:
-    return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+def _json(value: Any, status: int = 200) -> tuple[int, dict[str, str], bytes]:
+    return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
 @contextmanager

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from ffcore.errors import SettingError
 from ffexport.describe import public
 from ffmodels.run import Run
 
 LIBRARY = "ffstudy"
 TASKS = {True: "image-classification", False: "image-feature-extraction"}  # with classes, without
 ACCURACY = "accuracy"
+OTHER = "other"  # what the Hub calls a license that is not on its list
+_LICENSE = re.compile(rf"(?!{OTHER}$)({OTHER}:)?[a-z0-9][a-z0-9._+-]*")
+
+
+def license_of(said: str) -> str:
+    """Returns a license as the Hub writes its ids, in lower case. Which ones are on its list, the Hub knows.
+
+    Raises:
+        SettingError: where it cannot be one.
+    """
+    found = said.lower()
+    if not _LICENSE.fullmatch(found):
+        raise SettingError(
+            f"--license {said} is no id as the Hugging Face Hub has them: write one of its list, such as mit or "
+            f"cc-by-4.0, or {OTHER}:NAME for a license that is not on it"
+        )
+    return found
 
 
 def card_data(run: Run, manifest: Mapping[str, Any]) -> str:
@@ -46,8 +65,10 @@ def card_data(run: Run, manifest: Mapping[str, Any]) -> str:
             )
             for split, value in about["accuracy"].items()
         ]
+    license, _, license_name = (manifest.get("license") or "").partition(":")
     data = ModelCardData(
-        license=manifest.get("license"),
+        license=license or None,
+        license_name=license_name or None,
         library_name=LIBRARY,
         pipeline_tag=TASKS[any(about["class_names"] for about in files.values())],
         tags=[method, *local, public(config["backbone"]["name"]), *dict.fromkeys(f["format"] for f in files.values())],

@@ -88,7 +88,9 @@ def export(
     license: Annotated[
         str | None,
         typer.Option(
-            help="Of the weights, for the card, as the Hugging Face Hub calls it: mit, cc-by-4.0.", show_default=False
+            help="Of the weights, for the card, as the Hugging Face Hub calls it: mit, cc-by-4.0; other:NAME where its "
+            "list has none.",
+            show_default=False,
         ),
     ] = None,
     push_to_hub: Annotated[

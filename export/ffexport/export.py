@@ -11,6 +11,7 @@ from typing import Any
 from ffcore.errors import RunError, SettingError
 from ffcore.files import AnyPath, claimed, replacing, write_json, write_text
 from ffexport.card import card
+from ffexport.card_data import license_of
 from ffexport.making import Maker
 from ffexport.manifest import make_manifest, read_before
 from ffexport.onnx_format import check_opset
@@ -63,7 +64,8 @@ def export_run(
         ink: whether the run's images are drawings, whose ink `ffserve` takes off any ground; None means as they look.
         opset: of ONNX.
         atol: the tolerance, as `check_exact` and `check_near` take it; None means the precision's own.
-        license: of the weights, as the Hub calls it (mit, cc-by-4.0); None says none, or what was said before.
+        license: of the weights, as the Hub calls it (mit, cc-by-4.0, other:NAME); None says none, or what was said
+            before.
         out: where the files go; None means `run/export`.
 
     Returns:
@@ -86,6 +88,7 @@ def export_run(
         check_opset(opset)
     elif opset != OPSET:
         raise SettingError(f"--opset {opset} is for --format onnx, not {', '.join(formats)}: leave it out")
+    license = None if license is None else license_of(license)
     out = Path(run) / "export" if out is None else Path(out)
     with ExitStack() as held:
         held.enter_context(one_thread())

@@ -26,19 +26,22 @@ TOLD_OF_DATA = ("shape", "class_names", "images", "digest", "hub")
 
 
 def check_push(name: str) -> None:
-    """Holds a repository's name against the Hub's rules, and looks for a token; asks nobody.
+    """Holds a repository's name against the Hub's rules, and looks for what an upload needs; asks nobody.
 
     Raises:
         UsageError: where the name is not legal.
-        HubError: where there is no token.
+        HubError: where there is no token, or HF_HUB_OFFLINE keeps the Hub from being asked.
     """
     what = f"{OPTION} {name}"
     with asking(what):
-        from huggingface_hub import get_token, hf_hub_url
+        from huggingface_hub import constants, get_token, hf_hub_url
 
         hf_hub_url(name, README)  # which asks nobody
-        if get_token() is None:
-            raise HubError(f"{what} needs a token: {LOG_IN}")
+        token = get_token()
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(f"{what} needs the network, and HF_HUB_OFFLINE keeps the Hub from being asked: unset it")
+    if token is None:
+        raise HubError(f"{what} needs a token: {LOG_IN}")
 
 
 def push(run: AnyPath, out: AnyPath, name: str, *, private: bool = False, revision: str | None = None) -> str:
@@ -65,26 +68,28 @@ def push(run: AnyPath, out: AnyPath, name: str, *, private: bool = False, revisi
     """
     out, what = Path(out), f"{OPTION} {name}"
     check_push(name)
-    with claimed(out), asking(f"{what} ({out} is whole)"):
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
-        api = HfApi()
-        made = api.create_repo(name, private=private or None, exist_ok=True)
-        if revision is not None:
-            api.create_branch(made.repo_id, branch=revision, exist_ok=True)
+    with claimed(out):
         added = dict(_uploaded(Run.load(run), out))
-        there = api.list_repo_files(made.repo_id, revision=revision)
-        gone = [path for path in there if path not in added and _is_exported(path)]
-        api.create_commit(
-            made.repo_id,
-            [
-                *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=source) for path, source in added.items()),
-                *(CommitOperationDelete(path_in_repo=path) for path in gone),
-            ],
-            commit_message=f"Export of ffstudy {read_before(out)['version']}",
-            revision=revision,
-        )
-        return f"{made}/tree/{quote(revision, safe='')}" if revision else str(made)
+        version = read_before(out)["version"]
+        with asking(f"{what} ({out} is whole)"):
+            from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+            api = HfApi()
+            made = api.create_repo(name, private=private or None, exist_ok=True)
+            if revision is not None:
+                api.create_branch(made.repo_id, branch=revision, exist_ok=True)
+            there = api.list_repo_files(made.repo_id, revision=revision)
+            gone = [path for path in there if path not in added and _is_exported(path)]
+            api.create_commit(  # which has the Hub look at the card's metadata before anything is uploaded
+                made.repo_id,
+                [
+                    *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=source) for path, source in added.items()),
+                    *(CommitOperationDelete(path_in_repo=path) for path in gone),
+                ],
+                commit_message=f"Export of ffstudy {version}",
+                revision=revision,
+            )
+    return f"{made}/tree/{quote(revision, safe='')}" if revision else str(made)
 
 
 def _uploaded(run: Run, out: Path) -> Iterator[tuple[str, Path | bytes]]:

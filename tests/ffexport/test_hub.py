@@ -19,9 +19,6 @@ from ffserve.session import Model, find_model
 from tests.ffexport.checks import PROBE, probe_of
 from tests.helpers import one_line
 
-# What `huggingface_hub` 2 sends LFS files by says of it.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
 
 def test_the_cards_metadata_are_the_hubs(trained, exported):
     text = (exported["ff"] / "card.md").read_text(encoding="utf-8")
@@ -60,7 +57,8 @@ def test_the_card_names_license_and_data_set_where_they_are_known(run_copy, expo
         name: {**about, "class_names": None, "accuracy": None, "head": "none"}
         for name, about in manifest["files"].items()
     }
-    data = ModelCard(card(Run(run_copy, record), {**manifest, "files": bare})).data
+    data = ModelCard(card(Run(run_copy, record), {**manifest, "license": "other:mine-1.0", "files": bare})).data
+    assert (data.license, data.license_name) == ("other", "mine-1.0")
     assert (data.pipeline_tag, data.eval_results, data.metrics) == ("image-feature-extraction", None, None)
 
 
@@ -126,7 +124,7 @@ def test_a_second_push_is_one_commit_of_what_changed(hub, run_copy, exported):
 
 
 def test_the_command_says_where_it_is(hub, cli, run_copy):
-    options = ("--format", "torchscript", "--license", "mit", "--push-to-hub", "me/mine", "--private")
+    options = ("--format", "torchscript", "--license", "MIT", "--push-to-hub", "me/mine", "--private")
     ended = cli("ffexport", run_copy, *options)
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == f"{hub.url}/me/mine"
@@ -145,6 +143,8 @@ def test_the_command_says_where_it_is(hub, cli, run_copy):
         (["--push-to-hub", "me/a/b"], 2, ["--push-to-hub me/a/b is no name on the Hub", "namespace/repo_name"]),
         (["--push-to-hub", "me/-a"], 2, ["--push-to-hub me/-a is no name on the Hub"]),
         (["--push-to-hub", "me/a"], 1, ["--push-to-hub me/a needs a token", "hf auth login", "HF_TOKEN"]),
+        (["--license", "-"], 2, ["--license - is no id", "cc-by-4.0, or other:NAME"]),
+        (["--license", "Other"], 2, ["--license Other is no id", "other:NAME"]),
         (["--private"], 2, ["--private is of --push-to-hub"]),
         (["--revision", "next"], 2, ["--revision is of --push-to-hub"]),
     ],
@@ -181,6 +181,31 @@ def test_where_the_hub_refuses_the_export_is_whole(hub, trained, exported, monke
     assert words in text
     assert len(text.splitlines()) == 1
     assert Model(out / "model.onnx", device="cpu")
+
+
+def test_metadata_that_the_hub_refuses_are_told_and_nothing_is_uploaded(hub, run_copy, exported):
+    out = shutil.copytree(exported["ff"], run_copy / "export")
+    (out / "card.md").write_text("---\nlicense: not-on-its-list\n---\n")
+    with pytest.raises(HubError, match=r'Invalid metadata in README.md. - "license" is not legal$') as error:
+        push(run_copy, out, "me/a")
+    assert "\n" not in str(error.value)
+    assert {*hub.repositories["me/a"].files()} == {".gitattributes"}
+    assert not hub.large
+
+
+def test_an_answer_that_is_none_of_the_hubs_is_one_line(hub, trained, exported, monkeypatch):
+    hub.refuse, hub.refused = 409, "/api/repos/create"  # without the repository's URL
+    with pytest.raises(HubError, match=r"the Hub's answer cannot be read \(KeyError: 'url'\): look at HF_ENDPOINT"):
+        push(trained / "ff", exported["ff"], "me/a")
+
+
+def test_an_upload_without_a_network_is_refused_before_the_export(hub, cli, run_copy, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    ended = cli("ffexport", run_copy, "--push-to-hub", "me/a")
+    one_line(ended, 1, "--push-to-hub me/a needs the network, and HF_HUB_OFFLINE keeps")
+    assert not (run_copy / "export").exists()
 
 
 def test_a_token_of_somebody_else_may_not_write(hub, trained, exported, monkeypatch):

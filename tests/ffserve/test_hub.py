@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -162,6 +165,22 @@ def test_without_a_network_or_the_library_one_line_says_so(hub, cli, monkeypatch
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", None)
     one_line(cli("ffserve", "info", "hf://me/digits"), 1, "huggingface_hub is not installed: run pip install")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("xet: No space left on device")]
+)
+def test_a_full_disk_is_told_with_the_place_and_once(hub, tmp_path, monkeypatch, error):
+    import huggingface_hub
+
+    def fail(*_: object, **__: object) -> None:
+        warnings.warn("Not enough free disk space to download the file", stacklevel=1)
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    told = rf"^hf://a/b: {tmp_path}/hf/hub cannot be written \(No space left on device\): free .* place with HF_HOME$"
+    with pytest.raises(HubError, match=told):
+        find_model("hf://a/b")
 
 
 def test_a_server_calls_a_model_as_its_repository(hub, digits, monkeypatch):
