@@ -11,9 +11,11 @@ from pathlib import Path
 # What stands before the colon -> what behind it; and what files of theirs are called.
 FOLDER = "imagefolder"
 PREFIXES = {FOLDER: "PATH", "hf": "PATH_OR_NAME"}
+# And what of theirs has classes.
+CLASSES = {FOLDER: "images in class folders", "hf": "a column of classes with ,label=COLUMN"}
 SUFFIXES = (".parquet", ".arrow", ".tar")
 PLACES = " or ".join(f"{prefix}:{what}" for prefix, what in PREFIXES.items())
-_OPTIONS = re.compile(r"(?:,\w+=[^,]*)+$")
+_OPTION = re.compile(r",\w+=[^,]*$")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Place:
     Args:
         prefix: a key of PREFIXES.
         name: a path on this machine, or the name of a data set on the Hugging Face Hub.
-        options: what stands behind it, `,KEY=VALUE,...`; of `hf:` alone.
+        options: what stands behind it, `,KEY=VALUE,...`; of `hf:` alone, and no part of a path that is there.
     """
 
     prefix: str
@@ -36,8 +38,10 @@ class Place:
         prefix, colon, name = dataset.partition(":")
         if not colon or prefix not in PREFIXES:
             return None
-        options = None if prefix == FOLDER else _OPTIONS.search(name)
-        return cls(prefix, name) if options is None else cls(prefix, name[: options.start()], options[0])
+        options = ""
+        while prefix != FOLDER and not os.path.exists(os.path.expanduser(name)) and (last := _OPTION.search(name)):
+            name, options = name[: last.start()], last[0] + options
+        return cls(prefix, name, options)
 
     def __str__(self) -> str:
         return f"{self.prefix}:{self.name}{self.options}"

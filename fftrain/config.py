@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import SkipValidation, model_validator
 
 from ffcore.errors import SettingError
-from ffcore.places import PLACES
+from ffcore.places import CLASSES, FOLDER, PLACES
 from ffcore.settings import Part, Settings, setting
 from fftrain.parts import BASELINES, EVALUATIONS, PARTS, VIEWS, make_part, placed
 from fftrain.recipes import POINT, default, label
@@ -176,9 +176,10 @@ class RunConfig(DataSettings):
                 f"{needs.views}: choose one of {fitting}"
             )
         if needs.labels and not found:
+            classes = CLASSES.get(self.dataset.partition(":")[0], CLASSES[FOLDER])
             raise SettingError(
                 f"--method {method.part_name} reads labels, and {self.dataset} has no classes: choose a --view that "
-                "makes labels, a method without, or images in class folders"
+                f"makes labels, a method without, or {classes}"
             )
         return found
 

@@ -25,11 +25,15 @@ from ffcore.places import Place, public_name
         ("hf:beans.parquet", "HERE/beans.parquet", "", "hf:beans.parquet"),
         ("hf:./beans", "HERE/beans", "", "hf:beans"),
         ("hf:there", "HERE/there", "", "hf:there"),
+        ("hf:there,label=x", "HERE/there", ",label=x", "hf:there,label=x"),
+        ("hf:more,e=1", "HERE/more,e=1", "", "hf:more,e=1"),
+        ("hf:more,e=1,label=x", "HERE/more,e=1", ",label=x", "hf:more,e=1,label=x"),
     ],
 )
 def test_a_place(tmp_path, monkeypatch, given, path, options, public):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "more,e=1").mkdir()
     place = Place.of(given)
     assert place.path == (None if path is None else Path(path.replace("HERE", str(tmp_path))))
     assert place.options == options
