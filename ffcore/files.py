@@ -24,6 +24,7 @@ LOCKS = "FFSTUDY_LOCKS"
 # Bytes that are no room for anything.
 NEXT_TO_NOTHING = 2**16
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = (os.strerror(errno.ENOSPC), "Not enough disk space")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -70,7 +71,7 @@ def unwritten(path: Path, error: Exception) -> WriteError:
 
 def says_full(error: BaseException) -> bool:
     """Whether an error says that a disk is full: the system's by its number, that of a library in words."""
-    return getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in str(error)
+    return getattr(error, "errno", None) in _FULL or any(words in str(error) for words in _FULL_WORDS)
 
 
 def _is_full(folder: Path) -> bool:

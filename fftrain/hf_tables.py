@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ffcore.errors import DataError, SettingError
+from ffcore.files import says_full, unwritten
 from ffcore.layout import SPLITS, TEST, TRAIN, VALIDATION
 from ffcore.places import Place, is_there
 from fftrain.datasets.base import REASON
@@ -28,12 +29,18 @@ _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 
 
 def options_of(place: Place) -> dict[str, str]:
-    """Returns what stands behind a name. Raises SettingError for what is no option."""
-    found = dict(part.split("=", 1) for part in place.options.split(",")[1:])
-    if unknown := [key for key in found if key not in KEYS]:
+    """Returns what stands behind a name. Raises SettingError for what is no option, or there is no use for."""
+    given = [part.split("=", 1) for part in place.options.split(",")[1:]]
+    keys, found = [key for key, _ in given], dict(given)
+    if unknown := [key for key in keys if key not in KEYS]:
         raise SettingError(f"{place}: {unknown[0]} is no option: choose among {', '.join(KEYS)}")
-    if "revision" in found and place.path is not None:
+    if twice := [key for key in found if keys.count(key) > 1]:
+        raise SettingError(f"{place}: {twice[0]} is given twice: leave one out")
+    path = place.path
+    if path is not None and "revision" in found:
         raise SettingError(f"{place}: revision is of a name on the hub, and this is a path: leave it out")
+    if path is not None and "config" in found and (not path.is_dir() or _is_saved(path)):
+        raise SettingError(f"{place}: config is of a copy of a repository, or a name on the hub: leave it out")
     return found
 
 
@@ -57,6 +64,11 @@ def loaded(place: Place, options: Mapping[str, str]) -> dict[str, Any]:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # the library and those below it raise nearly anything
+        while isinstance(error, datasets.exceptions.DatasetGenerationError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # it says that there is one
+        if says_full(error):
+            home = Path(datasets.config.HF_DATASETS_CACHE)
+            raise DataError(f"{place}: {unwritten(home, error)} with HF_HOME") from error
         said = textwrap.shorten(str(error) or type(error).__name__, REASON, placeholder=" ...", break_on_hyphens=False)
         if path is not None:
             raise DataError(f"{place} cannot be read ({said}): mend it, or name another") from error
@@ -72,7 +84,7 @@ def _of_path(path: Path, config: str | None) -> Any:
     import datasets
 
     if path.is_dir():
-        if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+        if _is_saved(path):
             return datasets.load_from_disk(str(path))
         return datasets.load_dataset(str(path), config)
     files = [str(path)] if path.exists() else sorted(glob.glob(str(path)))
@@ -86,9 +98,14 @@ def _of_path(path: Path, config: str | None) -> Any:
     return datasets.load_dataset(_BUILDERS[suffixes.pop()], data_files=by_split)
 
 
+def _is_saved(path: Path) -> bool:
+    """Whether a folder is one of `save_to_disk`."""
+    return any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the library to itself in the block: no word on standard output, bars for a person alone, no telemetry."""
+    """Keeps the library to itself in the block: no word of its own, bars for a person alone, no telemetry."""
     import datasets
     import huggingface_hub.constants
 
@@ -97,7 +114,7 @@ def _quiet() -> Iterator[None]:
     bars = not datasets.are_progress_bars_disabled()
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("datasets", "huggingface_hub")}
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # what it raises says the same
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:

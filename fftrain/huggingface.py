@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ class HuggingFace(Encoded):
     def __init__(self, place: Place, config: DataSettings) -> None:
         super().__init__(place.called, str(place), config)
         self.options = options_of(place)
+        self.folder = place.path or Path()  # that paths in its tables go by
+        while not self.folder.is_dir():
+            self.folder = self.folder.parent
         tables = loaded(place, self.options)
         self.splits = self._split_names([name for name, table in tables.items() if len(table)])
         columns = tables[self.splits[TRAIN]].features
@@ -63,7 +67,12 @@ class HuggingFace(Encoded):
         """Returns some rows' images: the content of a file, or where one lies."""
         rows = self.rows[split][index].tolist()
         cells = self.tables[split][rows][self.image]
-        return [_item(f"{self.splits[split]} row {row}", cell) for row, cell in zip(rows, cells, strict=True)]
+        names = [f"{self.splits[split]} row {row}" for row in rows]
+        return [_item(name, cell, self.folder) for name, cell in zip(names, cells, strict=True)]
+
+    def named(self, name: str) -> str:
+        """Returns an image's row, without where it lies."""
+        return name.rpartition("(")[2].removesuffix(")")
 
     def contents(self) -> Iterator[str]:
         """Yields each split's fingerprint, as the library has it of where rows come from, and its rows."""
@@ -76,6 +85,8 @@ class HuggingFace(Encoded):
         for split, name in found.items():
             if name not in names and (name or split == TRAIN):
                 raise SettingError(f"{self.place} has no split {name!r}: choose {split} among {some(names)}")
+        if twice := [name for name in found.values() if name and [*found.values()].count(name) > 1]:
+            raise SettingError(f"{self.place}: {twice[0]} is named for two splits: name another for one of them")
         for name in names:
             if name.casefold() in SPLITS and name not in found.values():
                 found.setdefault(SPLITS[name.casefold()], name)
@@ -103,9 +114,7 @@ class HuggingFace(Encoded):
         return found[0] if found else None
 
     def _image_column(self, columns: Mapping[str, Any]) -> str:
-        from datasets import Image
-
-        found = [name for name, feature in columns.items() if isinstance(feature, Image)]
+        found = [name for name, feature in columns.items() if _holds_images(feature)]
         column = self._column("image", found, [*columns])
         if not column:
             raise DataError(
@@ -185,10 +194,22 @@ class HuggingFace(Encoded):
         return [str(value) for value in order], codes
 
 
-def _item(name: str, cell: Mapping[str, Any] | None) -> Item:
-    """Returns a cell of an image column as what is read."""
-    source = None if cell is None else cell["path"] if cell["bytes"] is None else cell["bytes"]
-    return Item(name, ImageError(f"{name!r} holds no image") if source is None else source)
+def _item(name: str, cell: Mapping[str, Any] | None, folder: Path) -> Item:
+    """Returns a cell of an image column as what is read: the content of a file, or one by its path from a folder."""
+    if cell is not None and cell["bytes"] is not None:
+        return Item(name, cell["bytes"])
+    if cell is None or cell["path"] is None:
+        return Item(name, ImageError(f"{name!r} holds no image"))
+    path = str(folder / cell["path"])
+    return Item(f"{path} ({name})", path)
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether a column is one of images, or what such a column is without the library's own metadata."""
+    from datasets import Image
+
+    plain = isinstance(feature, dict) and {"bytes"} <= feature.keys() <= {"bytes", "path"}
+    return isinstance(feature, Image) or (plain and _kind(feature["bytes"]) in ("binary", "large_binary"))
 
 
 def _tells_classes(feature: Any) -> bool:

@@ -22,6 +22,7 @@ from fftrain.study.planning import plan
 from tests.helpers import ROOT, one_line
 
 hf = pytest.importorskip("datasets")
+pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 INTEGERS, WORDS, IMAGE = hf.Value("int64"), hf.Value("string"), hf.Image()
 ANIMALS = hf.ClassLabel(names=["cat", "dog"])
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -186,6 +187,10 @@ PAIR = [i % 2 for i in range(20)]
         ({}, ",label=image", DataError, "holds PIL.Image.Image, no classes"),
         ({}, ",train=dev", SettingError, "has no split 'dev': choose train among train"),
         ({}, ",revision=main", SettingError, "revision is of a name on the hub"),
+        ({}, ",config=x", SettingError, "config is of a copy of a repository, or a name on the hub: leave it out"),
+        ({}, ",label=image,label=label", SettingError, "label is given twice: leave one out"),
+        ({}, ",test=train,train=train", SettingError, "train is named for two splits: name another"),
+        ({}, ",validation=train,test=train", SettingError, "train is named for two splits: name another"),
         ({"label": (ANIMALS, [-1] * 20)}, "", DataError, "no row of train has a label in label"),
     ],
 )
@@ -268,6 +273,35 @@ def test_only_images_that_are_asked_for_are_read(tmp_path, monkeypatch):
     assert len(read) == 4 + 2 + 20
 
 
+@pytest.mark.parametrize("kind", ["binary", "large_binary"])
+def test_bytes_and_path_are_images_without_the_librarys_metadata(tmp_path, kind):
+    made, _ = digits(0, 40)
+    struct = pyarrow.struct({"bytes": getattr(pyarrow, kind)(), "path": pyarrow.string()})
+    files = [{**row, "path": "a.png"} for row in made.cast_column("image", hf.Image(decode=False))["image"]]
+    rows = pyarrow.array(files, struct)
+    parquet.write_table(pyarrow.table({"image": rows, "label": made["label"][:]}), tmp_path / "plain.parquet")
+    data = load(f"hf:{tmp_path}/plain.parquet,label=label,test=", grayscale=True)
+    assert (data.shape, len(data.class_names)) == ((1, 8, 8), 10)
+
+
+def test_relative_paths_go_by_the_folder_of_the_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "set"
+    (folder / "photos").mkdir(parents=True)
+    for i in range(20):
+        Image.new("L", (4, 4), i).save(folder / "photos" / f"{i}.png")
+    rows = {"image": [f"photos/{i}.png" for i in range(20)], "label": PAIR}
+    parquet.write_table(pyarrow.table(rows), folder / "train.parquet")
+    for name in ("set/train.parquet", f"{tmp_path}/set/*.parquet"):
+        data = load(f"hf:{name},image=image,label=label")
+        images = torch.cat([data.train_and_validation.images, torch.from_numpy(np.asarray(data.test.images))])
+        assert sorted(images[:, 0, 0, 0].tolist()) == [*range(20)]
+    (folder / "photos" / "0.png").unlink()
+    with pytest.raises(ImageError, match=rf"'{folder}/photos/0\.png \(train row 0\)' cannot be read: no such file"):
+        load("hf:set/train.parquet,image=image", image_size=4)
+    assert load("hf:set/train.parquet,image=image", skip_bad=True).skipped == ("train row 0",)
+
+
 def test_files_of_any_kind_that_are_none(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     (tmp_path / "x.csv").write_text("image,label\n")
@@ -287,6 +321,47 @@ def test_files_of_any_kind_that_are_none(tmp_path):
             load(f"hf:{name}")
     with pytest.raises(SettingError, match="write PATH_OR_NAME behind the colon"):
         load("hf:")
+
+
+def test_a_damaged_file_is_one_line_with_the_reason(cli, tmp_path):
+    whole, _ = digits(0, 60)
+    whole.to_parquet(tmp_path / "x.parquet")
+    as_tars(tmp_path, whole, whole)
+    as_arrow(tmp_path, whole, whole)
+    (tmp_path / "empty.parquet").touch()
+    reasons = {
+        "x.parquet": "magic bytes",
+        "train.tar": "unexpected end of data",
+        "my_train.arrow": "bytes",
+        "empty.parquet": "0 bytes",
+    }
+    for name, said in reasons.items():
+        file = tmp_path / name
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 - 100])
+        ended = cli("fftrain", "pretrain", "--dataset", f"hf:{file}", *SMALL, "--out", tmp_path / "run")
+        one_line(ended, 1, f"hf:{file} cannot be read (", said)
+        assert len(ended.err.splitlines()) == 1, ended.err
+
+
+@pytest.mark.parametrize("words", ["[Errno 28] No space left on device", "Not enough disk space. Needed: 3 GB"])
+def test_a_full_disk_is_told_with_its_place(tmp_path, monkeypatch, words):
+    from datasets.exceptions import DatasetGenerationError
+
+    def fail(*given, **more):
+        raise DatasetGenerationError("An error occurred while generating the dataset") from OSError(words)
+
+    monkeypatch.setattr(hf, "load_dataset", fail)
+    with pytest.raises(
+        DataError, match=f"{hf.config.HF_DATASETS_CACHE} cannot be written .* another place with HF_HOME"
+    ):
+        load("hf:lab/beans")
+
+
+def test_a_set_without_classes_is_told_how_to_name_them(cli, tmp_path):
+    dataset = saved(tmp_path / "made", train=table(label=(INTEGERS, PAIR)))
+    words = ["--dataset", dataset, "--recipe", "bp", "--view", "plain", *SMALL]
+    ended = cli("fftrain", "pretrain", *words, "--out", tmp_path / "run")
+    one_line(ended, 2, "has no classes", "or a column of classes with ,label=COLUMN")
 
 
 def test_a_name_on_the_hub(monkeypatch):
