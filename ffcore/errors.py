@@ -13,7 +13,8 @@ FFStudyError            exit code 1
 ├── ExportError         an exported file would not compute what was trained
 ├── ModelError          a model file is damaged, foreign, or does not compute what it says
 │   └── ModelNotFound   there is no model where it was looked for
-├── HubError            the Hugging Face Hub refuses, cannot be reached, or lacks what was asked for
+├── HubError            the Hugging Face Hub refuses, or lacks what was asked for
+│   └── HubUnreachable  it does not answer, or is out of order
 └── DeviceError         a device that was asked for does not work here
 
 Every message is one line: what is wrong, with which value, and what mends it. The attribute
@@ -80,7 +81,11 @@ class ModelNotFound(ModelError):
 
 
 class HubError(FFStudyError):
-    """The Hugging Face Hub refuses, cannot be reached, or lacks what was asked for."""
+    """The Hugging Face Hub refuses, or lacks what was asked for."""
+
+
+class HubUnreachable(HubError):
+    """The Hugging Face Hub does not answer, is out of order, or may not be asked."""
 
 
 class DeviceError(FFStudyError):

@@ -11,7 +11,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from ffcore.errors import FFStudyError, HubError, UsageError
+from ffcore.errors import FFStudyError, HubError, HubUnreachable, UsageError
 from ffcore.files import says_full, unwritten
 
 # How a model on the Hub is named: hf://OWNER/NAME[@REVISION][/FILE].
@@ -38,7 +38,7 @@ def asking(what: str) -> Iterator[None]:
         what: is asked for, as a person named it: messages begin with it.
 
     Raises:
-        HubError: where the Hub refuses, cannot be reached, or lacks what is asked for.
+        HubError: where the Hub refuses, or lacks what is asked for; HubUnreachable where it does not answer.
         UsageError: where a name is not legal.
         ModuleNotFoundError: where `huggingface_hub` is not installed.
     """
@@ -69,8 +69,11 @@ def asking(what: str) -> Iterator[None]:
         wraps = isinstance(error, LocalEntryNotFoundError | RuntimeError)  # of a download, and of an upload
         cause = error.__cause__ if wraps and error.__cause__ else error
         response = getattr(cause, "response", None)
-        if isinstance(cause, OfflineModeIsEnabled | LocalEntryNotFoundError):
-            why = "it is not in the cache, and HF_HUB_OFFLINE keeps the Hub from being asked: unset it"
+        kind = HubError
+        if isinstance(cause, OfflineModeIsEnabled):
+            kind, why = HubUnreachable, "HF_HUB_OFFLINE keeps the Hub from being asked (unset it)"
+        elif isinstance(cause, LocalEntryNotFoundError):
+            why = "it is not in the cache"
         elif isinstance(cause, GatedRepoError):
             why = "its owner gives access to those who ask: ask on its page, then " + LOG_IN
         elif isinstance(cause, RevisionNotFoundError):
@@ -80,6 +83,7 @@ def asking(what: str) -> Iterator[None]:
         elif response is not None:
             said = getattr(cause, "server_message", None) or str(cause).partition("\n")[0]
             why = f"the Hub answers {response.status_code} ({said})"
+            kind = HubUnreachable if response.status_code == 429 or response.status_code >= 500 else HubError
         elif says_full(cause):
             why = f"{unwritten(Path(constants.HF_HUB_CACHE), cause)} with HF_HOME"
         elif isinstance(cause, _ODD):
@@ -89,5 +93,5 @@ def asking(what: str) -> Iterator[None]:
             why = str(cause)
         else:
             said = str(cause) or type(cause).__name__
-            why = f"the Hub cannot be reached ({said}): look at the network, and HF_ENDPOINT"
-        raise HubError(f"{what}: {' '.join(why.split())}") from error
+            kind, why = HubUnreachable, f"the Hub cannot be reached ({said}): look at the network, and HF_ENDPOINT"
+        raise kind(f"{what}: {' '.join(why.split())}") from error

@@ -21,6 +21,7 @@ from ffcore.contents import HEAD, what_is
 from ffcore.errors import ModelError
 from ffcore.flat import BLACK, Ground
 from ffcore.ink import Ink
+from ffserve.hub import in_cache
 from ffserve.metadata import FORMAT, HEADS, KEY, MANIFEST, decode
 from ffserve.providers import first_line
 
@@ -189,9 +190,11 @@ def check_digest(path: Path, file: io.BufferedReader) -> None:
         return
     found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
+        folder = in_cache(path)
+        mend = "copy or export it again" if folder is None else f"delete {folder}, and it is fetched again"
         raise ModelError(
             f"{path} has SHA-256 {found[:12]}..., {manifest.name} beside it says {str(wanted)[:12]}...: "
-            "the file was changed or copied in part; copy or export it again"
+            f"the file was changed or copied in part; {mend}"
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffcore.errors import HubError, ModelError, ModelNotFound, UsageError
+from ffcore.errors import HubError, HubUnreachable, ModelError, ModelNotFound, UsageError
 from ffcore.files import sha256
 from ffserve.candidates import find_candidates
 from ffserve.predict import Classifier
@@ -70,21 +70,34 @@ def test_a_server_tells_the_card_of_a_repository(hub, digits):
     assert about["card"] == "# digits\n"
 
 
-def test_what_was_fetched_is_there_without_a_network(hub, digits, monkeypatch):
+def test_what_was_fetched_is_there_without_a_network_and_said(hub, digits, monkeypatch, capsys, unused_port):
     from huggingface_hub import constants
 
     path = find_model("hf://me/digits")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.asked.clear()
+    capsys.readouterr()
+    commit = hub.repositories["me/digits"].branches["main"][:12]
+    note = f"ffserve: note: hf://me/digits: commit {commit} is taken from the cache, since "
     assert find_model("hf://me/digits") == path
-    with pytest.raises(HubError, match=r"hf://me/digits/model\.int8\.onnx: it is not in the cache, and HF_HUB_OFFLINE"):
-        find_model("hf://me/digits/model.int8.onnx")
-    with pytest.raises(HubError, match="hf://me/other: it is not in the cache"):
-        find_model("hf://me/other")
+    assert capsys.readouterr().err == f"{note}HF_HUB_OFFLINE keeps the Hub from being asked (unset it)\n"
+    shutil.rmtree(path.parents[2] / "trees")  # as older releases of the library leave it: it cannot tell what there is
+    for name in ("digits/model.int8.onnx", "digits/none.onnx", "other"):
+        with pytest.raises(HubUnreachable, match=f"^hf://me/{name}: it is not in the cache, and HF_HUB_OFFLINE keeps"):
+            find_model(f"hf://me/{name}")
     assert not hub.asked
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub.refuse = 503  # out of order
+    for hub.refuse in (429, 500, 503):  # out of order
+        assert find_model("hf://me/digits") == path
+        assert capsys.readouterr().err == f"{note}the Hub answers {hub.refuse} (as the test wants)\n"
+    for hub.refuse in (401, 403, 404):  # it was withdrawn
+        with pytest.raises(HubError, match=r"^hf://me/digits: (there is|the token)"):
+            find_model("hf://me/digits")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused_port}")
     assert find_model("hf://me/digits") == path
+    assert "since the Hub cannot be reached" in capsys.readouterr().err
+    with pytest.raises(HubUnreachable, match="it is not in the cache, and the Hub cannot be reached"):
+        find_model("hf://me/digits/model.int8.onnx")
 
 
 def test_a_revision_is_a_branch_or_a_commit(hub, digits):
@@ -116,6 +129,16 @@ def test_a_file_that_is_not_the_manifests_is_refused(hub, digits):
     known.commit("main", {**known.files(), "model.onnx": known.files()["model.int8.onnx"]})
     with pytest.raises(ModelError, match="SHA-256"):
         Model(find_model("hf://me/digits"))
+
+
+def test_a_file_that_is_damaged_in_the_cache_is_fetched_again_as_the_line_says(hub, digits):
+    path = find_model("hf://me/digits")
+    content = path.read_bytes()
+    path.resolve().write_bytes(content[:-1])
+    with pytest.raises(ModelError, match=r"changed or copied in part; delete /.*, and it is fetched again$") as error:
+        Model(find_model("hf://me/digits"))
+    shutil.rmtree(str(error.value).partition("; delete ")[2].removesuffix(", and it is fetched again"))
+    assert Model(find_model("hf://me/digits")).path.read_bytes() == content
 
 
 def test_files_that_may_hold_code_are_never_taken(hub, digits):
@@ -161,7 +184,13 @@ def test_without_a_network_or_the_library_one_line_says_so(hub, cli, monkeypatch
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused_port}")
-    one_line(cli("ffserve", "info", "hf://me/digits"), 1, "hf://me/digits: the Hub cannot be reached", "HF_ENDPOINT")
+    one_line(
+        cli("ffserve", "info", "hf://me/digits"),
+        1,
+        "hf://me/digits: it is not in the cache",
+        "the Hub cannot be reached",
+        "HF_ENDPOINT",
+    )
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", None)
     one_line(cli("ffserve", "info", "hf://me/digits"), 1, "huggingface_hub is not installed: run pip install")
@@ -170,7 +199,7 @@ def test_without_a_network_or_the_library_one_line_says_so(hub, cli, monkeypatch
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("xet: No space left on device")]
 )
-def test_a_full_disk_is_told_with_the_place_and_once(hub, tmp_path, monkeypatch, error):
+def test_a_full_disk_is_told_with_the_place_and_once(hub, digits, tmp_path, monkeypatch, error):
     import huggingface_hub
 
     def fail(*_: object, **__: object) -> None:
@@ -178,9 +207,9 @@ def test_a_full_disk_is_told_with_the_place_and_once(hub, tmp_path, monkeypatch,
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    told = rf"^hf://a/b: {tmp_path}/hf/hub cannot be written \(No space left on device\): free .* place with HF_HOME$"
+    told = rf"^hf://me/digits: {tmp_path}/hf/hub cannot be written \(No space left on device\): free .* with HF_HOME$"
     with pytest.raises(HubError, match=told):
-        find_model("hf://a/b")
+        find_model("hf://me/digits")
 
 
 def test_a_server_calls_a_model_as_its_repository(hub, digits, monkeypatch):
