@@ -6,6 +6,7 @@ Letters: N images, C channels, H W pixels.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,15 @@ class Encoded(ABC):
         if first is None:
             raise wrong or DataError(f"{self.place} holds no images: name some")
         return first[1]
+
+
+def state(file: str) -> str:
+    """Returns what tells a file from another, and from itself once it is written anew or replaced."""
+    try:
+        found = os.stat(file)
+    except OSError:  # it is said when it is read
+        return "missing"
+    return f"{found.st_size}/{found.st_mtime_ns}/{found.st_ctime_ns}/{found.st_ino}"
 
 
 def _size(item: Item) -> tuple[int, int]:

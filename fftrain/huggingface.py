@@ -6,6 +6,7 @@ Images are decoded as those of folders are.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from ffcore.folders import Item
 from ffcore.layout import SPLITS, TEST, TRAIN, VALIDATION, some
 from ffcore.places import Place
 from fftrain.config import DataSettings
-from fftrain.encoded import Encoded
+from fftrain.encoded import Encoded, state
 from fftrain.hf_tables import loaded, options_of
 from fftrain.sources import Labels
 from fftrain.stored import Index
@@ -75,9 +76,15 @@ class HuggingFace(Encoded):
         return name.rpartition("(")[2].removesuffix(")")
 
     def contents(self) -> Iterator[str]:
-        """Yields each split's fingerprint, as the library has it of where rows come from, and its rows."""
+        """Yields each split's fingerprint, as the library has it of where rows come from, its rows, and its files."""
+        from pyarrow import compute
+
         for split, table in self.tables.items():
             yield f"{split}/{table._fingerprint}/{hashlib.sha256(self.rows[split].tobytes()).hexdigest()}"
+            for cells in table.with_format("arrow")[:][self.image].chunks:
+                outside = compute.is_null(compute.struct_field(cells, "bytes"))
+                files = compute.struct_field(cells, "path").filter(outside).drop_null()
+                yield from (f"{os.path.realpath(file)}/{state(file)}" for file in files.to_pylist())
 
     def _split_names(self, names: Sequence[str]) -> dict[str, str]:
         """Returns which of its splits is for training, which for validation and for testing."""

@@ -16,7 +16,7 @@ from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, images_in, look, some
 from ffcore.places import Place
 from ffcore.tally import Tally
 from fftrain.config import DataSettings
-from fftrain.encoded import Encoded
+from fftrain.encoded import Encoded, state
 from fftrain.sources import Labels
 from fftrain.stored import Index
 
@@ -137,11 +137,7 @@ class ImageFolder(Encoded):
         return os.path.relpath(name, self.place)
 
     def contents(self) -> Iterator[str]:
-        """Yields each file's path in the folder, size and time."""
+        """Yields where the folder lies, and each file's path in it and state."""
+        yield os.path.realpath(self.place)
         for split, files in self.files.items():
-            for file in files:
-                try:
-                    found = os.stat(file)
-                except OSError:  # it is said when it is read
-                    continue
-                yield f"{split}/{self.named(file)}/{found.st_size}/{found.st_mtime_ns}"
+            yield from (f"{split}/{self.named(file)}/{state(file)}" for file in files)

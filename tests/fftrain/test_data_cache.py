@@ -139,6 +139,20 @@ def test_rows_of_a_table_are_those_of_memory(tmp_path, monkeypatch):
         same(one, load_data(DataSettings(dataset=name, data_cache=str(tmp_path / "cache"))))
 
 
+def test_files_that_a_table_names_are_seen_to_change(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    files = [tmp_path / f"{i}.png" for i in range(20)]
+    for i, file in enumerate(files):
+        Image.new("L", (8, 8), 10 * i).save(file)
+    rows = {"image": [*map(str, files)], "label": [i % 2 for i in range(20)]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "some.parquet"))
+    settings = {"dataset": f"hf:{tmp_path}/some.parquet,image=image,label=label", "grayscale": True}
+    for value in (0, 255):
+        Image.new("L", (8, 8), value).save(files[3])
+        stored = load_data(DataSettings(**settings, data_cache=str(tmp_path / "cache")))
+        same(load_data(DataSettings(**settings)), stored)
+
+
 def test_files_that_cannot_be_read_are_named_by_every_start(photos, tmp_path):
     said = set()
     for place in (None, STREAM, str(tmp_path / "cache"), str(tmp_path / "cache")):
@@ -194,6 +208,28 @@ def test_a_file_that_has_changed_and_a_cache_that_has_are_seen(photos, tmp_path)
     for file in where.glob(f"*/{JOURNAL}"):
         file.write_text("no journal\n")
     same(load(photos), load(photos, data_cache=where))
+
+
+def test_a_folder_of_the_same_names_sizes_and_times_is_another(photos, tmp_path):
+    """And so is a file that was written anew with its own, and one that a dangling link took the place of."""
+    there, where = tmp_path / "other" / photos.name, tmp_path / "cache"
+    for folder, value in ((photos, 10), (there, 200)):
+        for kind in ("cat", "dog"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            for i in range(12):
+                Image.new("RGB", (8, 8), (value, i, i)).save(folder / kind / f"{i}.bmp")
+        for file in folder.rglob("*.*"):
+            os.utime(file, ns=(0, 0))
+    for folder in (photos, there):
+        same(load(folder), load(folder, data_cache=where))
+    file = there / "cat" / "3.bmp"
+    Image.new("RGB", (8, 8), (99, 3, 3)).save(file)
+    os.utime(file, ns=(0, 0))
+    same(load(there), load(there, data_cache=where))
+    for name in ("03.bmp", "8a.bmp"):  # no row is another's
+        (there / "cat" / name).symlink_to("nothing")
+        same(load(there), load(there, data_cache=where))
+        (there / "cat" / name).unlink()
 
 
 def test_another_process_that_decodes_is_waited_for(photos, tmp_path, monkeypatch):
