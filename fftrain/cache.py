@@ -2,27 +2,29 @@
 
 DIR/NAME-DIGEST/images.u8, a plain array that anything may map, and journal.jsonl: a first line of what the array is,
 then one for each piece that lies on the disk. An image is in the cache where the journal has it, which is written once
-its pixels are synced: what was stopped at any moment goes on there, and nothing half-written is ever read. The digest
-is of names, sizes and times of the files and of how they are read. Letters: N images of all splits, B of them.
+its pixels are synced: what was stopped at any moment goes on there, and nothing half-written is ever read. The journal
+has a checksum of each image, which is held against what is read. The digest is of the files (`Encoded.contents`) and of
+how they are read. Letters: N images of all splits, B of them.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 from rich.filesize import decimal
 from torch import Tensor
 
@@ -35,7 +37,7 @@ from fftrain.rows import RowReader
 from fftrain.sources import Numbered, Told
 from fftrain.stored import Index, Shape
 
-IMAGES, JOURNAL, LAYOUT = "images.u8", "journal.jsonl", 1
+IMAGES, JOURNAL = "images.u8", "journal.jsonl"
 # Bytes of images that are decoded, synced and journalled at once.
 PIECE = 2**24
 # Seconds between two looks at whether another process still decodes.
@@ -43,14 +45,15 @@ WAIT = 0.5
 
 
 class CachedImages:
-    """The images of a cache's file, read through the page cache."""
+    """The images of a cache's file, read through the page cache and held against their checksums."""
 
-    def __init__(self, path: Path, count: int, shape: Shape) -> None:
-        self._shape, self._bytes = shape, size(shape)
-        self._mapped = np.memmap(path, np.uint8, "r", shape=(count, *shape))
+    def __init__(self, path: Path, shape: Shape, checksums: npt.NDArray[np.uint32]) -> None:
+        self._path, self._shape, self._bytes, self._checksums = path, shape, size(shape), checksums
+        self._mapped = np.memmap(path, np.uint8, "r", shape=(len(checksums), *shape))
+        self._mend = f"delete {path.parent}, and it is made again"
         file = path.open("rb")
         weakref.finalize(self, file.close)
-        self._reader = RowReader(file, f"delete {path.parent}, and it is made again")
+        self._reader = RowReader(file, self._mend)
 
     @property
     def shape(self) -> Shape:
@@ -58,11 +61,14 @@ class CachedImages:
         return self._shape
 
     def read(self, rows_B: Index) -> Tensor:
-        """Returns images uint8 [B, C, H, W]."""
-        if not hasattr(os, "preadv"):  # Windows has none
-            return torch.from_numpy(self._mapped[rows_B])
-        images_BCHW = np.empty((len(rows_B), *self._shape), np.uint8)
-        self._reader.read(rows_B * self._bytes, images_BCHW)
+        """Returns images uint8 [B, C, H, W]. Raises RunError where they are not what was written."""
+        if hasattr(os, "preadv"):
+            images_BCHW = np.empty((len(rows_B), *self._shape), np.uint8)
+            self._reader.read(rows_B * self._bytes, images_BCHW)
+        else:  # Windows has none
+            images_BCHW = self._mapped[rows_B]
+        if _checksums(images_BCHW) != self._checksums[rows_B].tolist():
+            raise RunError(f"{self._path} holds other bytes than were written: {self._mend}")
         return torch.from_numpy(images_BCHW)
 
     def expect(self, rows_B: Index) -> None:
@@ -70,38 +76,64 @@ class CachedImages:
         self._reader.expect(rows_B * self._bytes, self._bytes)
 
 
+class _First(BaseModel):
+    """The journal's first line: what the array is."""
+
+    layout: Literal[2] = 2
+    dtype: Literal["uint8"] = "uint8"
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class _Piece(BaseModel):
+    """Each other line, by the numbers of images: the checksums of those that are there, and what is told of some."""
+
+    crc32: dict[NonNegativeInt, Annotated[int, Field(ge=0, lt=2**32)]]
+    told: dict[int, Told]
+
+
 @dataclass
 class _Journal:
     """What the journal says: the shape of an image, None where there is none; which are there, and what is told."""
 
     there: npt.NDArray[np.bool_]
+    checksums: npt.NDArray[np.uint32]
     shape: Shape | None = None
     told: dict[int, Told] = field(default_factory=dict)
     end: int = 0
-    """Bytes of its whole lines: a line that was broken off comes after them."""
+    """Bytes of its whole lines: one that was broken off, or is damaged, comes after them."""
+
+    @classmethod
+    def new(cls, count: int) -> _Journal:
+        """Returns one that has none of so many images."""
+        return cls(np.zeros(count, bool), np.zeros(count, np.uint32))
+
+    def take(self, piece: _Piece) -> None:
+        """Takes what a line says. Raises IndexError where it is of images that there are not."""
+        rows = np.asarray([*piece.crc32], np.int64)
+        self.checksums[rows] = [*piece.crc32.values()]
+        self.there[rows] = True
+        self.told |= piece.told
 
     @classmethod
     def read(cls, place: Path, count: int) -> _Journal:
-        """Returns what is in a cache's folder; nothing where its array is not whole."""
-        found = cls(np.zeros(count, bool))
+        """Returns what is in a cache's folder; nothing where its array is not whole, or of another layout."""
+        found = cls.new(count)
         try:
             written, length = (place / JOURNAL).read_bytes(), (place / IMAGES).stat().st_size
         except OSError:
             return found
         for line in written.splitlines(keepends=True):
             try:
-                values = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                values = None
-            if values is None:
+                if not line.endswith(b"\n"):
+                    break
+                if found.shape is None:
+                    found.shape = _First.model_validate_json(line).shape
+                else:
+                    found.take(_Piece.model_validate_json(line))
+            except (ValidationError, IndexError):
                 break
-            if found.shape is None:
-                found.shape = tuple(values["shape"])
-            for first, end in values.get("rows", ()):
-                found.there[first:end] = True
-            found.told |= {int(row): Told(*told) for row, told in values.get("told", {}).items()}
             found.end += len(line)
-        return found if found.shape is not None and length == count * size(found.shape) else cls(np.zeros(count, bool))
+        return found if found.shape is not None and length == count * size(found.shape) else cls.new(count)
 
 
 def cached(
@@ -139,7 +171,7 @@ def cached(
     assert journal.shape is not None
     kept = decimal(len(rows) * size(journal.shape))
     reporter.note(f"images of {images.source.place}: {len(rows):,} in {place / IMAGES} ({kept})")
-    return CachedImages(place / IMAGES, images.count, journal.shape), journal.told
+    return CachedImages(place / IMAGES, journal.shape, journal.checksums), journal.told
 
 
 @contextmanager
@@ -178,7 +210,7 @@ def _fill(place: Path, images: Numbered, rows: Index, journal: _Journal, shape: 
             lines.truncate(journal.end)
             lines.seek(journal.end)
             if journal.shape is None:
-                _append(lines, {"layout": LAYOUT, "dtype": "uint8", "shape": shape, "images": images.count})
+                _append(lines, _First(shape=shape))
                 journal.shape = shape
             starts = range(0, len(rows), step)
             for start in reporter.track(starts, len(starts), "decoding images"):
@@ -186,23 +218,31 @@ def _fill(place: Path, images: Numbered, rows: Index, journal: _Journal, shape: 
                 pixels = np.empty((len(piece), *shape), np.uint8)
                 told = images.decode(piece, pixels)
                 ends = np.flatnonzero(np.diff(piece) != 1) + 1
-                runs = [*zip([0, *ends], [*ends, len(piece)], strict=True)]
-                for first, end in runs:
+                for first, end in zip([0, *ends], [*ends, len(piece)], strict=True):
                     array.seek(int(piece[first]) * each)
                     array.write(pixels[first:end].data)
                 _sync(array)
-                spans = [[int(piece[first]), int(piece[end - 1]) + 1] for first, end in runs]
-                _append(lines, {"rows": spans, **({"told": told} if told else {})})
-                journal.there[piece] = True
-                journal.told |= told
+                passing = {row: one for row, one in told.items() if one.passing}  # tried again at the next start
+                sums = dict(zip(piece.tolist(), _checksums(pixels), strict=True))
+                line = _Piece(
+                    crc32={row: crc for row, crc in sums.items() if row not in passing},
+                    told={row: one for row, one in told.items() if row not in passing},
+                )
+                _append(lines, line)
+                journal.take(line)
+                journal.told |= passing
     except OSError as error:
         raise unwritten(place / IMAGES, error) from error
     reporter.note(f"decoded {len(rows):,} images in {duration(time.monotonic() - began)}")
 
 
-def _append(lines: BinaryIO, values: dict[str, Any]) -> None:
+def _checksums(images_BCHW: npt.NDArray[np.uint8]) -> list[int]:
+    return [zlib.crc32(image_CHW) for image_CHW in images_BCHW]
+
+
+def _append(lines: BinaryIO, line: BaseModel) -> None:
     """Writes a line of the journal through to the disk."""
-    lines.write((json.dumps(values, ensure_ascii=False) + "\n").encode())
+    lines.write(f"{line.model_dump_json()}\n".encode())
     _sync(lines)
 
 

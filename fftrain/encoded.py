@@ -149,13 +149,20 @@ def _size_or_error(item: Item) -> tuple[int, int] | ImageError:
         return error
 
 
+def _wrong(item: Item, error: ImageError) -> Told:
+    """Returns what is wrong with an image. Decoders have no number for what they find in a file, and the system has."""
+    cause = error.__cause__
+    passing = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
+    return Told(wrong=str(error).removeprefix(f"{item.name!r} "), passing=passing)
+
+
 def _reader(images: Images) -> Callable[[int, Item], Told]:
     """Returns what decodes an image into an array, and says what is wrong with it, and what is to be said of it."""
     _, channels, height, width = images.shape
 
     def read(i: int, item: Item) -> Told:
         if isinstance(item.source, ImageError):
-            return Told(wrong=str(item.source))
+            return _wrong(item, item.source)
         try:
             images[i], dim = read_picture(
                 item.source,
@@ -163,7 +170,7 @@ def _reader(images: Images) -> Callable[[int, Item], Told]:
                 name=item.name,
             )
         except ImageError as error:
-            return Told(wrong=str(error))
+            return _wrong(item, error)
         if (images[i] == images[i, :, :1, :1]).all():
             return Told(said="of one colour all over (transparency is laid over black)")
         return Told(said="nearly black, for 16 bits of which few are used" if dim else "")

@@ -61,9 +61,12 @@ class DecodedImages:
     def read(self, rows_B: Index) -> Tensor:
         """Returns images uint8 [B, C, H, W]. Raises ImageError where one cannot be read any more."""
         images_BCHW = np.empty((len(rows_B), *self._shape), np.uint8)
-        for told in self._images.decode(rows_B, images_BCHW).values():
+        for row, told in self._images.decode(rows_B, images_BCHW).items():
             if told.wrong:
-                raise ImageError(told.wrong)
+                raise ImageError(
+                    f"{self._images.name(row)!r} {told.wrong}, and could be read before: restore it, then start again "
+                    "(a training with --resume)"
+                )
         return torch.from_numpy(images_BCHW)
 
     def expect(self, rows_B: Index) -> None:
@@ -103,10 +106,11 @@ def read(source: Source, chosen: Mapping[str, Chosen], config: DataSettings, rep
     labels = {name: source.labels[split][index] for name, (split, index) in chosen.items()}
     said, broken = Tally(), dict[str, str]()
     for row in [row for row in every.tolist() if row in told] if told else ():
+        name = images.name(row)
         if told[row].wrong:
-            broken[source.named(images.name(row))] = told[row].wrong
+            broken[source.named(name)] = f"{name!r} {told[row].wrong}"
         else:
-            said.add(f"images {told[row].said}", images.name(row))
+            said.add(f"images {told[row].said}", name)
     skipped, notes = [], list[str]()
     if broken:
         skipped = _left_out(broken, len(every), source.place, config.skip_bad)

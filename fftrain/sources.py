@@ -30,7 +30,10 @@ class Told(NamedTuple):
     """What is told of an image that was read: what is wrong where it could not be, or what a person has to know."""
 
     wrong: str = ""
+    """Behind its name, which is told as it is now."""
     said: str = ""
+    passing: bool = False
+    """Whether the system refused it: another time it may not."""
 
 
 class Source(Protocol):

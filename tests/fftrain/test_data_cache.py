@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ffcore.errors import ImageError, SettingError, WriteError
+from ffcore import images as images_module
+from ffcore.errors import ImageError, RunError, SettingError, WriteError
 from ffmodels.draws import MIXED
 from ffmodels.methods.base import Needs
 from fftrain import cache as cache_module
@@ -168,7 +169,7 @@ def _small_pieces(monkeypatch):
 
 
 @pytest.mark.usefixtures("_small_pieces")
-@pytest.mark.parametrize("torn", ["", '{"rows": [[0, 42]', '{"rows": [[0, 42]]}'])
+@pytest.mark.parametrize("torn", ["", '{"crc32":{"20":', '{"crc32":{"20":0},"told":{}}'])
 def test_what_was_stopped_goes_on(photos, tmp_path, monkeypatch, torn):
     where, read, whole = tmp_path / "cache", [], encoded.read_picture
 
@@ -205,9 +206,55 @@ def test_a_file_that_has_changed_and_a_cache_that_has_are_seen(photos, tmp_path)
     for file in where.glob(f"*/{IMAGES}"):
         os.truncate(file, 100)
     same(load(photos), load(photos, data_cache=where))
-    for file in where.glob(f"*/{JOURNAL}"):
-        file.write_text("no journal\n")
+    [journal] = (one.with_name(JOURNAL) for one in where.glob(f"*/{IMAGES}") if one.stat().st_size > 100)
+    first, piece = journal.read_text().splitlines()
+    for text in (
+        *("no journal", "{}", "[]", "3", first.replace("[3,8,8]", '"abc"')),
+        *(f"{first}\n{line}" for line in ("[]", "{}", piece.replace('"0":', '"42":'), piece.replace('"0":', '"-1":'))),
+        *(f"{first.replace(*one)}\n{piece}" for one in (("2", "1"), ("uint8", "int8"), ("[3,8,8]", "[3,8,9]"))),
+    ):
+        said = Said()
+        journal.write_text(f"{text}\n")
+        same(load(photos), load(photos, said, data_cache=where))
+        assert said.lines[0].startswith("decoding 42 images"), text
+        assert journal.read_text().splitlines()[0] == first
+
+
+def test_other_bytes_than_were_written_are_never_images(photos, tmp_path):
+    load(photos, data_cache=tmp_path / "cache")
+    [file] = tmp_path.glob(f"cache/*/{IMAGES}")
+    with file.open("rb+") as array:
+        array.write(bytes(1000))
+    with pytest.raises(RunError, match=rf"{file} holds other bytes than were written: delete {file.parent}, and"):
+        load(photos, data_cache=tmp_path / "cache").train_and_validation.images[:]
+
+
+def test_what_the_system_refused_is_tried_again(photos, tmp_path, monkeypatch):
+    """And what is wrong with a file is told with the path that it has now."""
+    where, whole = tmp_path / "cache", images_module._content
+
+    def refuse(path, name):
+        if name.endswith("dog/5.png"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(path, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(images_module, "_content", refuse)
+        for _ in range(2):
+            assert "dog/5.png" in load(photos, data_cache=where).skipped
     same(load(photos), load(photos, data_cache=where))
+    with no_file_is_read(monkeypatch):
+        load(photos, data_cache=where)
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(ImageError, match=f"the first: '{tmp_path}/link/photos/.*half.png' "):
+            load(tmp_path / "link" / "photos", skip_bad=False, data_cache=where)
+
+
+def test_a_file_that_is_gone_while_images_are_decoded_at_each_use(photos):
+    images = load(photos, data_cache=STREAM).train.images
+    shutil.rmtree(photos / "dog")
+    with pytest.raises(ImageError, match=r"/dog/.*: no such file or directory, and could be read before: .*--resume"):
+        images[:]
 
 
 def test_a_folder_of_the_same_names_sizes_and_times_is_another(photos, tmp_path):
