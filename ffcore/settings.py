@@ -204,6 +204,7 @@ def _in_words(settings: type[Settings], error: ValidationError) -> str:
         ("Input should be ", "it must be "),
         ("Value error", "it is not legal"),
         ("Tuple should have", "it must have"),
+        ("String should have", "it must have"),
         (" after validation", ""),
     ):
         text = text.replace(theirs, ours)

@@ -159,8 +159,8 @@ def cached(
         WriteError: where it cannot be written; from an OSError that says why.
         DataError: where images are of mixed sizes.
     """
-    if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
-        raise SettingError(f"--data-cache is {folder}, which is a file or in one: name a folder")
+    if not os.path.isdir(next(path for path in (folder, *folder.parents) if os.path.lexists(path))):
+        raise SettingError(f"--data-cache is {folder}, which is no folder, or in what is none: name a folder")
     place = folder / f"{folder_name(images.source.called)}-{stamp[:12]}"
     journal = _Journal.read(place, images.count)
     if not journal.there[rows].all():

@@ -54,6 +54,7 @@ class DataSettings(Options):
     skip_bad: bool = setting(False, description="Leave out images that cannot be read, and record them.")
     data_cache: str | None = setting(
         None,
+        min_length=1,
         description="Folder that keeps decoded images, for those that exceed memory; stream: decode at each use. "
         "[default: in memory]",
     )
@@ -66,7 +67,7 @@ class DataSettings(Options):
         named = {name: values[name] for name in ("dataset", "data_cache") if isinstance(values.get(name), str)}
         if "dataset" in named:
             named["dataset"] = placed(named["dataset"])
-        if named.get("data_cache", STREAM) != STREAM:
+        if named.get("data_cache", STREAM) not in ("", STREAM):
             named["data_cache"] = os.path.abspath(os.path.expanduser(named["data_cache"]))
         return {**values, **named}
 

@@ -22,7 +22,7 @@ from ffcore.errors import DataError, SettingError
 from ffcore.layout import TEST, TRAIN, VALIDATION, folder_name, some
 from ffcore.places import FOLDER, Place
 from ffcore.plugins import short
-from fftrain.config import DataSettings
+from fftrain.config import STREAM, DataSettings
 from fftrain.encoded import Encoded
 from fftrain.huggingface import HuggingFace
 from fftrain.imagefolder import ImageFolder
@@ -137,6 +137,7 @@ def load_data(config: DataSettings, *, training: bool = True, reporter: Reporter
     check_dataset(config.dataset)
     source: Source
     if (place := Place.of(config.dataset)) is not None:
+        _check_cache(config, place)
         source, hub = PLACED[place.prefix](place, config), place.name if place.path is None else None
     else:
         known = DATASETS.load(config.dataset)
@@ -171,6 +172,16 @@ def load_data(config: DataSettings, *, training: bool = True, reporter: Reporter
         skipped=tuple(found.skipped),
         hub=hub,
     )
+
+
+def _check_cache(config: DataSettings, place: Place) -> None:
+    """Raises SettingError where the cache would lie among the images."""
+    if config.data_cache in (None, STREAM) or place.path is None:
+        return
+    if Path(config.data_cache).resolve().is_relative_to(place.path.resolve()):
+        raise SettingError(
+            f"--data-cache {config.data_cache} lies in {place.path}, among the images: name a folder outside"
+        )
 
 
 def _check(config: DataSettings, names: Sequence[str], labels: Mapping[str, Labels]) -> None:

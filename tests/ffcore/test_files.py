@@ -44,7 +44,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
     with pytest.raises(WriteError, match="cannot be written"):
         write_json(tmp_path / "file" / "a.json", {})
     for place, why in (("file", "it is a file"), ("file/run", "Not a directory"), ("x" * 300, "File name too long")):
-        said = rf"--out .*{place} cannot be made \({why}\): name another"
+        said = rf".*{place} cannot be made \({why}\): name another"
         with pytest.raises(WriteError, match=said), claimed(tmp_path / place):
             pass
 

@@ -422,10 +422,24 @@ def test_a_digest_is_that_of_memory_and_holds_a_part_at_once():
     assert len(parts) > 3
 
 
+def test_where_no_cache_can_be(photos, tmp_path):
+    (tmp_path / "link").symlink_to("nothing")
+    (tmp_path / "file").touch()
+    for place in ("file/cache", "link", "link/cache"):
+        with pytest.raises(SettingError, match=rf"--data-cache is {tmp_path}/{place}, which is no folder, or in what"):
+            load(photos, data_cache=tmp_path / place)
+    (tmp_path / "inside").symlink_to(photos)
+    for place in (photos, photos / "cat" / "cache", tmp_path / "inside" / "cache"):
+        with pytest.raises(SettingError, match=f"--data-cache {place} lies in {photos}, among the images: name a"):
+            load(photos, data_cache=place)
+    with pytest.raises(SettingError, match="--data-cache is '': it must have at least 1 character"):
+        load(photos, data_cache="")
+    with pytest.raises(WriteError, match=f"{tmp_path}/x+/photos-.* cannot be made .File name too long.: name another"):
+        load(photos, data_cache=tmp_path / ("x" * 300))
+
+
 def test_a_cache_does_not_fit(cli, disk, photos, monkeypatch):
     small = disk(40)
-    with pytest.raises(SettingError, match=r"half\.png/cache, which is a file or in one: name a folder"):
-        load(photos, data_cache=photos / "cat" / "half.png" / "cache")
     words = ["fftrain", "pretrain", "--dataset", f"imagefolder:{photos}", *TINY, "--out", photos.parent / "run"]
     words += ["--data-cache", small / "cache", "--view", "rotation", "--image-size", 24]
     one_line(cli(*words), 1, "42 decoded images take 72.6 kB, and", "are free in", "--data-cache stream")
