@@ -84,7 +84,8 @@ class HuggingFace(Encoded):
             for cells in table.with_format("arrow")[:][self.image].chunks:
                 outside = compute.is_null(compute.struct_field(cells, "bytes"))
                 files = compute.struct_field(cells, "path").filter(outside).drop_null()
-                yield from (f"{os.path.realpath(file)}/{state(file)}" for file in files.to_pylist())
+                places = (os.path.realpath(self.folder / file) for file in files.to_pylist())
+                yield from (f"{place}/{state(place)}" for place in places)
 
     def _split_names(self, names: Sequence[str]) -> dict[str, str]:
         """Returns which of its splits is for training, which for validation and for testing."""
