@@ -15,7 +15,9 @@ PREFIXES = {FOLDER: "PATH", "hf": "PATH_OR_NAME"}
 CLASSES = {FOLDER: "images in class folders", "hf": "a column of classes with ,label=COLUMN"}
 SUFFIXES = (".parquet", ".arrow", ".tar")
 PLACES = " or ".join(f"{prefix}:{what}" for prefix, what in PREFIXES.items())
-_OPTION = re.compile(r",\w+=[^,]*$")
+# An option behind the name; a folder has one alone, for no classes.
+UNLABELLED = ",label="
+_OPTION = {FOLDER: re.compile(f"{UNLABELLED}$"), "hf": re.compile(r",\w+=[^,]*$")}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Place:
     Args:
         prefix: a key of PREFIXES.
         name: a path on this machine, or the name of a data set on the Hugging Face Hub.
-        options: what stands behind it, `,KEY=VALUE,...`; of `hf:` alone, and no part of a path that is there.
+        options: what stands behind it, `,KEY=VALUE,...`; no part of a path that is there.
     """
 
     prefix: str
@@ -39,7 +41,7 @@ class Place:
         if not colon or prefix not in PREFIXES:
             return None
         options = ""
-        while prefix != FOLDER and not os.path.exists(os.path.expanduser(name)) and (last := _OPTION.search(name)):
+        while not os.path.exists(os.path.expanduser(name)) and (last := _OPTION[prefix].search(name)):
             name, options = name[: last.start()], last[0] + options
         return cls(prefix, name, options)
 

@@ -13,7 +13,7 @@ from ffcore.errors import DataError
 from ffcore.folders import Item, is_hidden
 from ffcore.layout import SPLITS as SPLIT_NAMES
 from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, images_in, look, some
-from ffcore.places import Place
+from ffcore.places import UNLABELLED, Place
 from ffcore.tally import Tally
 from fftrain.config import DataSettings
 from fftrain.encoded import Encoded, state
@@ -38,10 +38,11 @@ class Listing:
     notes: tuple[str, ...]
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, *, labelled: bool = True) -> Listing:
     """Lists PATH/CLASS/*, or PATH/train/CLASS/* with PATH/val/CLASS/* and PATH/test/CLASS/* or one of them.
 
-    Images of one folder, or of splits without class folders, have no classes: they are trained on without labels.
+    Images of one folder, or of splits without class folders, have no classes: they are trained on without labels. So
+    are all images below a folder, or below those of its splits, where it shall not be `labelled`.
 
     Raises:
         DataError: where it cannot be told what the folder holds, or a class has no images for training.
@@ -52,7 +53,7 @@ def list_folder(folder: Path) -> Listing:
             f"imagefolder:{folder} is no folder: name one that holds images, or a folder of them for each class"
         )
     left_out = Tally()
-    if places := _without_classes(folder):
+    if places := _without_classes(folder, labelled):
         layout = Layout(splits={split: {"": [place]} for split, place in places.items()}, folders=places)
     else:
         layout = look(folder, left_out)
@@ -68,6 +69,7 @@ def list_folder(folder: Path) -> Listing:
     if empty := [name for name, found in zip(names, files[TRAIN], strict=True) if not found]:
         raise DataError(
             f"{place / empty[0]} holds no images: {'each class needs' if empty[0] else 'it needs'} some to train on"
+            + f"; without classes it is imagefolder:{folder}{UNLABELLED}" * bool(empty[0])
         )
     if none := [str(layout.folders[split]) for split, groups in files.items() if not any(groups)]:
         raise DataError(f"{none[0]} holds no images: each split needs some")
@@ -75,14 +77,14 @@ def list_folder(folder: Path) -> Listing:
     return Listing(class_names=class_names, files=files, notes=tuple(_notes(folder, layout, left_out)))
 
 
-def _without_classes(folder: Path) -> dict[str, Path]:
+def _without_classes(folder: Path, labelled: bool) -> dict[str, Path]:
     """Returns the folder of each split where images lie in these themselves; none where there are class folders."""
     inside = _folders(folder)
-    if not inside:
-        return {TRAIN: folder}
     splits = {SPLIT_NAMES.get(path.name.casefold(), ""): path for path in inside}
     whole = TRAIN in splits and "" not in splits and len(splits) == len(inside)
-    return {} if not whole or any(map(_folders, inside)) else splits
+    if labelled and inside and (not whole or any(map(_folders, inside))):
+        return {}
+    return splits if whole else {TRAIN: folder}
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -111,7 +113,7 @@ def _notes(folder: Path, layout: Layout, left_out: Tally) -> Iterator[str]:
 
 
 class ImageFolder(Encoded):
-    """An image folder, of which the images that are wanted are read.
+    """An image folder, of which the images that are wanted are read; `,label=` behind its name: without classes.
 
     Raises as `list_folder` does.
     """
@@ -119,7 +121,7 @@ class ImageFolder(Encoded):
     def __init__(self, place: Place, config: DataSettings) -> None:
         assert place.path is not None
         super().__init__(place.path.name, str(place.path), config)
-        listing = list_folder(place.path)
+        listing = list_folder(place.path, labelled=not place.options)
         self.class_names = listing.class_names
         self.notes += listing.notes
         self.files = {split: [file for group in groups for file in group] for split, groups in listing.files.items()}

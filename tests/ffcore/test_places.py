@@ -14,6 +14,7 @@ from ffcore.places import Place, public_name
     [
         ("imagefolder:/a/my cats", "/a/my cats", "", "imagefolder:my cats"),
         ("imagefolder:/a/b,c=d", "/a/b,c=d", "", "imagefolder:b,c=d"),
+        ("imagefolder:/a/b,label=", "/a/b", ",label=", "imagefolder:b,label="),
         ("imagefolder:/a/b[1]", "/a/b[1]", "", "imagefolder:b[1]"),
         ("imagefolder:photos", "HERE/photos", "", "imagefolder:photos"),
         ("hf:ylecun/mnist", None, "", "hf:ylecun/mnist"),

@@ -187,7 +187,16 @@ def test_a_person_is_told_how_a_folder_was_understood(tmp_path, cli):
 
 
 def unlabelled(folder, kind):
-    """Makes 60 images without classes: in one folder, in splits without class folders, or of one class."""
+    """Makes 60 images without classes: in one folder, in splits without class folders, of one class, or by dates."""
+    if kind in ("dates", "split dates"):
+        top = folder / "train" if kind == "split dates" else folder
+        paint(top / "2024", "may", 30)
+        paint(top, "2025", 20)
+        paint(top.parent, top.name, 10)
+        (top / "empty").mkdir()
+        if kind == "split dates":
+            paint(folder / "test", "2026", 12)
+        return f"imagefolder:{folder},label="
     place = {"flat": folder.parent, "split": folder, "one": folder}[kind]
     paint(place, folder.name if kind == "flat" else "train" if kind == "split" else "all", 60)
     if kind == "split":
@@ -201,6 +210,12 @@ def unlabelled(folder, kind):
         ("flat", (44, 4, 12), "photos: no classes"),
         ("one", (44, 4, 12), "photos: no classes"),
         ("split", (54, 6, 12), "photos: train/ is train, test/ is test; validation is drawn from train/; no classes"),
+        ("dates", (44, 4, 12), "photos: no classes"),
+        (
+            "split dates",
+            (54, 6, 12),
+            "photos: train/ is train, test/ is test; validation is drawn from train/; no classes",
+        ),
     ],
 )
 def test_images_without_classes_have_no_labels(tmp_path, kind, wanted, note):
