@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ffcore.files import read_json, write_json
 from ffcore.plugins import Plugins
 from ffmodels.evaluated import read
 from ffmodels.parts import BACKBONES, METHODS
@@ -201,6 +202,9 @@ def test_resume_goes_on_and_refuses_another_recipe(cli, tmp_path):
     one_line(
         cli("fftrain", "pretrain", "--resume", "--out", run, "--lr", "0.5"), 2, "--lr is 0.5, but the run to resume"
     )
+    record = read_json(run / "config.json")
+    del record["data"]["hub"]  # which earlier versions did not tell
+    write_json(run / "config.json", record)
     ended = cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2)
     assert ended.code == 0
     assert re.search(r"resuming .*run after epoch 1", ended.err)
