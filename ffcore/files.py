@@ -29,7 +29,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
+def replacing(path: Path, *errors: type[Exception], by: str = "") -> Iterator[Path]:
     """Gives an empty file beside `path` to write to, and renames it into place when the block ends well.
 
     A file that is there stays as it was until then. A kill leaves at most the hidden file beside it.
@@ -37,12 +37,13 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     Args:
         path: the file.
         errors: what writes it in the block raises where it cannot, beside OSError.
+        by: who writes, in the hidden file's name.
 
     Raises:
         WriteError: where the folder cannot be written, or the disk is full.
     """
     kinds: tuple[type[Exception], ...] = (OSError, *errors)
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name[:100]}.{by}{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()  # which fails before any work where the folder cannot be written

@@ -168,6 +168,12 @@ def of_ray(engine: EngineName, *, out: str | None = None, **given: Any) -> OfRay
         from ffcore.cluster import need_ray
 
         need_ray()
+        try:
+            import ffserve.parts.command  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"--engine ray needs {error.name}, which is not installed: run pip install 'ffstudy[ray]'"
+            ) from error
         return OfRay(**given)
     for name, value in {"out": out, **given}.items():
         if value is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from ffserve.parts.answers import add_sums
 from ffserve.parts.engine import answered, room
 from ffserve.parts.finding import Ref, class_folders_at, labelled, located
 from ffserve.parts.job import Job, begin
-from ffserve.parts.storage import is_url, plain
+from ffserve.parts.storage import Folder, is_url, plain
 from ffserve.predict import Classifier
 from ffserve.progress import progress
 from ffserve.session import Model
@@ -116,10 +117,14 @@ class Run:
             **asked,
         )
         address, cpus, sessions = self.ray[:3]
-        with room(address, cpus or job.threads, int(job.device == "cuda"), sessions) as found:
-            listed = begin(job, content, refs)
+        run = secrets.token_hex(4)
+        with (
+            _cleared(Folder(job.out, run)),
+            room(address, cpus or job.threads, int(job.device == "cuda"), sessions) as found,
+        ):
+            listed = begin(job, content, refs, self.account.report)
             with progress("images") as advance, _going_on():
-                for told in answered(job, listed, found):
+                for told in answered(job, listed, found, run):
                     self.account.include(told["account"])
                     add(told["sums"])
                     for key, count in (("images", told["images"]), ("parts", 1), ("kept", int(told["kept"]))):
@@ -131,6 +136,15 @@ class Run:
     def _read(self) -> int:
         """Returns how many images could be read."""
         return self.done["images"] - len(self.account.failed)
+
+
+@contextmanager
+def _cleared(folder: Folder) -> Iterator[None]:
+    """Clears up, when the block ends, what sessions that were stopped left half-written."""
+    try:
+        yield
+    finally:
+        folder.clear()
 
 
 @contextmanager

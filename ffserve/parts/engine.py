@@ -50,8 +50,14 @@ def room(address: str | None, cpus: int, gpus: int, sessions: int | None) -> Ite
         yield Room(ray, cpus, gpus, sessions or fitting)
 
 
-def answered(job: Job, listed: Listed, room: Room) -> Iterator[dict[str, Any]]:
+def answered(job: Job, listed: Listed, room: Room, run: str = "") -> Iterator[dict[str, Any]]:
     """Yields what became of each part, in order, as `Session.answered` returns it.
+
+    Args:
+        job: what is done.
+        listed: its images.
+        room: what there is for sessions.
+        run: see `Session`.
 
     Raises:
         FFStudyError: what a session raises, or where Ray fails.
@@ -62,9 +68,11 @@ def answered(job: Job, listed: Listed, room: Room) -> Iterator[dict[str, Any]]:
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    parts: Any = data.from_items([*range(listed.parts)], override_num_blocks=listed.parts)
+    rows = [{"number": number, "key": key} for number, key in enumerate(listed.keys)]
+    parts: Any = data.from_items(rows, override_num_blocks=listed.parts)
     pool = data.ActorPoolStrategy(size=min(room.sessions, listed.parts))
-    said = parts.map(Session, fn_constructor_args=(job,), compute=pool, num_cpus=room.cpus, num_gpus=room.gpus or None)
+    per_session = {"num_cpus": room.cpus, "num_gpus": room.gpus or None}
+    said = parts.map(Session, fn_constructor_args=(job, run), compute=pool, **per_session)
     try:
         for row in said.iter_rows():
             told = json.loads(row["said"])

@@ -6,19 +6,20 @@ import glob
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
-from ffcore.errors import DataError, ImageError, UsageError
+from ffcore.errors import DataError, FFStudyError, ImageError, UsageError
 from ffcore.files import AnyPath
 from ffcore.folders import STDIN, find, is_hidden
 from ffcore.formats import SUFFIXES
 from ffcore.layout import same, some
 from ffcore.tally import Tally
-from ffserve.parts.storage import Place, is_url, placed, plain, said
+from ffserve.parts.storage import Place, is_url, placed, plain, reaching, stamp_at, stamp_of
 
 PARQUET = ".parquet"
 
@@ -35,6 +36,8 @@ class Ref:
     """Why there is none."""
     label: int | None = None
     """The number of its class."""
+    stamp: str | None = None
+    """What changes with its content."""
 
     @property
     def name(self) -> str:
@@ -55,6 +58,7 @@ def located(given: Iterable[str], left_out: Tally, column: str | None = None) ->
 
     Raises:
         UsageError: for `-`; where a URL cannot be read here.
+        FFStudyError: where a storage does not answer.
     """
     for name in map(plain, given):
         if name == STDIN:
@@ -63,7 +67,17 @@ def located(given: Iterable[str], left_out: Tally, column: str | None = None) ->
             if ref.error is None and ref.file.endswith(PARQUET):
                 yield from _rows(ref.file, column)
             else:
-                yield ref
+                yield ref if ref.error is None else _hinted(ref)
+
+
+def _hinted(ref: Ref) -> Ref:
+    """Returns a folder that has no images with a word of the Parquet files that it has."""
+    system, path, _ = placed(ref.file)
+    with suppress(FFStudyError), reaching(ref.file, "listed"):
+        if system.isdir(path) and any(name.endswith(PARQUET) for name in system.ls(path, detail=False)):
+            pattern = posixpath.join(ref.file, f"*{PARQUET}")
+            return replace(ref, error=f"{ref.error}: {pattern!r} has rows of Parquet files")
+    return ref
 
 
 def _ref(item: Any) -> Ref:
@@ -73,19 +87,24 @@ def _ref(item: Any) -> Ref:
 def _at_url(url: str, left_out: Tally) -> Iterator[Ref]:
     place = placed(url)
     system, path, root = place
+    found: dict[str, Any] = {}
+    search = False
     try:
-        if glob.has_magic(path):
-            matches = sorted(system.glob(path))
-            if not matches:
-                yield Ref(url, error=f"{url!r} matches no file")
-            for match in matches:
-                yield from [Ref(root + match)] if _is_file(match) else searched(place._replace(path=match), left_out)
-        elif _is_file(path) or not system.isdir(path):
-            yield Ref(root + path)
+        with reaching(url, "listed"), suppress(FileNotFoundError):
+            if glob.has_magic(path):
+                found, search = system.glob(path, detail=True, on_error="raise"), True
+            else:
+                found, search = {path: {}}, not _is_file(path) and system.isdir(path)
+    except ImageError as error:
+        yield Ref(url, error=str(error))
+        return
+    if not found:
+        yield Ref(url, error=f"{url!r} matches no file")
+    for match, told in sorted(found.items()):
+        if search and not _is_file(match):
+            yield from searched(place._replace(path=match), left_out)
         else:
-            yield from searched(place, left_out)
-    except OSError as error:
-        yield Ref(url, error=f"{url!r} cannot be listed: {said(error)}")
+            yield Ref(root + match, stamp=stamp_of(told))
 
 
 def _is_file(path: str) -> bool:
@@ -100,22 +119,23 @@ def searched(place: Place, left_out: Tally) -> Iterator[Ref]:
     while waiting:
         folder = waiting.pop()
         try:
-            inside = sorted((entry["name"].rstrip("/"), entry["type"]) for entry in system.ls(folder, detail=True))
-        except OSError as error:
+            with reaching(root + folder, "listed"):
+                inside = {entry["name"].rstrip("/"): entry for entry in system.ls(folder, detail=True)}
+        except ImageError as error:
             nothing = False
-            yield Ref(root + folder, error=f"{root + folder!r} cannot be listed: {said(error)}")
+            yield Ref(root + folder, error=str(error))
             continue
         folders = []
-        for path, kind in inside:
+        for path, told in sorted(inside.items()):
             if path == folder:  # what marks a folder in a storage of objects
                 continue
             if is_hidden(posixpath.basename(path)):
                 left_out.add("hidden", root + path)
-            elif kind == "directory":
+            elif told["type"] == "directory":
                 folders.append(path)
             elif posixpath.splitext(path)[1].lower() in SUFFIXES:
                 nothing = False
-                yield Ref(root + path)
+                yield Ref(root + path, stamp=stamp_of(told))
             else:
                 left_out.add("no images", root + path)
         waiting += reversed(folders)
@@ -124,18 +144,17 @@ def searched(place: Place, left_out: Tally) -> Iterator[Ref]:
 
 
 def class_folders_at(url: str, left_out: Tally) -> dict[str, list[str]]:
-    """Returns the folders in a folder by URL, as `ffcore.layout.class_folders` does. Raises DataError."""
+    """Returns the folders in a folder by URL, as `ffcore.layout.class_folders` does. Raises FFStudyError."""
     system, path, root = placed(url)
     found: dict[str, list[str]] = {}
-    try:
-        for name, kind in sorted((entry["name"].rstrip("/"), entry["type"]) for entry in system.ls(path, detail=True)):
-            hidden = is_hidden(posixpath.basename(name))
-            if kind == "directory" and not hidden:
-                found.setdefault(same(posixpath.basename(name)), []).append(root + name)
-            elif name != path:
-                left_out.add("hidden" if hidden else "beside class folders", root + name)
-    except OSError as error:
-        raise DataError(f"{url!r} cannot be listed ({said(error)}): name a folder with one folder a class") from error
+    with reaching(url, "listed"):
+        inside = sorted((entry["name"].rstrip("/"), entry["type"]) for entry in system.ls(path, detail=True))
+    for name, kind in inside:
+        hidden = is_hidden(posixpath.basename(name))
+        if kind == "directory" and not hidden:
+            found.setdefault(same(posixpath.basename(name)), []).append(root + name)
+        elif name != path:
+            left_out.add("hidden" if hidden else "beside class folders", root + name)
     if not found:
         raise DataError(f"{url!r} holds no folders: name a folder with one folder of images for each class")
     return dict(sorted(found.items()))
@@ -153,15 +172,16 @@ def labelled(folders: Iterable[tuple[AnyPath, int]], left_out: Tally) -> Iterato
 
 def _rows(file: str, column: str | None) -> Iterator[Ref]:
     """Yields the rows of a Parquet file."""
-    place = placed(file)
+    system, path, _ = placed(file)
     try:
-        with place.system.open(place.path, "rb") as opened, ParquetFile(opened) as parquet:
+        stamp = stamp_at(file)
+        with reaching(file, "read"), system.open(path, "rb") as opened, ParquetFile(opened) as parquet:
             image_column(parquet.schema_arrow, column, file)
             count = parquet.metadata.num_rows
-    except (OSError, pa.ArrowException, DataError) as error:
-        yield Ref(file, error=str(error) if isinstance(error, DataError) else f"{file!r} cannot be read: {said(error)}")
+    except DataError as error:
+        yield Ref(file, error=str(error))
         return
-    ref = Ref(file)
+    ref = Ref(file, stamp=stamp)
     yield from (replace(ref, row=row) for row in range(count))
 
 
@@ -172,11 +192,12 @@ def image_column(schema: pa.Schema, column: str | None, file: str) -> str:
         DataError: where it has none, or several and none was named, or `column` is no such column.
     """
     fitting = [field.name for field in schema if _holds_bytes(field.type)]
-    if column is not None and column not in fitting:
-        raise DataError(f"{file!r} has no column {column!r} of images' bytes (--image-column): it has {some(fitting)}")
+    if not fitting or (column is not None and column not in fitting):
+        called = "" if column is None else f" {column!r}"
+        has = some(f"{field.name} ({field.type})" for field in schema)
+        raise DataError(f"{file!r} has no column{called} of images' bytes (--image-column): it has {has}")
     if column is None and len(fitting) != 1:
-        has = some(fitting) if fitting else f"none among {some(schema.names)}"
-        raise DataError(f"{file!r} must have one column of images' bytes, it has {has}: name one with --image-column")
+        raise DataError(f"{file!r} has several columns of images' bytes, {some(fitting)}: name one with --image-column")
     return column or fitting[0]
 
 
@@ -184,4 +205,15 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return at >= 0 and _holds_bytes(kind.field(at).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return bool(pa.types.is_uint8(kind.value_type))
+    return any(fits(kind) for fits in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """Returns what a row of such a column holds; None where that is nothing."""
+    content = value["bytes"] if isinstance(value, dict) else value
+    nothing = content is None or (isinstance(content, list) and None in content)
+    return None if nothing else bytes(content)

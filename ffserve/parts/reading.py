@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from functools import partial
 from itertools import groupby
 
-import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
-from ffcore.errors import DataError, ImageError
+from ffcore.errors import FFStudyError, ImageError
 from ffcore.folders import MAX_STDIN_BYTES, Item
 from ffcore.images import Source
 from ffserve.evaluate import Labelled
-from ffserve.parts.finding import Ref, image_column
-from ffserve.parts.storage import is_url, placed, said
+from ffserve.parts.finding import Ref, bytes_of, image_column
+from ffserve.parts.looking import ahead
+from ffserve.parts.storage import is_url, placed, reaching
 
-FETCHING = 16  # at the same time, and as many more wait to be read
 _ROWS = 128
+# Seconds until a file is asked for again where its storage does not answer.
+PAUSES = (1.0, 4.0)
 
 
 def items(refs: Iterable[Ref], column: str | None, working: str) -> Iterator[Item]:
@@ -32,6 +32,7 @@ def items(refs: Iterable[Ref], column: str | None, working: str) -> Iterator[Ite
         working: the folder that paths are relative to.
 
     Raises:
+        FFStudyError: where a storage does not answer.
         DataError: where a Parquet file cannot be read any more.
     """
     for rows_of, numbered in groupby(enumerate(refs), _followed):
@@ -50,60 +51,51 @@ def _item(ref: Ref, source: Source | ImageError) -> Item:
 
 
 def _fetched(refs: Iterable[Ref], working: str) -> Iterator[Item]:
-    waiting: deque[tuple[Ref, Future[Source | ImageError]]] = deque()
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(FETCHING))
-        stack.callback(lambda: [future.cancel() for _, future in waiting])
-        for ref in refs:
-            if ref.error is None and is_url(ref.file):
-                waiting.append((ref, pool.submit(_fetch, ref.file)))
-            else:
-                done: Future[Source | ImageError] = Future()
-                done.set_result(ImageError(ref.error) if ref.error else os.path.join(working, ref.file))
-                waiting.append((ref, done))
-            if len(waiting) > 2 * FETCHING:
-                first, found = waiting.popleft()
-                yield _item(first, found.result())
-        while waiting:
-            first, found = waiting.popleft()
-            yield _item(first, found.result())
+    for ref, source in ahead(refs, partial(_source, working=working)):
+        yield _item(ref, source)
 
 
-def _fetch(url: str) -> bytes | ImageError:
-    """Returns the content of a file, or why there is none."""
-    try:
-        place = placed(url)
-        with place.system.open(place.path, "rb") as file:
-            content: bytes = file.read(MAX_STDIN_BYTES + 1)
-    except OSError as error:
-        return ImageError(f"{url!r} cannot be read: {said(error)}")
+def _source(ref: Ref, working: str) -> Source | ImageError:
+    """Returns where an image is read, or why it is not. Raises FFStudyError where its storage does not answer."""
+    if ref.error is not None:
+        return ImageError(ref.error)
+    if not is_url(ref.file):
+        return os.path.join(working, ref.file)
+    place = placed(ref.file)
+    for pause in (*PAUSES, None):
+        try:
+            with reaching(ref.file, "read"), place.system.open(place.path, "rb") as file:
+                content: bytes = file.read(MAX_STDIN_BYTES + 1)
+            break
+        except ImageError as error:
+            return error
+        except FFStudyError:
+            if pause is None:
+                raise
+            time.sleep(pause)
     if len(content) > MAX_STDIN_BYTES:
-        return ImageError(f"{url!r} holds more than {MAX_STDIN_BYTES:,} bytes")
+        return ImageError(f"{ref.file!r} holds more than {MAX_STDIN_BYTES:,} bytes")
     return content
 
 
 def _of_table(refs: list[Ref], column: str | None, working: str) -> Iterator[Item]:
     """Yields rows of a Parquet file that follow each other, some of them in memory at a time."""
     file = refs[0].file
-    try:
-        place = placed(file if is_url(file) else os.path.join(working, file))
-        with place.system.open(place.path, "rb") as opened, ParquetFile(opened) as parquet:
-            name = image_column(parquet.schema_arrow, column, file)
-            first, last = refs[0].row or 0, refs[-1].row or 0
-            groups, begin, at = [], 0, None
-            for group in range(parquet.num_row_groups):
-                end = begin + parquet.metadata.row_group(group).num_rows
-                if begin <= last and end > first:
-                    groups.append(group)
-                    at = begin if at is None else at
-                begin = end
-            told, at = iter(refs), at or 0
-            for batch in parquet.iter_batches(_ROWS, row_groups=groups, columns=[name]):
-                inside = batch.column(0)[max(first - at, 0) : max(last + 1 - at, 0)]
-                at += len(batch)
-                for value, ref in zip(inside, told, strict=False):
-                    content = value.as_py()
-                    content = content["bytes"] if isinstance(content, dict) else content
-                    yield _item(ref, content if content is not None else ImageError(f"{ref.name!r} holds no bytes"))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file!r} cannot be read any more: {said(error)}") from error
+    system, path, _ = placed(file if is_url(file) else os.path.join(working, file))
+    with reaching(file, "read any more"), system.open(path, "rb") as opened, ParquetFile(opened) as parquet:
+        name = image_column(parquet.schema_arrow, column, file)
+        first, last = refs[0].row or 0, refs[-1].row or 0
+        groups, begin, at = [], 0, None
+        for group in range(parquet.num_row_groups):
+            end = begin + parquet.metadata.row_group(group).num_rows
+            if begin <= last and end > first:
+                groups.append(group)
+                at = begin if at is None else at
+            begin = end
+        told, at = iter(refs), at or 0
+        for batch in parquet.iter_batches(_ROWS, row_groups=groups, columns=[name]):
+            inside = batch.column(0)[max(first - at, 0) : max(last + 1 - at, 0)]
+            at += len(batch)
+            for value, ref in zip(inside, told, strict=False):
+                content = bytes_of(value.as_py())
+                yield _item(ref, ImageError(f"{ref.name!r} holds no bytes") if content is None else content)

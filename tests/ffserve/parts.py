@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
-from PIL import Image
 
+from ffcore.files import sha256
 from ffcore.images import from_array
+from ffserve.parts.job import Job
 
 
 def png(image):
@@ -42,5 +44,17 @@ def answers(folder):
 
 def big(path, side=1500):
     """Writes an image that takes a while to read."""
-    noise = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
+    path.write_bytes(noise(side, 0))
+
+
+def noise(side, seed):
+    """A gray image of noise as a PNG file's bytes, about as many as it has pixels."""
+    return png(np.random.default_rng(seed).integers(0, 256, (1, side, side), dtype=np.uint8))
+
+
+def job_of(tmp_path, model, **other):
+    """A job of features into tmp_path/out, in parts of 8."""
+    how = {"batch_size": 4, "threads": 1, "invert": "auto", "place": "auto", "max_pixels": 10**6, "top_k": 2}
+    about = {"model": sha256(model.path), "device": "cpu", "provider_options": {}, "image_column": None}
+    given = {"out": str(tmp_path / "out"), "command": "features", "part_images": 8, "working": str(tmp_path)}
+    return Job(**{"version": version("ffstudy"), "called": "m.onnx", **how, **about, **given, **other})

@@ -19,10 +19,10 @@ from ffcore.tally import Tally
 from ffserve.account import Account
 from ffserve.parts import storage
 from ffserve.parts.finding import Ref, class_folders_at, labelled, located
-from ffserve.parts.job import MANIFEST, Job, begin, part_name, refs_of
+from ffserve.parts.job import MANIFEST, begin, part_name, refs_of
 from ffserve.parts.storage import Folder
 from ffserve.parts.work import Session
-from tests.ffserve.parts import answers, png, write_images, write_table
+from tests.ffserve.parts import answers, job_of, png, write_images, write_table
 from tests.helpers import one_line
 
 
@@ -48,15 +48,6 @@ def memory(contents):
     system.pipe_file("/photos/notes.txt", b"")
     yield system
     system.rm("/", recursive=True)
-
-
-def job_of(tmp_path, **other):
-    how = {"batch_size": 4, "threads": 1, "invert": "auto", "place": "auto", "max_pixels": 10**6, "top_k": 2}
-    about = {"model": "1", "device": "cpu", "provider_options": {}, "image_column": None, "called": "m.onnx"}
-    given = {"out": str(tmp_path / "out"), "command": "features", "part_images": 8, "working": str(tmp_path)}
-    from importlib.metadata import version
-
-    return Job(**{"version": version("ffstudy"), **how, **about, **given, **other})
 
 
 def names(given, **kwargs):
@@ -89,7 +80,8 @@ def test_what_lies_by_url_is_listed(memory):
     [none] = located(["memory://photos/*.jpg"], Tally())
     assert none.error == "'memory://photos/*.jpg' matches no file"
     assert class_folders_at("memory://photos", Tally()) == {"sub": ["memory://photos/sub"]}
-    assert [*labelled([("memory://photos/sub", 2)], Tally())] == [Ref(every[4], label=2)]
+    [inside] = labelled([("memory://photos/sub", 2)], Tally())
+    assert (inside.file, inside.label) == (every[4], 2)
     with pytest.raises(DataError, match="'memory://photos/sub' holds no folders"):
         class_folders_at("memory://photos/sub", Tally())
 
@@ -100,11 +92,14 @@ def test_rows_of_parquet_files_are_listed_by_their_column(tmp_path, contents):
     a, b = tmp_path / "a.parquet", tmp_path / "b.parquet"
     assert names([f"{tmp_path}/*.parquet"]) == [f"{a}[{i}]" for i in range(3)] + [f"{b}[{i}]" for i in range(2)]
     [ref] = located([str(a)], Tally(), column="number")
-    assert ref.error == f"{str(a)!r} has no column 'number' of images' bytes (--image-column): it has image"
+    assert (
+        ref.error
+        == f"{str(a)!r} has no column 'number' of images' bytes (--image-column): it has number (int64), image (binary)"
+    )
     table = pyarrow.table({"x": [b""], "y": [b""]})
     pyarrow.parquet.write_table(table, a)
     [ref] = located([str(a)], Tally())
-    assert ref.error.endswith("it has x, y: name one with --image-column")
+    assert ref.error.endswith("has several columns of images' bytes, x, y: name one with --image-column")
     assert names([str(a)], column="y") == [f"{a}[0]"]
     a.write_bytes(b"none")
     [ref] = located([str(a)], Tally())
@@ -122,12 +117,12 @@ def test_a_session_answers_parts_as_the_plain_command_does(cli, tmp_path, model,
     assert plain.code == 1
     wanted = pyarrow.parquet.read_table("f.parquet")
     given = ["photos", "t.parquet", "t.parquet", "memory://photos"]
-    job = job_of(tmp_path)
+    job = job_of(tmp_path, model)
     listed = begin(job, model.path.read_bytes(), located(given, Tally()))
     assert (listed.images, listed.parts) == (24 * 3 + 5, 10)
     session, account = Session(job), Account()
     for number in range(listed.parts):
-        told = session.answered(number)
+        told = session.answered(number, listed.keys[number])
         assert not told["kept"]
         account.include(told["account"])
     found = answers("out")
@@ -144,7 +139,7 @@ def test_a_session_answers_parts_as_the_plain_command_does(cli, tmp_path, model,
     damaged.write_bytes(b"PAR1")
     gone.unlink()
     again = Session(job)
-    assert [again.answered(number)["kept"] for number in range(listed.parts)] == [
+    assert [again.answered(number, listed.keys[number])["kept"] for number in range(listed.parts)] == [
         number not in (2, 3) for number in range(10)
     ]
     assert {path.name: path.read_bytes() for path in Path("out").glob("part-*")} == whole
@@ -155,10 +150,10 @@ def test_predictions_have_the_columns_and_values_of_csv(cli, tmp_path, model, co
     write_images(Path("photos"), contents)
     plain = cli("ffserve", "predict", "photos", "--model", model.path, "--csv", "--top-k", 2, "--batch-size", 4)
     header, *rows = csv.reader(StringIO(plain.out))
-    job = job_of(tmp_path, command="predict", called=str(model.path))
+    job = job_of(tmp_path, model, command="predict", called=str(model.path))
     listed = begin(job, model.path.read_bytes(), located(["photos"], Tally()))
     for number in range(listed.parts):
-        Session(job).answered(number)
+        Session(job).answered(number, listed.keys[number])
     found = answers("out")
     assert found.column_names == header
 
@@ -172,38 +167,40 @@ def test_predictions_have_the_columns_and_values_of_csv(cli, tmp_path, model, co
 
 def test_a_folder_takes_up_the_same_job_alone(tmp_path, model, contents):
     write_images(tmp_path / "photos", contents)
-    job, content = job_of(tmp_path), model.path.read_bytes()
+    job, content = job_of(tmp_path, model), model.path.read_bytes()
 
     def refs(count=24):
-        return [Ref(f"photos/{number}.png", label=number) for number in range(count)]
+        return [Ref(f"photos/{number}.png", label=number, stamp="1") for number in range(count)]
 
     assert begin(job, content, refs()) == begin(job, content, refs())
     assert refs_of(Folder(job.out), 1) == refs()[8:16]
     begin(replace(job, called="elsewhere.onnx"), content, refs())
     for other, key in (
         (replace(job, batch_size=8), "batch_size is 4 there, and 8"),
-        (replace(job, model="2"), "model"),
+        (replace(job, model="2"), "it is of another model; ask for the same"),
     ):
         with pytest.raises(RunError, match=f"holds another job: {key}"):
             begin(other, content, refs())
-    with pytest.raises(RunError, match="holds another job: inputs"):
+    with pytest.raises(RunError, match="holds another job: it is of other images"):
         begin(job, content, refs(23))
-    with pytest.raises(RunError, match="holds another job: inputs"):
+    with pytest.raises(RunError, match="holds another job: it is of other images"):
         begin(replace(job, working="/elsewhere"), content, refs())
     (tmp_path / "out" / MANIFEST).unlink()  # killed while it listed
     begin(job, content, refs(23))
     assert len(refs_of(Folder(job.out), 2)) == 7
-    with pytest.raises(RunError, match="holds something else: name a new folder"):
-        begin(job_of(tmp_path, out=str(tmp_path / "photos")), content, refs())
+    with pytest.raises(RunError, match=r"holds something else \(one, and no _manifest.json\): name a new folder"):
+        begin(job_of(tmp_path, model, out=str(tmp_path / "photos")), content, refs())
     with pytest.raises(DataError, match="no image was named"):
-        begin(job_of(tmp_path, out=str(tmp_path / "new")), content, [])
+        begin(job_of(tmp_path, model, out=str(tmp_path / "new")), content, [])
 
 
 def test_a_node_says_what_it_lacks(tmp_path, model):
-    other = Session(job_of(tmp_path, version="0.0"))
-    assert "has ffstudy 0.0" not in other({"item": 0})["said"]
-    assert "and this machine 0.0: install the same" in other({"item": 0})["said"]
-    assert "name an --out on storage that all share" in Session(job_of(tmp_path))({"item": 0})["said"]
+    other = Session(job_of(tmp_path, model, version="0.0"))
+    assert "has ffstudy 0.0" not in other({"number": 0, "key": ""})["said"]
+    assert "and this machine 0.0: install the same" in other({"number": 0, "key": ""})["said"]
+    assert (
+        "name an --out on storage that all share" in Session(job_of(tmp_path, model))({"number": 0, "key": ""})["said"]
+    )
 
 
 def test_what_is_of_ray_goes_with_it_alone(cli, tmp_path, model, monkeypatch, unused_port):
@@ -219,6 +216,8 @@ def test_what_is_of_ray_goes_with_it_alone(cli, tmp_path, model, monkeypatch, un
     nobody = f"127.0.0.1:{unused_port}"
     one_line(cli("ffserve", "features", "x.png", *ray, "--out", "x", "--address", nobody), 1, "nothing listens at")
     assert not (tmp_path / "x").exists()
+    monkeypatch.setitem(sys.modules, "ffserve.parts.command", None)  # as without fsspec
+    one_line(cli("ffserve", "features", "x.png", *ray, *out), 2, "run pip install 'ffstudy[ray]'")
     monkeypatch.setitem(sys.modules, "ray", None)
     one_line(cli("ffserve", "features", "x.png", *ray, *out), 2, "run pip install 'ffstudy[ray]'")
 

@@ -45,6 +45,15 @@ def told(ended):
     return [line for line in found if not line.startswith("ffserve: note: dashboard: ")]
 
 
+def workers():
+    """The processes of sessions."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [""])[0].startswith("ray::MapWorker")
+    ]
+
+
 @pytest.fixture
 def model(make_model):
     return make_model()
@@ -153,6 +162,7 @@ def test_one_that_is_told_to_stop_says_how_it_goes_on(tmp_path, slow, model):
     assert child.returncode == 128 + signal.SIGTERM
     assert "ffserve: note: stopped: the same command goes on" in err
     assert "Traceback" not in err
+    assert not [*out.glob(".*")]
 
 
 def test_parts_of_a_node_that_dies_are_done_elsewhere(tmp_path, slow, model, cluster):
@@ -160,11 +170,7 @@ def test_parts_of_a_node_that_dies_are_done_elsewhere(tmp_path, slow, model, clu
     common = ("features", slow, "--model", model.path, *RAY, "--address", cluster.address, "--out", out, "--json")
     child = start(*common, "--part-images", 20)
     until(lambda: [*out.glob("part-*")])
-    [one, *_] = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [""])[0].startswith("ray::MapWorker")
-    ]
+    [one, *_] = workers()
     raylet = one.parent()
     assert "raylet" in raylet.name()
     raylet.kill()
@@ -175,7 +181,7 @@ def test_parts_of_a_node_that_dies_are_done_elsewhere(tmp_path, slow, model, clu
     assert len({*answers(out).to_pydict()["names"]}) == 400
 
 
-def test_s3_is_read_and_written(tmp_path, photos, model, s3):
+def test_s3_is_read_and_written(tmp_path, photos, model, s3, monkeypatch, unused_port):
     for path in sorted(photos.rglob("*.png")):
         with s3.open_output_stream(f"bucket/photos/{path.relative_to(photos)}") as file:
             file.write(path.read_bytes())
@@ -202,9 +208,19 @@ def test_s3_is_read_and_written(tmp_path, photos, model, s3):
         assert ended.json[key] == local.json[key]
     missing = ffserve("features", "s3://none/x/", *ray, "s3://bucket/d")
     assert missing.code == 1
-    assert "s3://none/x" in missing.err
-    assert "No such file or directory" in missing.err
-    assert told(missing)[-1].startswith("ffserve: error: no image could be read")
+    assert told(missing)[0].startswith("ffserve: error: 's3://none/x' cannot be read: ")
+    assert "does not exist" in told(missing)[0] or "no such file" in told(missing)[0]
+    assert told(missing)[1:] == ["ffserve: error: no image could be read: s3://bucket/d is not written"]
+    with s3.open_output_stream("bucket/photos/zero/300.png") as file:
+        file.write(png(model.images(1)[0]))
+    mended = ffserve("features", "s3://bucket/photos/", *ray, "s3://bucket/a", "--json")
+    assert (mended.code, mended.json["kept"], mended.json["images"]) == (0, 4, 301), mended.err
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused_port}")
+    for given, out in (("s3://bucket/photos/*/*.png", "x"), ("s3://bucket/photos/", "x"), (photos, "s3://bucket/x")):
+        failed = ffserve("features", given, *ray, tmp_path / out if out == "x" else out)
+        assert failed.code == 1
+        assert [line for line in told(failed) if "the same command tries again" in line] == told(failed) != []
+        assert not (tmp_path / "x").exists()
 
 
 def test_the_commands_of_the_page(tmp_path, model):
