@@ -10,13 +10,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet
 import pytest
 
-from tests.ffserve.parts import answers, big, png, write_images
+from tests.ffserve.parts import answers, big, noise, png, write_images, write_table
 from tests.helpers import ROOT, Ended, until
 
 pytestmark = pytest.mark.slow
@@ -221,6 +222,28 @@ def test_s3_is_read_and_written(tmp_path, photos, model, s3, monkeypatch, unused
         assert failed.code == 1
         assert [line for line in told(failed) if "the same command tries again" in line] == told(failed) != []
         assert not (tmp_path / "x").exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, model):
+    rows = [noise(32, seed) for seed in range(100)] * 20
+    most = {}
+    for times in (1, 10):
+        write_table(tmp_path / "rows.parquet", rows * times, group=500)
+        out = tmp_path / f"out{times}"
+        common = ("--model", model.path, *RAY, "--sessions", 1, "--part-images", 500, "--out", out)
+        child = start("features", tmp_path / "rows.parquet", *common)
+        most[times] = {"driver": 0, "session": 0}
+        while child.poll() is None:
+            for who, process in (("driver", psutil.Process(child.pid)), *(("session", found) for found in workers())):
+                with contextlib.suppress(psutil.Error):
+                    most[times][who] = max(most[times][who], process.memory_info().rss)
+            time.sleep(0.1)
+        assert child.wait() == 0, child.communicate()[1]
+        child.communicate()
+        assert len(answers(out)) == 2000 * times
+    grown = {who: (most[10][who] - most[1][who]) / 2**20 for who in most[1]}
+    assert min(most[1].values()) > 2**20
+    assert max(grown.values()) < 15, grown  # the images of the larger are 20 MiB more
 
 
 def test_the_commands_of_the_page(tmp_path, model):
