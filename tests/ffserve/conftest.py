@@ -112,3 +112,11 @@ def write_model(
 def make_model(tmp_path):
     """Writes a model into the test's folder: make_model(name="model.onnx", **what_to_break) -> Handmade."""
     return lambda name="model.onnx", **settings: write_model(tmp_path / name, **settings)
+
+
+@pytest.fixture
+def contents(model):
+    """Files of 23 images, and of one that is none."""
+    from tests.ffserve.parts import png
+
+    return [*map(png, model.images(23)), b"no image"]

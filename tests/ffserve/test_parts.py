@@ -22,19 +22,13 @@ from ffserve.parts.finding import Ref, class_folders_at, labelled, located
 from ffserve.parts.job import MANIFEST, begin, part_name, refs_of
 from ffserve.parts.storage import Folder
 from ffserve.parts.work import Session
-from tests.ffserve.parts import answers, job_of, png, write_images, write_table
+from tests.ffserve.parts import answers, job_of, write_images, write_table
 from tests.helpers import one_line
 
 
 @pytest.fixture
 def model(make_model):
     return make_model()
-
-
-@pytest.fixture
-def contents(model):
-    """Files of 23 images, and of one that is none."""
-    return [*map(png, model.images(23)), b"no image"]
 
 
 @pytest.fixture

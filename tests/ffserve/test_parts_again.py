@@ -20,18 +20,12 @@ from ffserve.parts.job import INPUTS, MANIFEST, MODEL, begin, part_name
 from ffserve.parts.looking import stamped
 from ffserve.parts.storage import Folder
 from ffserve.parts.work import Session
-from tests.ffserve.parts import answers, job_of, png, write_images
+from tests.ffserve.parts import answers, job_of, write_images
 
 
 @pytest.fixture
 def model(make_model):
     return make_model()
-
-
-@pytest.fixture
-def contents(model):
-    """Files of 23 images, and of one that is none."""
-    return [*map(png, model.images(23)), b"no image"]
 
 
 @pytest.fixture
