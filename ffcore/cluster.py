@@ -110,18 +110,18 @@ def _check_answers(address: str) -> None:
 def _check_listening(address: str) -> None:
     """Raises UsageError where an address is none, FFStudyError where nothing listens there."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or "/" in host or not port.isdigit():
+    if not host or "/" in host or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"--address is {address!r}: write auto, HOST:PORT or ray://HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         why = getattr(error, "strerror", None) or error
         raise FFStudyError(f"nothing listens at --address {address} ({why}): start Ray there") from error
 
 
 def _health(address: str) -> str:
     """Returns what is wrong with the cluster at an address, as Ray's own command says it; "" where it answers."""
-    words = ["-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
+    words = ["-P", "-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
     try:
         found = subprocess.run(
             [sys.executable, *words], capture_output=True, encoding="utf-8", errors="replace", timeout=ANSWERING

@@ -83,7 +83,8 @@ def asking(what: str) -> Iterator[None]:
         elif response is not None:
             said = getattr(cause, "server_message", None) or str(cause).partition("\n")[0]
             why = f"the Hub answers {response.status_code} ({said})"
-            kind = HubUnreachable if response.status_code == 429 or response.status_code >= 500 else HubError
+            if response.status_code == 429 or response.status_code >= 500:
+                kind, why = HubUnreachable, f"{why}: try again later"
         elif says_full(cause):
             why = f"{unwritten(Path(constants.HF_HUB_CACHE), cause)} with HF_HOME"
         elif isinstance(cause, _ODD):

@@ -93,6 +93,16 @@ def look(folder: Path, left_out: Tally | None = None) -> Layout:
     named = {name: SPLITS[name.casefold()] for name in inside if name.casefold() in SPLITS}
     if TRAIN not in named.values() or (len(named) < len(inside) and not any(map(_has_folders, _of(inside, named)))):
         return Layout(splits={TRAIN: inside}, folders={TRAIN: folder})
+    folders = split_folders(folder, inside)
+    without = [str(path) for path in folders.values() if not _has_folders(path)]
+    if without:
+        raise DataError(f"{some(without)} holds no folders: a split holds one folder of images for each class")
+    return Layout(splits={split: class_folders(path, left_out) for split, path in folders.items()}, folders=folders)
+
+
+def split_folders(folder: Path, inside: Classes) -> dict[str, Path]:
+    """Returns which of the folders in a folder holds which split. Raises DataError where that cannot be told."""
+    named = {name: SPLITS[name.casefold()] for name in inside if name.casefold() in SPLITS}
     if len(named) < len(inside):
         others = some(name for name in inside if name not in named)
         raise DataError(
@@ -101,11 +111,7 @@ def look(folder: Path, left_out: Tally | None = None) -> Layout:
         )
     if len({*named.values()}) < len(named) or any(len(paths) > 1 for paths in inside.values()):
         raise DataError(f"{folder} holds {some(inside)}, of which two mean the same split: leave one of them")
-    folders = {split: inside[name][0] for name, split in named.items()}
-    without = [str(path) for path in folders.values() if not _has_folders(path)]
-    if without:
-        raise DataError(f"{some(without)} holds no folders: a split holds one folder of images for each class")
-    return Layout(splits={split: class_folders(path, left_out) for split, path in folders.items()}, folders=folders)
+    return {split: inside[name][0] for name, split in named.items()}
 
 
 def images_in(folders: Iterable[Path], left_out: Tally | None = None) -> Iterator[str]:

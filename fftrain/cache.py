@@ -24,7 +24,7 @@ from typing import Annotated, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from rich.filesize import decimal
 from torch import Tensor
 
@@ -77,11 +77,23 @@ class CachedImages:
 
 
 class _First(BaseModel):
-    """The journal's first line: what the array is."""
+    """The journal's first line: what the array is, with the shape's own checksum."""
 
     layout: Literal[2] = 2
     dtype: Literal["uint8"] = "uint8"
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    crc32: int
+
+    @classmethod
+    def of(cls, shape: Shape) -> _First:
+        """Returns the line of a shape."""
+        return cls(shape=shape, crc32=zlib.crc32(str(shape).encode()))
+
+    @model_validator(mode="after")
+    def _whole(self) -> _First:
+        if self.crc32 != zlib.crc32(str(self.shape).encode()):
+            raise ValueError("another shape than was written")
+        return self
 
 
 class _Piece(BaseModel):
@@ -210,7 +222,7 @@ def _fill(place: Path, images: Numbered, rows: Index, journal: _Journal, shape: 
             lines.truncate(journal.end)
             lines.seek(journal.end)
             if journal.shape is None:
-                _append(lines, _First(shape=shape))
+                _append(lines, _First.of(shape))
                 journal.shape = shape
             starts = range(0, len(rows), step)
             for start in reporter.track(starts, len(starts), "decoding images"):

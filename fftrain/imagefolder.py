@@ -12,7 +12,7 @@ import numpy as np
 from ffcore.errors import DataError
 from ffcore.folders import Item, is_hidden
 from ffcore.layout import SPLITS as SPLIT_NAMES
-from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, images_in, look, some
+from ffcore.layout import TEST, TRAIN, VALIDATION, Layout, class_folders, images_in, look, some, split_folders
 from ffcore.places import UNLABELLED, Place
 from ffcore.tally import Tally
 from fftrain.config import DataSettings
@@ -53,7 +53,7 @@ def list_folder(folder: Path, *, labelled: bool = True) -> Listing:
             f"imagefolder:{folder} is no folder: name one that holds images, or a folder of them for each class"
         )
     left_out = Tally()
-    if places := _without_classes(folder, labelled):
+    if places := _without_classes(folder, labelled, left_out):
         layout = Layout(splits={split: {"": [place]} for split, place in places.items()}, folders=places)
     else:
         layout = look(folder, left_out)
@@ -77,14 +77,16 @@ def list_folder(folder: Path, *, labelled: bool = True) -> Listing:
     return Listing(class_names=class_names, files=files, notes=tuple(_notes(folder, layout, left_out)))
 
 
-def _without_classes(folder: Path, labelled: bool) -> dict[str, Path]:
+def _without_classes(folder: Path, labelled: bool, left_out: Tally) -> dict[str, Path]:
     """Returns the folder of each split where images lie in these themselves; none where there are class folders."""
     inside = _folders(folder)
     splits = {SPLIT_NAMES.get(path.name.casefold(), ""): path for path in inside}
+    if not labelled and TRAIN in splits:
+        return split_folders(folder, class_folders(folder, left_out))
+    if not labelled or not inside:
+        return {TRAIN: folder}
     whole = TRAIN in splits and "" not in splits and len(splits) == len(inside)
-    if labelled and inside and (not whole or any(map(_folders, inside))):
-        return {}
-    return splits if whole else {TRAIN: folder}
+    return {} if not whole or any(map(_folders, inside)) else splits
 
 
 def _folders(folder: Path) -> list[Path]:

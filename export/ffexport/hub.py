@@ -72,15 +72,20 @@ def push(run: AnyPath, out: AnyPath, name: str, *, private: bool = False, revisi
         added = dict(_uploaded(Run.load(run), out))
         version = read_before(out)["version"]
         with asking(f"{what} ({out} is whole)"):
-            from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+            from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
+            try:
+                ModelCard.load(out / CARD).validate()  # before anything is made there
+            except ValueError as error:
+                wrong = "; ".join(each["message"] for each in json.loads(str(error))["errors"])
+                raise HubError(f"{what}: the Hub refuses what {CARD} says: {wrong}") from error
             api = HfApi()
             made = api.create_repo(name, private=private or None, exist_ok=True)
             if revision is not None:
                 api.create_branch(made.repo_id, branch=revision, exist_ok=True)
             there = api.list_repo_files(made.repo_id, revision=revision)
             gone = [path for path in there if path not in added and _is_exported(path)]
-            api.create_commit(  # which has the Hub look at the card's metadata before anything is uploaded
+            api.create_commit(
                 made.repo_id,
                 [
                     *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=source) for path, source in added.items()),

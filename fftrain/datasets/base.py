@@ -80,9 +80,11 @@ class Dataset(ABC):
         """
         arrays = cls.load(folder)
         for split in (TRAIN, VALIDATION, TEST):
-            images, labels = getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels")
+            images: Any = getattr(arrays, f"{split}_images")
+            labels: Any = getattr(arrays, f"{split}_labels")
             if images is None:
                 continue
+            labels = np.empty(0) if labels is None else labels
             shape = (images.shape[1], *(arrays.image_size or side for side in images.shape[2:]))
             wrong = ""
             if len(images) != len(labels):
@@ -93,8 +95,8 @@ class Dataset(ABC):
                 wrong = f"labels {labels.min()} to {labels.max()} for {len(arrays.class_names)} classes"
             if wrong:
                 raise DataError(
-                    f"{cls.part_name} in {folder} is damaged: its {split} split has {wrong}; delete its files there, "
-                    "and they are downloaded again"
+                    f"{cls.part_name} cannot be right: its {split} split has {wrong}; mend it, or delete its files in "
+                    f"{folder} where they were downloaded"
                 )
         return arrays
 

@@ -89,7 +89,7 @@ def test_what_was_fetched_is_there_without_a_network_and_said(hub, digits, monke
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for hub.refuse in (429, 500, 503):  # out of order
         assert find_model("hf://me/digits") == path
-        assert capsys.readouterr().err == f"{note}the Hub answers {hub.refuse} (as the test wants)\n"
+        assert capsys.readouterr().err == f"{note}the Hub answers {hub.refuse} (as the test wants): try again later\n"
     for hub.refuse in (401, 403, 404):  # it was withdrawn
         with pytest.raises(HubError, match=r"^hf://me/digits: (there is|the token)"):
             find_model("hf://me/digits")

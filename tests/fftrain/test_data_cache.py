@@ -211,7 +211,10 @@ def test_a_file_that_has_changed_and_a_cache_that_has_are_seen(photos, tmp_path)
     for text in (
         *("no journal", "{}", "[]", "3", first.replace("[3,8,8]", '"abc"')),
         *(f"{first}\n{line}" for line in ("[]", "{}", piece.replace('"0":', '"42":'), piece.replace('"0":', '"-1":'))),
-        *(f"{first.replace(*one)}\n{piece}" for one in (("2", "1"), ("uint8", "int8"), ("[3,8,8]", "[3,8,9]"))),
+        *(
+            f"{first.replace(*one)}\n{piece}"
+            for one in (("2", "1"), ("uint8", "int8"), ("[3,8,8]", "[3,8,9]"), ("[3,8,8]", "[3,4,16]"))
+        ),
     ):
         said = Said()
         journal.write_text(f"{text}\n")

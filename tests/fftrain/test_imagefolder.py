@@ -233,6 +233,18 @@ def test_images_without_classes_have_no_labels(tmp_path, kind, wanted, note):
     assert firsts(again.test) == firsts(data.test)
 
 
+def test_a_test_split_is_never_trained_on_for_want_of_classes(tmp_path):
+    dataset = unlabelled(tmp_path / "photos", "split dates")
+    paint(tmp_path, "photos", 2)
+    assert "left out, beside class folders: 2" in load(dataset).notes[1]
+    paint(tmp_path / "photos", "Training", 2)
+    with pytest.raises(DataError, match="two mean the same split"):
+        load(dataset)
+    (tmp_path / "photos" / "Training").rename(tmp_path / "photos" / "extra")
+    with pytest.raises(DataError, match=r"holds test, train and beside them extra: it cannot be told"):
+        load(dataset)
+
+
 def test_methods_without_labels_and_views_that_make_some_train_on_images_without_classes(cli, tmp_path):
     dataset = unlabelled(tmp_path / "photos", "flat")
     labelled = splits(tmp_path / "labelled", train=10)
