@@ -128,7 +128,7 @@ def lock(path: Path, held: str, *, again: bool = False) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "it is a file" if path.parent.exists() else error.strerror or error
-        raise WriteError(f"{path.parent} cannot be made ({reason}): name another") from error
+        raise WriteError(f"{path.parent} cannot be made ({reason}): name another folder") from error
     # One name for one file: a process knows by it that the lock is its own.
     taken = FileLock(path.resolve(), blocking=False, is_singleton=again)
     try:
@@ -158,7 +158,7 @@ def _missing(path: Path) -> list[Path]:
     try:
         return list(itertools.takewhile(lambda place: not place.exists(), (path, *path.parents)))
     except OSError as error:
-        raise WriteError(f"{path.parent} cannot be made ({error.strerror or error}): name another") from error
+        raise WriteError(f"{path.parent} cannot be made ({error.strerror or error}): name another folder") from error
 
 
 def _remove(new: list[Path]) -> None:

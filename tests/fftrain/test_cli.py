@@ -191,7 +191,7 @@ def test_a_long_reason_of_a_failed_download_ends_with_a_whole_word(cli, tmp_path
 def test_a_place_that_cannot_be_written_is_refused_before_training(cli, tmp_path, place):
     (tmp_path / "file").write_text("mine")
     ended = cli("fftrain", "pretrain", *TINY, "--out", tmp_path / place)
-    one_line(ended, 1, "--out")
+    one_line(ended, 1, str(tmp_path / place), "cannot be made", "name another folder")
     assert "epoch" not in ended.err
     assert (tmp_path / "file").read_text() == "mine"
 
