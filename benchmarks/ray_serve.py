@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from ffcore.files import sha256
 from ffcore.folders import find
 from ffserve.account import Account
 from ffserve.features import write_features
@@ -98,7 +99,7 @@ def by_part(file: Path, photos: Path, out: Path, found: Room) -> float:
     job = Job(
         out=str(out),
         command="features",
-        model="",
+        model=sha256(file),
         version=version("ffstudy"),
         batch_size=128,
         threads=1,
