@@ -78,19 +78,6 @@ def slow(tmp_path):
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """A head without sessions and two nodes of one core."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        found.add_node(num_cpus=1)
-    yield found
-    found.shutdown()
-
-
-@pytest.fixture
 def s3(monkeypatch):
     """A server of S3 on this machine, with an empty bucket."""
     moto = pytest.importorskip("moto.server", reason="moto is not installed")

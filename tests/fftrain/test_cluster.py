@@ -25,20 +25,6 @@ LONG = SPEC.replace('["ff", "bp", "ff-unsupervised"]', '["bp"]').replace("limit 
 LONG = 'evaluation = ["knn"]\n' + LONG.replace("epochs = 2", "epochs = 60").replace("width = 24", "width = 400")
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """A head without cells and two nodes that do one each at a time: the cluster, and the nodes by their raylets."""
-    pytest.importorskip("ray", reason="ray is not installed")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        found.add_node(num_cpus=1)
-    yield found
-    found.shutdown()
-
-
 def worker(name):
     """The process that does a cell, or None."""
     for process in psutil.process_iter(["cmdline"]):

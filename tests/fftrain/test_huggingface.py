@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-import shlex
 import shutil
 import tarfile
 
@@ -13,46 +11,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from ffcore.errors import DataError, ImageError, SettingError
 from fftrain.config import DataSettings
 from fftrain.data import load_data, look_at
 from fftrain.study.planning import plan
+from tests.fftrain.tables import NAMES, SMALL, cells, digits, file_of
 from tests.helpers import ROOT, one_line
 
 hf = pytest.importorskip("datasets")
 pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 INTEGERS, WORDS, IMAGE = hf.Value("int64"), hf.Value("string"), hf.Image()
 ANIMALS = hf.ClassLabel(names=["cat", "dog"])
-NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-SMALL = ["--threads", 1, "--lr", 0.01, "--epochs", 1, "--grayscale", "backbone.width=8", "backbone.depth=1"]
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     """Where the library keeps its tables of parquet files."""
     monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
-def file_of(image, kind="PNG", **more):
-    file = io.BytesIO()
-    image.save(file, kind, **more)
-    return file.getvalue()
-
-
-def cells(images):
-    return [None if image is None else {"bytes": image, "path": None} for image in images]
-
-
-def digits(start, count):
-    """Digits of scikit-learn as a table: gray PNGs and class labels."""
-    found = load_digits()
-    pixels = np.rint(found.images[start : start + count] * (255 / 16)).astype(np.uint8)
-    rows = {"image": cells(file_of(Image.fromarray(one)) for one in pixels)}
-    rows["label"] = found.target[start : start + count].tolist()
-    features = hf.Features(image=hf.Image(), label=hf.ClassLabel(names=NAMES))
-    return hf.Dataset.from_dict(rows, features=features), pixels
 
 
 def load(dataset, **settings):
@@ -395,56 +371,6 @@ def test_the_library_is_loaded_only_where_it_is_asked_for():
     for folder in ("ffcore", "fftrain", "models", "export", "ffserve"):
         for file in (ROOT / folder).rglob("*.py"):
             assert not re.search(r"^(import|from) (datasets|huggingface_hub)\b", file.read_text(), re.MULTILINE), file
-
-
-@pytest.fixture
-def beans(cli, tmp_path, monkeypatch):
-    """A run on a folder that lies in another."""
-    monkeypatch.chdir(tmp_path)
-    hf.DatasetDict(train=digits(0, 150)[0], test=digits(150, 50)[0]).save_to_disk("secret/beans")
-    words = ["--dataset", "hf:secret/beans", "--recipe", "local-ce", "--view", "plain", *SMALL]
-    ended = cli("fftrain", "pretrain", *words)
-    assert ended.code == 0, ended.err
-    assert "secret" not in ended.err
-    return tmp_path / "runs" / "beans-plain-local-ce"
-
-
-def test_a_run_is_recorded_and_measured_where_its_images_lie_now(cli, beans, tmp_path):
-    recorded = json.loads((beans / "config.json").read_text())
-    assert recorded["config"]["dataset"] == f"hf:{tmp_path}/secret/beans"
-    assert recorded["data"]["class_names"] == NAMES
-    (tmp_path / "secret").rename(tmp_path / "moved")
-    one_line(cli("fftrain", "evaluate", beans), 1, "is not there: say where they are now with --dataset hf:PATH or")
-    ended = cli("fftrain", "evaluate", beans, "linear", "linear.epochs=1", "--data-dir", "moved", "--json")
-    assert ended.code == 0, ended.err
-
-
-@pytest.mark.slow
-def test_a_run_is_exported_served_and_reported_by_its_classes_and_no_path_is_told(cli, beans, tmp_path):
-    assert cli("fftrain", "evaluate", beans, "linear", "linear.epochs=1").code == 0
-    ended = cli("ffexport", beans)
-    assert ended.code == 0, ended.err
-    assert cli("fftrain", "report", beans).code == 0
-    for told in (beans / "export" / "card.md", beans / "report.md"):
-        assert "hf:beans" in told.read_text()
-        assert "secret" not in told.read_text()
-    Image.fromarray(digits(0, 1)[1][0]).save("x.png")
-    ended = cli("ffserve", "predict", "x.png", "--model", beans, "--json")
-    assert ended.code == 0, ended.err
-    [predicted] = ended.json["predictions"]
-    assert {one["class"] for one in predicted["top"]} <= {*NAMES}
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_page(cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    section = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8").partition("## Hugging Face data sets")[2]
-    script, commands = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("python", "sh"))
-    exec(script, {})
-    for line in commands.replace("\\\n", "").splitlines():
-        program, *words = shlex.split(line, comments=True)
-        ended = cli(program, *words)
-        assert ended.code == 0, (line, ended.err)
 
 
 def test_a_study_tells_columns_apart(tmp_path, monkeypatch):
