@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import tables
-from tables import CIFAR, Row, chosen, own, pick, told
+from figures import BLOCKS, CIFAR, DATA, HERE, NONE, STUDIED, Row, chosen, own, pick, read, told
 
 matplotlib.use("svg")
 matplotlib.rcParams.update(
@@ -42,7 +42,7 @@ Ends = Callable[[int, int, int], Sequence[float | None]]
 
 def number(text: str) -> float | None:
     """Returns the mean that a cell of a table tells, None where nothing was measured."""
-    return float(text.split(" ")[0]) if text != tables.NONE else None
+    return float(text.split(" ")[0]) if text != NONE else None
 
 
 def ends(rows: Sequence[Row], last: str = "block4") -> list[float | None]:
@@ -103,7 +103,7 @@ def legend(figure: Any, axes: Iterable[Any]) -> None:
 
 def save(figure: Any, name: str) -> None:
     """Writes a picture, the same bytes for the same figures."""
-    figure.savefig(tables.HERE / "results" / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(HERE / "results" / f"{name}.svg", metadata={"Date": None})
     pyplot.close(figure)
 
 
@@ -115,7 +115,7 @@ def untrained(rows: Iterable[Row], last: str = "block4", **wanted: str) -> dict[
 
 def matrix() -> None:
     """Draws what the loss sees x which loss it is x where gradients are cut."""
-    rows, data = tables.read("matrix"), ("mnist", CIFAR)
+    rows, data = read("matrix"), ("mnist", CIFAR)
 
     def found(panel: int, line: int, series: int) -> list[float | None]:
         _, _, view, method, varied = tables.MATRIX[line]
@@ -125,13 +125,13 @@ def matrix() -> None:
         Panel(name, least, untrained(rows, dataset=dataset, view="plain", method="bp"))
         for dataset, name, least in zip(data, ("MNIST", "CIFAR-10 (JPEG)"), (78, 18), strict=True)
     ]
-    labels = [f"{sees}: {loss}" for sees, loss, *_ in tables.MATRIX]
+    labels = [f"{sees}: {loss.replace('`', '')}" for sees, loss, *_ in tables.MATRIX]
     dots("matrix", labels, [f"cut {name}" for name in tables.CUTS], panels, found, LAST_OR_CHOSEN)
 
 
 def formula() -> None:
     """Draws how well the pretext task is solved, and what it leaves of the classes: here, and as published."""
-    rows = pick(tables.read("study-formula"), dataset="mnist")
+    rows = pick(read("study-formula"), dataset="mnist")
     views = ("rotation", "flip-h", "flip-hv", "jigsaw")
     lines = [(view, label) for view in views for label, of in tables.METHODS.items() if own(rows, view=view, **of)]
 
@@ -143,12 +143,12 @@ def formula() -> None:
             quoted = kind.get(view, {}).get(wanted["method"], {}).get("mnist")
             return [None if quoted is None else float(quoted)]
         of_run = own(rows, view=view, **wanted)
-        return [number(told(of_run, tables.STUDIED, "blocks2-4") if panel else told(of_run, "pretext accuracy"))]
+        return [number(told(of_run, STUDIED, "blocks2-4") if panel else told(of_run, "pretext accuracy"))]
 
     random = pick(rows, view="rotation", method="bp", source="random")
     panels = [
         Panel("pretext task", 86, {}),
-        Panel("transfer, last three blocks", 50, {"untrained": number(told(random, tables.STUDIED, "blocks2-4"))}),
+        Panel("transfer, last three blocks", 50, {"untrained": number(told(random, STUDIED, "blocks2-4"))}),
     ]
     labels = [f"{view}: {label.replace('`', '')}" for view, label in lines]
     dots(
@@ -163,7 +163,7 @@ def formula() -> None:
 
 def goodness() -> None:
     """Draws goodness x loss of a pair, cut or not."""
-    rows = tables.read("goodness")
+    rows = read("goodness")
     varied = [*dict.fromkeys(row["varied"] for row in rows)]
 
     def found(_: int, line: int, series: int) -> list[float | None]:
@@ -176,14 +176,14 @@ def goodness() -> None:
 
 def depth(of: tables.Depth, name: str, least: Sequence[float]) -> None:
     """Draws a network by data set and cut."""
-    rows = tables.read(of.study)
+    rows = read(of.study)
 
     def found(panel: int, line: int, series: int) -> list[float | None]:
         _, _, view, *methods = of.lines[line]
         return ends(tables.of_depth(rows, of.data[panel], view, methods[series]), of.last)
 
     panels = [
-        Panel(tables.DATA[dataset], at, untrained(rows, of.last, dataset=dataset, view="plain", method="local-ce"))
+        Panel(DATA[dataset], at, untrained(rows, of.last, dataset=dataset, view="plain", method="local-ce"))
         for dataset, at in zip(of.data, least, strict=True)
     ]
     labels = [f"{sees}: {loss}" for sees, loss, *_ in of.lines]
@@ -193,10 +193,10 @@ def depth(of: tables.Depth, name: str, least: Sequence[float]) -> None:
 def tasks() -> None:
     """Draws the places of the features in each task."""
     rows, colours = (
-        tables.read("tasks-10k"),
+        read("tasks-10k"),
         dict(zip(tables.TASKED, matplotlib.colormaps["tab20"].colors, strict=False)),
     )
-    data = {dataset: name for dataset, name in tables.DATA.items() if pick(rows, dataset=dataset)}
+    data = {dataset: name for dataset, name in DATA.items() if pick(rows, dataset=dataset)}
     figure, axes = pyplot.subplots(len(data), 1, figsize=(12, 4.8 * len(data)), layout="constrained", squeeze=False)
     for axis, (dataset, name) in zip(axes[:, 0], data.items(), strict=True):
         of = tables.tasked(rows, dataset)
@@ -223,27 +223,27 @@ def tasks() -> None:
 
 def claim() -> None:
     """Draws the study's network under InfoNCE, block by block."""
-    rows = tables.read("claim-mnist")
+    rows = read("claim-mnist")
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for axis, (dataset, name) in zip(axes, tables.DATA.items(), strict=False):
+    for axis, (dataset, name) in zip(axes, DATA.items(), strict=False):
         of_data = pick(rows, dataset=dataset)
         kinds = {label: own(of_data, **wanted) for label, wanted in tables.CLAIMED.items()}
         kinds["untrained"] = pick(of_data, source="random")
         for (label, found), colour in zip(kinds.items(), (*COLOURS[:3], GREY), strict=True):
-            values = [number(told(found, blocks=blocks)) for blocks in tables.BLOCKS]
+            values = [number(told(found, blocks=blocks)) for blocks in BLOCKS]
             style = "--" if label == "untrained" else "-"
             axis.plot(range(len(values)), values, color=colour, marker="o", linestyle=style, label=label)
         raw = number(told(pick(of_data, source="raw"), blocks="pixels"))
         axis.axhline(raw, color=GREY, linestyle=":", linewidth=1, label="raw pixels")
         axis.set_title(name)
-        axis.set_xticks(range(len(tables.BLOCKS)), tables.BLOCKS)
+        axis.set_xticks(range(len(BLOCKS)), BLOCKS)
         axis.grid(axis="y", alpha=0.25)
     axes[0].set_ylabel("test accuracy in %")
     legend(figure, axes)
     save(figure, "claim")
 
 
-PICTURES = (formula, matrix, goodness, partial(depth, tables.CONV, "depth", (75, 65, 18)), tasks, claim)
+PICTURES = (formula, matrix, goodness, partial(depth, tables.CONV, "depth", (75, 65, 18)), partial(depth, tables.RESNET, "depth-resnet", (25,)), tasks, claim)
 
 if __name__ == "__main__":
     for draw in PICTURES:

@@ -8,89 +8,35 @@ A table stands below a line `<!-- table: NAME -->`. A test holds the document ag
 
 from __future__ import annotations
 
-import csv
 import re
-import statistics
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).parent
+from figures import (
+    BLOCKS,
+    CIFAR,
+    DATA,
+    HERE,
+    NONE,
+    PROBE,
+    RANKS,
+    STUDIED,
+    Row,
+    both,
+    chosen,
+    own,
+    pick,
+    read,
+    take,
+    told,
+)
+
 DOCUMENT = HERE / "results.md"
 MARKED = re.compile(r"^(<!-- table: (.+) -->)\n(?:\|.*\n)*", re.MULTILINE)
 PUBLISHED = tomllib.loads((HERE.parent / "fftrain" / "report" / "published.toml").read_text(encoding="utf-8"))
-PROBE = "probe accuracy"
-STUDIED = "probe accuracy, lr 0.0001, weight decay 0, constant, not standardised"
-RANKS = ("effective rank", "participation ratio")
-COLUMNS = ("dataset", "view", "method", "seed", "varied", "measure", "split", "reading", "source", "blocks", "value")
-BLOCKS = ("block1", "block2", "block3", "block4", "blocks2-4")
-CIFAR = "imagefolder:cifar10-jpeg"
-DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", CIFAR: "CIFAR-10"}
-NONE = "-"
-Row = dict[str, str]
-
-
-def take(study: Path) -> None:
-    """Copies what the tables tell of a study's results.csv: no seconds, no single readers."""
-    with (study / "results.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if kept(row)]
-    with (HERE / "results" / f"{study.name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def kept(row: Row) -> bool:
-    """Whether a figure is one of the test split, of a probe on validation, or of ranks."""
-    measure, split = row["measure"], row["split"]
-    probed = measure in (PROBE, STUDIED) and row["target"] == "class"
-    return probed or measure in RANKS or (split == "test" and "reader" not in measure and PROBE not in measure)
-
-
-def read(name: str) -> list[Row]:
-    """Reads the figures of a study: one row for each number that was measured."""
-    with (HERE / "results" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def pick(rows: Iterable[Row], **wanted: str) -> list[Row]:
-    """Returns the rows that have these values."""
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def said(values: Sequence[float], scale: float = 100.0) -> str:
-    """Returns a mean, of shares in %, with the sample standard deviation where there are several."""
-    if not values:
-        return NONE
-    mean = f"{scale * statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.1f}"
-
-
-def told(rows: Iterable[Row], measure: str = PROBE, blocks: str = "", split: str = "test", scale: float = 100.0) -> str:
-    """Returns a figure at some blocks, over seeds; baselines that stand beside several runs of a seed count once."""
-    found = {row["seed"]: float(row["value"]) for row in pick(rows, measure=measure, blocks=blocks, split=split)}
-    return said([*found.values()], scale)
-
-
-def chosen(rows: Sequence[Row], measure: str = PROBE) -> str:
-    """Returns the test figure at the blocks that are best on validation, of each seed by itself."""
-    best: dict[str, Row] = {}
-    for row in pick(rows, measure=measure, split="validation"):
-        best[row["seed"]] = max(best.get(row["seed"], row), row, key=lambda row: float(row["value"]))
-    found = [pick(rows, measure=measure, split="test", seed=s, blocks=row["blocks"]) for s, row in best.items()]
-    return said([float(of_seed[0]["value"]) for of_seed in found])
-
-
-def both(rows: Sequence[Row], last: str = "block4") -> str:
-    """Returns the test figures at the last block and at the blocks that are best on validation."""
-    return f"{told(rows, blocks=last)} / {chosen(rows)}" if rows else NONE
-
-
-def own(rows: Iterable[Row], **wanted: str) -> list[Row]:
-    """Returns the figures of runs themselves, without what stands beside them."""
-    return [row for row in pick(rows, **wanted) if row["source"] not in ("raw", "random")]
 
 
 def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
@@ -120,9 +66,15 @@ METHODS = {
 }
 
 
-def formula() -> list[str]:
-    """Returns the study by its own formula: pretext, both probes at the last block, the last three, the chosen ones."""
-    rows, lines = pick(read("study-formula"), dataset="mnist"), []
+def formula(study: str, dataset: str, called: str) -> list[str]:
+    """Returns the study by its own formula: pretext, both probes at the last block, the last three, the chosen ones.
+
+    Args:
+        study: whose figures they are.
+        dataset: as they name it.
+        called: as the published figures name it.
+    """
+    rows, lines = pick(read(study), dataset=dataset), []
     for view in ("rotation", "flip-h", "flip-hv", "jigsaw"):
         of_view = pick(rows, view=view)
         for label, wanted in METHODS.items():
@@ -130,7 +82,7 @@ def formula() -> list[str]:
             if not found:
                 continue
             quoted = [
-                str(PUBLISHED[kind].get(view, {}).get(wanted["method"], {}).get("mnist", NONE))
+                str(PUBLISHED[kind].get(view, {}).get(wanted["method"], {}).get(called, NONE))
                 for kind in ("pretext", "transfer")
             ]
             probes = [told(found, STUDIED, "block4"), told(found, STUDIED, "blocks2-4"), told(found, PROBE, "block4")]
@@ -170,11 +122,11 @@ def theta() -> list[str]:
 # The matrix: what the loss sees, which loss it is, the method of it, and the settings that vary.
 MATRIX = (
     ("class", "goodness, label in the pixels", "plain", "forward-forward", ""),
-    ("class", "goodness of groups", "plain", "channelwise", ""),
+    ("class", "goodness of groups, `rms`", "plain", "channelwise", ""),
     ("class", "cross-entropy", "plain", "cross-entropy", ""),
     ("class, two views", "contrast (SupCon)", "two", "info-nce", "method.supervised=True"),
     ("rotation", "goodness, label in the pixels", "rotation", "forward-forward", ""),
-    ("rotation", "goodness of groups", "rotation", "channelwise", ""),
+    ("rotation", "goodness of groups, `rms`", "rotation", "channelwise", ""),
     ("rotation", "cross-entropy", "rotation", "cross-entropy", ""),
     ("two views", "goodness of pairs (SCFF)", "two", "self-contrastive", ""),
     ("two views", "contrast (InfoNCE)", "two", "info-nce", "method.supervised=False"),
@@ -213,12 +165,12 @@ def matrix(dataset: str) -> list[str]:
     return markdown(["sees", "loss", *(f"cut {name}" for name in CUTS)], lines)
 
 
-def goodness() -> list[str]:
+def goodness(study: str, dataset: str) -> list[str]:
     """Returns the last block and the chosen blocks of each goodness, loss of a pair and cut, and pretext accuracy."""
-    rows, lines = read("goodness"), []
+    rows, lines = pick(read(study), dataset=dataset), []
     for varied in dict.fromkeys(row["varied"] for row in rows):
         settings = dict(part.split("=") for part in varied.split(", "))
-        line = [f"`{settings['method.goodness']}`", f"`{settings['method.loss']}`"]
+        line = [f"`{settings.get('method.goodness', 'mean_squares')}`", f"`{settings['method.loss']}`"]
         for method in ("ff", "bp-goodness-all"):
             found = own(rows, varied=varied, method=method)
             line += [told(found, "pretext accuracy"), both(found)]
@@ -258,7 +210,7 @@ CONV = Depth(
 )
 RESNET = Depth(
     "depth-resnet18-10k",
-    ("mnist", CIFAR),
+    (CIFAR,),
     "block8",
     ("cut at each block", "at stages", "end to end"),
     (
@@ -360,12 +312,16 @@ def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
     scff = {"SCFF": {"method": "self-contrastive order=greedy"}}
     return {
-        "formula": formula(),
-        "goodness": goodness(),
+        "formula": formula("study-formula", "mnist", "mnist"),
+        "formula: cifar10": formula("study-formula-cifar10", CIFAR, "cifar10"),
+        "goodness": goodness("goodness", "mnist"),
+        "goodness: conv, mnist": goodness("goodness-conv-10k", "mnist"),
+        "goodness: conv, cifar10": goodness("goodness-conv-10k", CIFAR),
         "theta": theta(),
         "matrix: mnist": matrix("mnist"),
         "matrix: cifar10": matrix(CIFAR),
         "depth": depth(CONV),
+        "depth: resnet": depth(RESNET),
         "tasks: mnist": tasks("mnist"),
         "tasks: cifar10": tasks(CIFAR),
         "claim: mnist": by_block("claim-mnist", CLAIMED),

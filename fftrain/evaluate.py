@@ -259,7 +259,8 @@ class _Measuring:
             reading = config.reading
             # No pixel is filled, whatever the labels.
             classes = None if reading == "pixels" else len(self.measured.classes)
-            own = {key: self.measured.config[key] for key in ("backbone", "seed")}
+            own: dict[str, Any] = {key: self.measured.config[key] for key in ("backbone", "seed")}
+            own["trained_on"] = self.measured.data["digest"]  # of whose samples statistics of a batch are
             key |= {**own, "reading": reading, "classes": classes}
         return key
 

@@ -87,14 +87,18 @@ class Loader:
         """Yields this process's batches of the split in order, with draws that are the same every time.
 
         Whole batches are shared out, so that they are the same on any number of processes, and see no other's rows.
+        Where a method needs full batches they are as large as those of a step, so that losses of a batch compare.
 
         Args:
             rows: of a batch, at most.
 
         Returns:
-            Batches, and the share of all images that each is.
+            Batches, and the share of their images that each is.
         """
         count = len(self.labels)
+        if self.needs.drop_last:
+            rows = min(rows, self.batch_size)
+            count -= count % rows if count > rows else 0
         batches = torch.split(torch.arange(count, device=self._where), rows)
         for index, images in self._read(batches[self.process :: self.processes]):
             yield self._batch(index, images, FIRST), len(index) / count

@@ -201,7 +201,8 @@ class Training:
             heads = as_module(heads_of(self.units))
             if heads.state_dict():
                 save_weights(heads, folder.path / HEADS_FILE)
-            save_weights(self.backbone, folder.path / BACKBONE_FILE)  # last: a run that has it has been trained
+            trained = self.backbone if self.method.trains else Run.load(folder.path).network(untrained=True)
+            save_weights(trained, folder.path / BACKBONE_FILE)  # last: a run that has it has been trained
         accelerator.wait_for_everyone()
         if self.readout(self.stretches[-1]) is None:
             return []

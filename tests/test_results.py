@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import statistics
 
@@ -10,9 +10,9 @@ import pytest
 
 from tests.helpers import ROOT
 
-spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
-tables = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tables)
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "docs")
+    figures, tables = map(importlib.import_module, ("figures", "tables"))
 
 
 def test_the_document_shows_the_figures_that_were_measured():
@@ -67,20 +67,31 @@ def test_a_changed_figure_is_noticed(monkeypatch):
     assert tables.filled(text) != text
 
 
+def rows_of(study, rows):
+    study.mkdir(parents=True, exist_ok=True)
+    heads = ["run", *figures.COLUMNS, "target", "unit"]
+    lines = [",".join({**dict.fromkeys(heads, ""), "target": "class", **row}.values()) for row in rows]
+    (study / "results.csv").write_text("\n".join([",".join(heads), *lines, ""]), encoding="utf-8")
+
+
 def test_what_a_study_measured_is_taken(tmp_path, monkeypatch):
     study = tmp_path / "studies" / "mine"
-    study.mkdir(parents=True)
-    heads = ["run", *tables.COLUMNS, "target", "unit"]
-    row = dict.fromkeys(heads, "") | {"measure": "probe accuracy", "target": "class", "split": "test", "value": "0.5"}
-    lines = [
-        row,
-        row | {"target": "pretext"},
-        row | {"measure": "seconds", "split": ""},
-        row | {"measure": "knn accuracy"},
-    ]
-    text = "\n".join([",".join(heads), *(",".join(line.values()) for line in lines)])
-    (study / "results.csv").write_text(text + "\n", encoding="utf-8")
+    row = {"measure": "probe accuracy", "split": "test", "value": "0.5"}
+    others = {"target": "pretext"}, {"measure": "seconds", "split": ""}, {"measure": "knn accuracy"}
+    rows_of(study, [row, *(row | other for other in others)])
     (tmp_path / "results").mkdir()
-    monkeypatch.setattr(tables, "HERE", tmp_path)
-    tables.take(study)
-    assert [row["measure"] for row in tables.read("mine")] == ["probe accuracy", "knn accuracy"]
+    monkeypatch.setattr(figures, "HERE", tmp_path)
+    figures.take(study)
+    assert [row["measure"] for row in figures.read("mine")] == ["probe accuracy", "knn accuracy"]
+
+
+def test_figures_of_other_seeds_stay_and_those_of_the_same_are_replaced(tmp_path, monkeypatch):
+    study = tmp_path / "studies" / "mine"
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(figures, "HERE", tmp_path)
+    row = {"measure": "probe accuracy", "split": "test"}
+    rows_of(study, [row | {"seed": seed, "value": "0.5"} for seed in "01"])
+    figures.take(study)
+    rows_of(study, [row | {"seed": seed, "value": "0.75"} for seed in "12"])
+    figures.take(study)
+    assert [(row["seed"], row["value"]) for row in figures.read("mine")] == [("0", "0.5"), ("1", "0.75"), ("2", "0.75")]

@@ -107,7 +107,7 @@ def load_subject(run: Run, head: str | None = None, probe: str | None = None) ->
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise RunError(f"{run.path} is damaged, a value in its files is not legal ({what}): train it again") from error
-    subject.model.eval().requires_grad_(False)
+    subject.model.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     return subject
 
 

@@ -1,6 +1,6 @@
 """Two random crops of an image, mirrored, recoloured and blurred: SimCLR's (Chen et al. 2020, arXiv 2002.05709).
 
-Letters: B batch, C channels, H W pixels, S pixels of a blur.
+Letters: B batch, C channels, H W pixels, T crops that are tried, S pixels of a blur.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from ffmodels.draws import Draws
 from fftrain.geometry import warp
 from fftrain.views.base import TwoViews
 
-# Sides of a crop: height against width, as torchvision's RandomResizedCrop has it.
+# Sides of a crop, each as a share of the image's: one against the other, as torchvision's RandomResizedCrop has it.
 RATIOS = (3 / 4, 4 / 3)
+TRIES = 10
 # How bright each of three colours is (ITU-R BT.601), as torchvision has it.
 BRIGHT = (0.299, 0.587, 0.114)
 
@@ -42,21 +43,25 @@ class TwoCrops(TwoViews):
             drawn_B < share
             for drawn_B, share in zip(often, (self.mirror, self.jitter, self.gray, self.blur), strict=True)
         )
-        x = self._crop(images_BCHW, draws.uniform(f"{name}/crop", 4), mirrored_B)
+        x = self._crop(images_BCHW, draws.uniform(f"{name}/crop", 2 + 2 * TRIES), mirrored_B)
         x = _where(changed_B, self._recoloured(x, draws.uniform(f"{name}/colour", 4, low=-1.0)), x)
         if x.shape[1] == 3:
             x = _where(gray_B, _gray(x).expand_as(x), x)
         return _where(blurred_B, _blurred(x, draws.uniform(f"{name}/blur", low=0.1, high=2.0)), x) if self.blur else x
 
-    def _crop(self, images_BCHW: Tensor, drawn_B4: Tensor, mirrored_B: Tensor) -> Tensor:
-        """Returns a part of each image at the image's size; as large as it is drawn, where it fits."""
+    def _crop(self, images_BCHW: Tensor, drawn_BD: Tensor, mirrored_B: Tensor) -> Tensor:
+        """Returns a part of each image at the image's size: the first drawn that fits, the whole where none does."""
         _, _, height, width = images_BCHW.shape
-        area_B, ratio_B, right_B, down_B = drawn_B4.unbind(1)
-        area_B = self.smallest + (1 - self.smallest) * area_B
+        right_B, down_B, *sides = drawn_BD.unbind(1)
+        area_BT, ratio_BT = torch.stack(sides, 1).chunk(2, 1)
+        area_BT = self.smallest + (1 - self.smallest) * area_BT
         low, high = map(math.log, RATIOS)
-        ratio_B = torch.exp(low + (high - low) * ratio_B)
-        across_B, along_B = (area_B * ratio_B).sqrt().clamp(max=1), (area_B / ratio_B).sqrt().clamp(max=1)
-        zero_B = torch.zeros_like(area_B)
+        ratio_BT = torch.exp(low + (high - low) * ratio_BT)
+        sides_2BT = torch.stack([area_BT * ratio_BT, area_BT / ratio_BT]).sqrt()
+        fits_BT = (sides_2BT <= 1).all(0)
+        first_2B1 = fits_BT.byte().argmax(1, keepdim=True).expand(2, -1, 1)
+        across_B, along_B = torch.where(fits_BT.any(1), sides_2BT.gather(2, first_2B1)[..., 0], 1.0)
+        zero_B = torch.zeros_like(right_B)
         return warp(
             images_BCHW,
             (torch.where(mirrored_B, -across_B, across_B), zero_B, (right_B - 0.5) * (1 - across_B) * width),
@@ -108,4 +113,4 @@ def _blurred(x: Tensor, sigma_B: Tensor) -> Tensor:
         x = torch.zeros_like(x)
         for start, weight_B in enumerate(weights_BS.unbind(1)):
             x = x + weight_B.view(-1, 1, 1, 1) * padded.narrow(axis, start, length)
-    return x
+    return x.clamp(0, 1)  # weights add up to 1 but for rounding

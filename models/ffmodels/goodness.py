@@ -29,12 +29,12 @@ class Goodness:
 
 def sum_squares(h: Tensor) -> Tensor:
     """Returns sum h^2 over all of an image's activation (Hinton 2022, eq. 1), at least float32 [B]."""
-    return _squares(h).sum(-1)
+    return _squares(h).sum(_own(h))
 
 
 def mean_squares(h: Tensor) -> Tensor:
     """Returns mean h^2 over all of an image's activation, at least float32 [B]: sum_squares / D."""
-    return _squares(h).mean(-1)
+    return _squares(h).mean(_own(h))
 
 
 def norm(h: Tensor) -> Tensor:
@@ -43,7 +43,12 @@ def norm(h: Tensor) -> Tensor:
 
 
 def _squares(h: Tensor) -> Tensor:
-    return h.to(torch.promote_types(h.dtype, torch.float32)).flatten(1).square()
+    return h.to(torch.promote_types(h.dtype, torch.float32)).square()
+
+
+def _own(h: Tensor) -> list[int]:
+    """Returns the axes of an image's own numbers, which are not flattened: that would copy a map of channels last."""
+    return [*range(1, h.ndim)]
 
 
 GOODNESS = {

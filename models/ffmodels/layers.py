@@ -39,7 +39,9 @@ class LayerSettings(BackboneSettings):
         description="Activation; leaky lets 1 % of what is negative pass, triangle is relu(z - mean over units), "
         "linear is none: for between=triangle.",
     )
-    dropout: float = setting(0.0, ge=0, lt=1, description="Share of a block's activation that is dropped in training.")
+    dropout: float = setting(
+        0.0, ge=0, lt=1, description="Share of what a block passes on that is dropped in training."
+    )
 
     @property
     def biased(self) -> bool:
@@ -52,5 +54,5 @@ class LayerSettings(BackboneSettings):
         return [*norm, ACTIVATIONS[self.activation]()]
 
     def dropped(self) -> list[nn.Module]:
-        """Returns what stands at the end of a block."""
+        """Returns what stands before the next block: the loss of this one sees its activation whole."""
         return [nn.Dropout(self.dropout)] if self.dropout else []

@@ -5,7 +5,7 @@ On one process it is torch's own. Letters: B rows of a process, C channels, N nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -76,6 +76,34 @@ class BatchNorm(nn.BatchNorm2d):
         mean_C = torch.where(several, mean_C, self.running_mean)
         scale_C = torch.where(several, var_C, self.running_var).add(self.eps).rsqrt() * self.weight
         return ((x - mean_C.view(line)) * scale_C.view(line) + self.bias.view(line)).to(h.dtype)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, images: Callable[[], Tensor]) -> None:
+    """Sets the running statistics of a network's batch normalisation to those of images that go through it.
+
+    A network that was never trained has mean 0 and variance 1 there, which are no statistics of anything.
+
+    Args:
+        network: whose statistics they are; without batch normalisation nothing happens.
+        images: makes what the network reads.
+    """
+
+    def measured(norm: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        h = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
+        if norm.running_mean is not None and norm.running_var is not None and h.numel() > h.shape[1]:
+            variance_C, mean_C = torch.var_mean(h, [axis for axis in range(h.ndim) if axis != 1])
+            norm.running_mean.copy_(mean_C)
+            norm.running_var.copy_(variance_C)
+
+    was = network.training
+    norms = [m for m in network.eval().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(measured) for norm in norms]
+    if norms:
+        network(images())
+    for hook in hooks:
+        hook.remove()
+    network.train(was)
 
 
 class _Sum(torch.autograd.Function):

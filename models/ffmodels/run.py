@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from ffmodels.backbones.base import Backbone, Shape
 from ffmodels.conditions import Condition, in_words
 from ffmodels.encoder import Encoder, readings
 from ffmodels.methods.base import Method, Readout
+from ffmodels.norm import settle
 from ffmodels.parts import BACKBONES, METHODS
 from ffmodels.units import heads_of, make_units
 
@@ -129,7 +131,7 @@ class Run:
         """Returns the backbone, frozen, in evaluation mode, on the CPU.
 
         Args:
-            untrained: as it was before training.
+            untrained: as it was before training, but for statistics of batch normalisation: those of the run's samples.
 
         Raises:
             RunError: where its settings or weights are missing, damaged or do not fit.
@@ -138,7 +140,9 @@ class Run:
             backbone: Backbone = self._part("backbone", BACKBONES).build(self.shape, self.config["seed"])
         except SettingError as error:
             raise RunError(f"{self.path / CONFIG_FILE} describes no backbone ({error}): train the run again") from error
-        if not untrained:
+        if untrained:
+            settle(backbone, lambda: self.condition(torch.from_numpy(self.samples[0]) / 255, self.readings[0]))
+        else:
             load_weights(backbone, self.path / BACKBONE_FILE)
         return backbone.eval().requires_grad_(False)
 

@@ -38,6 +38,7 @@ class Unit(nn.Module):
         self.first = blocks.start
         self.stem = backbone.stem if blocks.start == 0 else nn.Identity()
         self.blocks = nn.ModuleList(backbone.blocks[i] for i in blocks)
+        self.pools = nn.ModuleList(backbone.pools[i] for i in blocks)  # what `read` runs in training, or not
         self.heads = nn.ModuleDict({str(index): head for index, head in heads.items()})
         self.read = backbone.read
         self.frozen = False

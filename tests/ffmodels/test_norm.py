@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ffmodels.norm import BatchNorm, counting
+from ffmodels.norm import BatchNorm, counting, settle
 from tests.together import run_together
 
 # Rows of each step: the last are uneven, leave processes without a row, and are one alone.
@@ -84,3 +84,23 @@ def test_measuring_changes_nothing():
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     norm(torch.randn(8, 3, 2, 2))
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_statistics_of_an_untrained_network_are_those_of_what_goes_through_it(maps):
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3)] if maps else [nn.Linear(6, 4), nn.Linear(4, 5)]
+    net = nn.Sequential(parts[0], BatchNorm(4), nn.ReLU(), parts[1], BatchNorm(5)).double()
+    x = rows(50, maps, 0)
+    settle(net, lambda: x)
+    assert net.training
+    for norm in (1, 4):
+        h = net.eval()[:norm](x)
+        axes = (0, 2, 3) if maps else (0,)
+        torch.testing.assert_close(net[norm].running_mean, h.mean(axes))
+        torch.testing.assert_close(net[norm].running_var, h.var(axes))
+    alone = nn.Sequential(nn.Linear(6, 4), BatchNorm(4)).eval()
+    settle(alone, lambda: torch.rand(1, 6))  # a single number has no variance
+    assert alone[1].running_var.tolist() == [1.0] * 4
+    assert not alone.training
+    settle(nn.Linear(6, 4), lambda: pytest.fail("nothing is read where there are no statistics"))

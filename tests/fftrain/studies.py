@@ -115,9 +115,10 @@ def planned(text=SPEC, name="mine", **overrides):
     return plan(tomllib.loads(text), name, overrides)
 
 
-def folder_of_images(path, sizes):
+def folder_of_images(path, sizes, classes=2):
     rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
+    for name in ("cat", "dog", *range(2, classes)):
+        name = str(name)
         (path / name).mkdir(parents=True)
         for i, size in enumerate(sizes):
             Image.fromarray(rng.integers(256, size=(size, size), dtype=np.uint8)).save(path / name / f"{i}.png")

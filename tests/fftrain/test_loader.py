@@ -99,6 +99,14 @@ def test_a_last_batch_that_is_not_full_is_left_out_where_the_method_needs_full_o
         _ = replace(made, batch_size=301).used
 
 
+@pytest.mark.parametrize(("rows", "sizes"), [(500, [64] * 4), (50, [50] * 6)])
+def test_losses_of_a_batch_are_measured_on_batches_as_large_as_those_of_a_step(rows, sizes):
+    made = replace(loader(settings("bp", **SMALL)), needs=Needs(labels=True, drop_last=True))
+    assert [(len(batch.labels), share) for batch, share in made.once(rows)] == [(n, 1 / len(sizes)) for n in sizes]
+    few = replace(made, batch_size=400)  # as in the curves of a small validation split: all of it is one batch
+    assert [len(batch.labels) for batch, _ in few.once(500)] == [300]
+
+
 @pytest.mark.parametrize("world", [1, 2, 7])
 def test_what_is_measured_is_each_image_once_in_the_batches_of_one_process(world):
     config = settings("bp", **SMALL)

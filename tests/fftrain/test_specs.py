@@ -22,9 +22,9 @@ CROSS_ENTROPY = ("local-ce", "cross-entropy cut=never")
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
-    """A folder with small ones of those that the specs name, with as many images of a class as they ask for."""
+    """A folder with small ones of those that the specs name, with their classes and as many images as they ask for."""
     folder = tmp_path_factory.mktemp("specs")
-    folder_of_images(folder / "data" / "cifar10-jpeg", [32] * 200)
+    folder_of_images(folder / "data" / "cifar10-jpeg", [32] * 200, classes=10)
     folder_of_images(folder / "photos", [28] * 200)
     return folder
 
@@ -64,6 +64,7 @@ def test_the_specs_of_the_results_are_legal(path, stand_ins, monkeypatch):
     counts |= {"scff-cifar10": 4, "claim-mnist": 18, "claim-cifar10-long": 2, "claim-search": 36, "redundancy": 108}
     counts |= {"goodness": 72, "matrix-2000": 54, "depth": 126, "depth-resnet18": 36, "tasks": 22, "colour": 2}
     counts |= {"depth-10k": 126, "depth-resnet18-10k": 30, "tasks-10k": 22}
+    counts |= {"goodness-conv-10k": 16, "redundancy-10k": 12}
     counts |= {"study-formula": 54, "study-formula-cifar10": 3, "study-formula-full": 3, "theta": 22}
     cells = choose(None, path, None, {}).cells
     assert len(cells) == counts[path.stem]

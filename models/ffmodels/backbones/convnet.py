@@ -48,9 +48,8 @@ class ConvNet(LayerSettings):
             kernel = self.kernel[min(index, len(self.kernel) - 1)]
             pool = self._pool(self.pooling[min(index, len(self.pooling) - 1)])
             convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=self.biased)
-            parts = [convolution, *self.activated(outputs), *([] if self.pool_first else [pool]), *self.dropped()]
-            blocks.append(nn.Sequential(*parts))
-            pools.append(pool if self.pool_first else nn.Identity())
+            blocks.append(nn.Sequential(convolution, *self.activated(outputs), *([] if self.pool_first else [pool])))
+            pools.append(nn.Sequential(*([pool] if self.pool_first else []), *self.dropped()))
         return Backbone(
             nn.Identity(),
             blocks,

@@ -19,7 +19,7 @@ class MLP(LayerSettings):
         """Returns `depth` blocks of `width` units."""
         inputs = [size(shape)] + [self.width] * (self.depth - 1)
         blocks = [
-            nn.Sequential(nn.Linear(n, self.width, bias=self.biased), *self.activated(self.width), *self.dropped())
-            for n in inputs
+            nn.Sequential(nn.Linear(n, self.width, bias=self.biased), *self.activated(self.width)) for n in inputs
         ]
-        return Backbone(nn.Flatten(), blocks, shape=shape, between=self.between, groups=self.groups)
+        pools = [nn.Sequential(*(self.dropped() if index else [])) for index in range(self.depth)]
+        return Backbone(nn.Flatten(), blocks, shape=shape, between=self.between, groups=self.groups, pools=pools)

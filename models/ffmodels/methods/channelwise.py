@@ -46,6 +46,11 @@ class Channelwise(Method):
     def check(self, backbone: Backbone, classes: int) -> None:
         """Raises SettingError, beside what every method refuses, where channels cannot be shared out."""
         super().check(backbone, classes)
+        if backbone.between == "group" and backbone.groups != classes:
+            raise SettingError(
+                f"backbone.groups is {backbone.groups}, and goodness is of {classes} groups of channels, one for each "
+                f"class: give backbone.groups={classes}"
+            )
         for block in backbone.info:
             C = block.shape[0]
             if C % classes:

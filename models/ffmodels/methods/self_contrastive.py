@@ -3,7 +3,7 @@
 A positive is an image paired with itself, or with another view of it; a negative is the image paired with another
 image. The paper sets a pair (a, b) side by side and multiplies both by the same weights, z = W a + W b + 2 bias: twice
 the product of their mean, which is what a block reads here, of a and b each normalised. With y the mean over channels
-of relu(2 h)^2 at each place of a block's activation h,
+of relu(z)^2 at each place; a block's activation is h = z / 2 where pairs are made, and z behind it,
 
     mean softplus(positive - y+) + mean softplus(y- - negative) + penalty * ||y+||.
 
@@ -42,7 +42,12 @@ class SelfContrastive(Method):
     penalty: tuple[float, ...] = setting(
         (1e-4, 0.0), min_length=1, description="Weight of the positives' goodness; the last stands for what follows."
     )
-    again: bool = setting(False, description="Make pairs again at each block, of the images' own activations.")
+    again: tuple[bool, ...] = setting(
+        (False,),
+        min_length=1,
+        description="Whether a block's pairs are made again, of the images' own activations; the last stands for the "
+        "blocks that follow. The first block's are always made.",
+    )
 
     def needs(self) -> Needs:
         """Returns that each image comes with another."""
@@ -56,28 +61,35 @@ class SelfContrastive(Method):
     def enter(self, h: Tensor, batch: Batch, index: int) -> Tensor:
         """Returns positives and negatives, made of the images at the first block, and where they are made again."""
         B = batch.labels.shape[0]
-        if index and not self.again:
+        if not self._paired(index):
             return h
         rows = h.view(-1, B, *h.shape[1:])
         # Behind the first block positives stand for their images, and the other images follow the negatives.
         own, view, other = rows[0], rows[self.views - 1 if index == 0 else 0], rows[-1]
         pairs = [(own + view) / 2, (own + other) / 2]
-        return torch.cat([*pairs, other] if self.again else pairs)
+        later = self.again[1:] or self.again  # the other images go along where a later block is paired with them
+        return torch.cat([*pairs, other] if any(later) else pairs)
 
     def head(self, block: BlockInfo, classes: int) -> nn.Module:
         """Returns the loss of a block's activation."""
-        values = (self.positive, self.negative, self.penalty)
-        return _PairLoss(*(value[min(block.index, len(value) - 1)] for value in values))
+        positive, negative, penalty = (
+            value[min(block.index, len(value) - 1)] for value in (self.positive, self.negative, self.penalty)
+        )
+        return _PairLoss(positive, negative, penalty, 2 if self._paired(block.index) else 1)
+
+    def _paired(self, index: int) -> bool:
+        """Whether a block reads pairs that are made for it."""
+        return index == 0 or self.again[min(index, len(self.again) - 1)]
 
 
 class _PairLoss(nn.Module):
-    def __init__(self, positive: float, negative: float, penalty: float) -> None:
+    def __init__(self, positive: float, negative: float, penalty: float, factor: int) -> None:
         super().__init__()
-        self.positive, self.negative, self.penalty = positive, negative, penalty
+        self.positive, self.negative, self.penalty, self.factor = positive, negative, penalty, factor
 
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
         B = batch.labels.shape[0]
-        high, low = (functional.relu(2 * as_it_is(rows)).square().mean(1) for rows in (h[:B], h[B : 2 * B]))
+        high, low = (functional.relu(self.factor * as_it_is(rows)).square().mean(1) for rows in (h[:B], h[B : 2 * B]))
         loss: Tensor = (
             functional.softplus(self.positive - high).mean() + functional.softplus(low - self.negative).mean()
         )

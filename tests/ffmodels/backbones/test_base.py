@@ -83,6 +83,28 @@ def test_zeros_stay_zero_with_a_finite_gradient(name, shape):
     assert torch.isfinite(x.grad).all()
 
 
+class Volume(nn.Module):
+    """A part of somebody's network whose weights have five axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv3d(1, 4, (3, 3, 3), padding=(0, 1, 1))
+
+    def forward(self, h):
+        return self.convolution(h[:, None])[:, :, 0]
+
+
+def test_maps_of_convolutions_have_their_channels_last_and_the_values_of_any_layout():
+    blocks = [Volume(), nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU())]
+    backbone = Backbone(nn.Identity(), blocks, shape=(3, 8, 8), between="layer").double()
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    below, h = backbone(images)
+    assert h.is_contiguous(memory_format=torch.channels_last)
+    reads = nn.functional.layer_norm(below, below.shape[1:], eps=0.0)
+    weight, bias = (value.contiguous() for value in blocks[1][0].parameters())
+    torch.testing.assert_close(h, nn.functional.conv2d(reads, weight, bias).relu())
+
+
 def test_half_precision_is_normalised_in_float32():
     for name, normalise in NORMALISE.items():
         assert normalise(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.float32, name

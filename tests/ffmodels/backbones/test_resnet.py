@@ -18,12 +18,12 @@ def make(shape=(3, 64, 64), **settings):
 @pytest.mark.parametrize(("layers", "theirs"), [(18, resnet18), (34, resnet34)])
 @pytest.mark.parametrize("unit", ["blocks", "stages"])
 def test_without_normalisation_between_it_is_torchvisions(layers, theirs, unit):
-    ours = make(layers=layers, unit=unit, between="none").eval()
-    reference = theirs(num_classes=2).eval()
+    ours = make(layers=layers, unit=unit, between="none").eval().double()
+    reference = theirs(num_classes=2).eval().double()
     state = [value for name, value in reference.state_dict().items() if not name.startswith("fc")]
     assert [v.shape for v in ours.state_dict().values()] == [v.shape for v in state]
     ours.load_state_dict(dict(zip(ours.state_dict(), state, strict=True)))
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
     h, expected = images, []
     for name, module in list(reference.named_children())[:-2]:
         h = module(h)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ffcore.errors import SettingError
+from ffmodels.backbones.base import NORMALISE, group
 from ffmodels.contrast import nce_loss
 from ffmodels.methods.channelwise import group_means
 from ffmodels.parts import BACKBONES, METHODS
@@ -184,3 +185,14 @@ def test_it_refuses_channels_that_classes_cannot_share_and_a_network_that_hands_
     )
     with pytest.raises(SettingError, match=r"backbone\.between is none, and channelwise would read its goodness off"):
         make("channelwise", between="none")
+
+
+def test_groups_that_are_normalised_are_those_whose_goodness_it_is():
+    """Else a block would see which class the one below preferred."""
+    net = BACKBONES.load("mlp")(width=20, between="group", groups=10).build(SHAPE, 0)
+    with pytest.raises(SettingError, match=r"^backbone\.groups is 10, and goodness is of 4 groups of channels.*=4$"):
+        make_units(METHODS.load("channelwise")(), net, 4)
+    h = torch.rand(9, 20)
+    assert (group_means(group(h, 10), 10).abs() < 1e-5).all()
+    images = torch.rand(9, 20, 2, 2)  # are normalised whole, as its authors do
+    torch.testing.assert_close(net.read(0, images), NORMALISE["layer"](images))

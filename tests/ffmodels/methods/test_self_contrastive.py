@@ -19,7 +19,7 @@ def triangle(z):
 
 
 def papers_losses(backbone, views, other, again, passed, positive=4.0, negative=6.0, penalty=1e-4):
-    """Losses with pairs side by side and shared weights, z = W a + W b + 2 bias, as the paper's code has them."""
+    """Losses as the paper's code has them: z = W a + W b + 2 bias of a pair, W y + bias of what is passed on."""
     found = {}
     own, view = views[0], views[-1]
     pairs = [(own, view), (own, other)]
@@ -27,8 +27,8 @@ def papers_losses(backbone, views, other, again, passed, positive=4.0, negative=
         weight, bias = weights_of(block)
 
         def product(a, b, weight=weight, bias=bias, first=index == 0):
-            a, b = (normalised(x, "layer") if first else passed(x) for x in (a, b))
-            return a @ weight.T + b @ weight.T + 2 * bias
+            sides = [normalised(x, "layer") if first else passed(x) for x in (a, b) if x is not None]
+            return sum(side @ weight.T + bias for side in sides)
 
         high, low = (product(*pair) for pair in pairs)
         y, y_negative = ((np.maximum(z, 0) ** 2).mean(1) for z in (high, low))
@@ -36,11 +36,12 @@ def papers_losses(backbone, views, other, again, passed, positive=4.0, negative=
         loss = softplus(at[0] - y).mean() + softplus(y_negative - at[1]).mean() + at[2] * y.mean()
         found[f"block{index + 1}"] = loss
         other = product(other, other)
-        pairs = [(high, high), (high, other)] if again else [(high, high), (low, low)]
+        paired = again[min(index + 1, len(again) - 1)]
+        pairs = [(high, high), (high, other)] if paired else [(high, None), (low, None)]
     return found
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("again", [(False,), (True,), (False, True)])
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize(
     ("network", "passed"),
