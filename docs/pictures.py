@@ -243,7 +243,15 @@ def claim() -> None:
     save(figure, "claim")
 
 
-PICTURES = (formula, matrix, goodness, partial(depth, tables.CONV, "depth", (75, 65, 18)), partial(depth, tables.RESNET, "depth-resnet", (25,)), tasks, claim)
+PICTURES = (
+    formula,
+    matrix,
+    goodness,
+    partial(depth, tables.CONV, "depth", (75, 65, 18)),
+    partial(depth, tables.RESNET, "depth-resnet", (25,)),
+    tasks,
+    claim,
+)
 
 if __name__ == "__main__":
     for draw in PICTURES:
