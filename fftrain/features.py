@@ -82,6 +82,19 @@ class Features:
             torch.index_select(self.train, 0, index_B, out=out_BF)
         return self._as_read_(out_BF)
 
+    def on(self, device: torch.device) -> Tensor | None:
+        """Returns the training split as it is read, float32 [N, F], on a CUDA device.
+
+        None where it takes more than half of what is free there, and for other devices.
+        """
+        if device.type != "cuda" or 4 * self.train.numel() > torch.cuda.mem_get_info(device)[0] // 2:
+            return None
+        kept_NF, done = torch.empty(self.train.shape, device=device), 0
+        for x_BF in self.chunks("train"):
+            kept_NF[done : done + len(x_BF)] = x_BF.to(device)
+            done += len(x_BF)
+        return kept_NF
+
     def gather_rows(self, index_B: npt.NDArray[np.int64]) -> Tensor:
         """Returns these rows of the training split, float32 [B, F]."""
         index = torch.from_numpy(index_B)

@@ -10,6 +10,8 @@ from accelerate.state import AcceleratorState
 
 from fftrain import evaluate_run
 from fftrain.data import load_data
+from fftrain.evaluations.linear import Linear
+from fftrain.features import Features
 from fftrain.launcher import make_accelerator
 from fftrain.loop import train
 from fftrain.parts import BACKBONES, EVALUATIONS
@@ -17,6 +19,7 @@ from fftrain.progress import Reporter
 from fftrain.training import Training, pretrain
 from fftrain.watch import Watch
 from tests import parts
+from tests.fftrain.evaluations.subjects import blobs, made
 from tests.fftrain.training import LOSSES, evaluation
 from tests.helpers import python
 from tests.parts import ALL, METHOD, small_run
@@ -75,6 +78,7 @@ def test_gradients_are_those_of_a_cpu(method, backbone):
 
 
 @every_pair
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")  # torch's own, of a prototype
 @pytest.mark.usefixtures("_on_the_gpu")
 def test_no_step_of_an_epoch_makes_the_host_wait(tmp_path, method, backbone):
     config = small_run(method, backbone)
@@ -111,3 +115,14 @@ def test_every_network_is_trained_resumed_and_measured_by_every_evaluation(tmp_p
             continue
         [found] = evaluate_run(tmp_path, evaluation(name, **getattr(parts.tested_by("evaluation", name), "SMALL", {})))
         assert found.records
+
+
+def test_a_probe_is_that_of_a_cpu():
+    """One graph of kernels, and the last step of an epoch, which is shorter, without it: the same weights."""
+    (train, a), (validation, b), (test, c) = (blobs(n, seed) for n, seed in ((300, 0), (200, 1), (400, 2)))
+    features, data = Features(train, validation, test).standardised(), made([a, b, c])
+    assert features.on(torch.device("cuda")) is not None
+    devices = map(torch.device, ("cpu", "cuda"))
+    on_cpu, on_gpu = (Linear(epochs=5, batch_size=64).fit(features, data, of, Reporter(), "x") for of in devices)
+    torch.testing.assert_close(on_gpu[0].linear.weight, on_cpu[0].linear.weight, rtol=1e-3, atol=1e-4)
+    assert on_gpu[1]["test"] == pytest.approx(on_cpu[1]["test"], abs=0.01)
