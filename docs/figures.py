@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -49,7 +50,14 @@ def kept(row: Row) -> bool:
 
 def read(name: str) -> list[Row]:
     """Reads the figures of a study: one row for each number that was measured."""
-    with (HERE / "results" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+    path = HERE / "results" / f"{name}.csv"
+    return _rows(path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _rows(path: Path, modified: int) -> list[Row]:
+    """Reads a file of figures, once as long as it is not written to."""
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -58,12 +66,12 @@ def pick(rows: Iterable[Row], **wanted: str) -> list[Row]:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
-def said(values: Sequence[float], scale: float = 100.0) -> str:
-    """Returns a mean, of shares in %, with the sample standard deviation where there are several."""
+def said(values: Sequence[float], scale: float = 100.0, places: int = 1) -> str:
+    """Returns a mean, of shares in %, with the sample standard deviation where several differ."""
     if not values:
         return NONE
-    mean = f"{scale * statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.1f}"
+    mean = f"{scale * statistics.mean(values):.{places}f}"
+    return mean if len({*values}) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{places}f}"
 
 
 def told(rows: Iterable[Row], measure: str = PROBE, blocks: str = "", split: str = "test", scale: float = 100.0) -> str:
@@ -89,3 +97,20 @@ def both(rows: Sequence[Row], last: str = "block4") -> str:
 def own(rows: Iterable[Row], **wanted: str) -> list[Row]:
     """Returns the figures of runs themselves, without what stands beside them."""
     return [row for row in pick(rows, **wanted) if row["source"] not in ("raw", "random")]
+
+
+def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """Returns a Markdown table, line by line."""
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
+
+
+def by_block(
+    name: str, kinds: Mapping[str, Mapping[str, str]], blocks: Sequence[str] = BLOCKS, dataset: str = "mnist"
+) -> list[str]:
+    """Returns probes of each block, test split: of the runs that each kind names, untrained, of the pixels."""
+    rows = pick(read(name), dataset=dataset)
+    lines = [[label, *(told(own(rows, **wanted), blocks=b) for b in blocks)] for label, wanted in kinds.items()]
+    wanted = next(iter(kinds.values()))
+    lines.append(["untrained", *(told(pick(rows, **wanted, source="random"), blocks=b) for b in blocks)])
+    lines.append(["raw pixels", told(pick(rows, source="raw"), blocks="pixels"), *[""] * (len(blocks) - 1)])
+    return markdown(["features of", *blocks], lines)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import gates
 import matplotlib
 import tables
 from figures import BLOCKS, CIFAR, DATA, HERE, NONE, STUDIED, Row, chosen, own, pick, read, told
@@ -227,7 +228,7 @@ def claim() -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axis, (dataset, name) in zip(axes, DATA.items(), strict=False):
         of_data = pick(rows, dataset=dataset)
-        kinds = {label: own(of_data, **wanted) for label, wanted in tables.CLAIMED.items()}
+        kinds = {label: own(of_data, **wanted) for label, wanted in gates.CLAIMED.items()}
         kinds["untrained"] = pick(of_data, source="random")
         for (label, found), colour in zip(kinds.items(), (*COLOURS[:3], GREY), strict=True):
             values = [number(told(found, blocks=blocks)) for blocks in BLOCKS]
@@ -248,7 +249,7 @@ PICTURES = (
     matrix,
     goodness,
     partial(depth, tables.CONV, "depth", (75, 65, 18)),
-    partial(depth, tables.RESNET, "depth-resnet", (25,)),
+    partial(depth, tables.RESNET, "depth-resnet", (80, 25)),
     tasks,
     claim,
 )

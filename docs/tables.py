@@ -1,9 +1,9 @@
-"""Writes the tables of docs/results.md from the figures in docs/results/*.csv; pictures.py draws from the same figures.
+"""Writes the tables of results.md and local.md from the figures in docs/results/*.csv; pictures.py draws from these.
 
     python docs/tables.py                    # the tables, from the figures
     python docs/tables.py studies/matrix ... # first takes the figures of studies, as `fftrain report` wrote them
 
-A table stands below a line `<!-- table: NAME -->`. A test holds the document against the figures.
+A table stands below a line `<!-- table: NAME -->`. A test holds both documents against the figures.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import gates
 from figures import (
-    BLOCKS,
     CIFAR,
     DATA,
     HERE,
@@ -26,7 +26,9 @@ from figures import (
     STUDIED,
     Row,
     both,
+    by_block,
     chosen,
+    markdown,
     own,
     pick,
     read,
@@ -34,26 +36,9 @@ from figures import (
     told,
 )
 
-DOCUMENT = HERE / "results.md"
+DOCUMENTS = (HERE / "results.md", HERE / "local.md")
 MARKED = re.compile(r"^(<!-- table: (.+) -->)\n(?:\|.*\n)*", re.MULTILINE)
 PUBLISHED = tomllib.loads((HERE.parent / "fftrain" / "report" / "published.toml").read_text(encoding="utf-8"))
-
-
-def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    """Returns a Markdown table, line by line."""
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
-
-
-def by_block(
-    name: str, kinds: Mapping[str, Mapping[str, str]], blocks: Sequence[str] = BLOCKS, dataset: str = "mnist"
-) -> list[str]:
-    """Returns probes of each block, test split: of the runs that each kind names, untrained, of the pixels."""
-    rows = pick(read(name), dataset=dataset)
-    lines = [[label, *(told(own(rows, **wanted), blocks=b) for b in blocks)] for label, wanted in kinds.items()]
-    wanted = next(iter(kinds.values()))
-    lines.append(["untrained", *(told(pick(rows, **wanted, source="random"), blocks=b) for b in blocks)])
-    lines.append(["raw pixels", told(pick(rows, source="raw"), blocks="pixels"), *[""] * (len(blocks) - 1)])
-    return markdown(["features of", *blocks], lines)
 
 
 # What the study does not state, and what its own columns are called here.
@@ -122,11 +107,11 @@ def theta() -> list[str]:
 # The matrix: what the loss sees, which loss it is, the method of it, and the settings that vary.
 MATRIX = (
     ("class", "goodness, label in the pixels", "plain", "forward-forward", ""),
-    ("class", "goodness of groups, `rms`", "plain", "channelwise", ""),
+    ("class", "goodness of groups", "plain", "channelwise", ""),
     ("class", "cross-entropy", "plain", "cross-entropy", ""),
     ("class, two views", "contrast (SupCon)", "two", "info-nce", "method.supervised=True"),
     ("rotation", "goodness, label in the pixels", "rotation", "forward-forward", ""),
-    ("rotation", "goodness of groups, `rms`", "rotation", "channelwise", ""),
+    ("rotation", "goodness of groups", "rotation", "channelwise", ""),
     ("rotation", "cross-entropy", "rotation", "cross-entropy", ""),
     ("two views", "goodness of pairs (SCFF)", "two", "self-contrastive", ""),
     ("two views", "contrast (InfoNCE)", "two", "info-nce", "method.supervised=False"),
@@ -210,7 +195,7 @@ CONV = Depth(
 )
 RESNET = Depth(
     "depth-resnet18-10k",
-    (CIFAR,),
+    ("mnist", CIFAR),
     "block8",
     ("cut at each block", "at stages", "end to end"),
     (
@@ -301,18 +286,12 @@ def tasks(dataset: str) -> list[str]:
     return markdown(["features of", *TASKS], [[label, *found] for label, found in cells.items()])
 
 
-CLAIMED = {
-    "InfoNCE at each block": {"method": "info-nce"},
-    "end to end, losses on all": {"method": "info-nce cut=never"},
-    "end to end, loss on the last": {"method": "info-nce cut=never at=last"},
-}
-
-
 def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
-    scff = {"SCFF": {"method": "self-contrastive order=greedy"}}
     return {
+        **gates.tables(),
         "formula": formula("study-formula", "mnist", "mnist"),
+        "formula: fashion-mnist": formula("study-formula", "fashion-mnist", "fashion-mnist"),
         "formula: cifar10": formula("study-formula-cifar10", CIFAR, "cifar10"),
         "goodness": goodness("goodness", "mnist"),
         "goodness: conv, mnist": goodness("goodness-conv-10k", "mnist"),
@@ -324,14 +303,12 @@ def tables() -> dict[str, list[str]]:
         "depth: resnet": depth(RESNET),
         "tasks: mnist": tasks("mnist"),
         "tasks: cifar10": tasks(CIFAR),
-        "claim: mnist": by_block("claim-mnist", CLAIMED),
-        "claim: fashion-mnist": by_block("claim-mnist", CLAIMED, dataset="fashion-mnist"),
-        "scff: mnist": by_block("scff-mnist", scff, ("block1", "block2", "blocks1-2")),
         "full": by_block(
             "study-formula-full",
             {
                 "`ff`, theta 10": {"varied": "method.threshold=10.0"},
                 "`ff`, theta sqrt(D)": {"varied": "method.threshold=44.721359549995796"},
+                "`bp`": {"method": "bp"},
             },
         ),
     }
@@ -346,4 +323,5 @@ def filled(text: str) -> str:
 if __name__ == "__main__":
     for study in sys.argv[1:]:
         take(Path(study))
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")

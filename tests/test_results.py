@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/results.md are those of the figures in docs/results."""
+"""The tables and pictures of docs/results.md and docs/local.md are those of the figures in docs/results."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from tests.helpers import ROOT
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(ROOT / "docs")
-    figures, tables = map(importlib.import_module, ("figures", "tables"))
+    figures, gates, tables = map(importlib.import_module, ("figures", "gates", "tables"))
+each_document = pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.stem)
 
 
-def test_the_document_shows_the_figures_that_were_measured():
-    text = tables.DOCUMENT.read_text(encoding="utf-8")
+@each_document
+def test_the_document_shows_the_figures_that_were_measured(document):
+    text = document.read_text(encoding="utf-8")
     assert {match[1] for match in tables.MARKED.findall(text)} <= set(tables.tables())
     assert tables.filled(text) == text, "run python docs/tables.py"
 
@@ -39,7 +41,7 @@ def test_each_picture_is_drawn_from_the_figures(tmp_path, monkeypatch):
     for draw in pictures.PICTURES:
         draw()
     assert {f"results/{name}.svg" for name in drawn} <= {
-        *re.findall(r"\((results/.+\.svg)\)", tables.DOCUMENT.read_text())
+        *re.findall(r"\((results/.+\.svg)\)", tables.DOCUMENTS[0].read_text())
     }
 
 
@@ -60,10 +62,12 @@ def test_blocks_are_chosen_on_validation():
     assert tables.chosen([*rows, *other]) == "77.5 ± 10.6"
 
 
-def test_a_changed_figure_is_noticed(monkeypatch):
+@each_document
+def test_a_changed_figure_is_noticed(document, monkeypatch):
     read = tables.read
-    monkeypatch.setattr(tables, "read", lambda name: [{**row, "value": "0.5"} for row in read(name)])
-    text = tables.DOCUMENT.read_text(encoding="utf-8")
+    for module in (figures, gates, tables):
+        monkeypatch.setattr(module, "read", lambda name: [{**row, "value": "0.5"} for row in read(name)])
+    text = document.read_text(encoding="utf-8")
     assert tables.filled(text) != text
 
 

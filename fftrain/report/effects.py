@@ -40,7 +40,8 @@ def headline(found: Collection, frame: pd.DataFrame) -> pd.DataFrame:
     mine = (frame["source"] == frame["run"].map(methods)) | (frame["source"] == RANDOM) & frame["run"].isin(methods)
     left = ["seconds", "points", READER, *(measure + AT_LAST for measure in told)]
     rows = frame[mine & (frame["probed_on"] == frame["dataset"]) & ~frame["measure"].isin(left)]
-    rows = rows[rows["usual"] | (rows["target"] != "pretext")].astype({"measure": str, "target": str})  # of no rows, too
+    rows = rows[rows["usual"] | (rows["target"] != "pretext")]
+    rows = rows.astype({"measure": str, "target": str})  # of no rows, too
     at_chosen = rows["measure"].isin([measure + AT_CHOSEN for measure in told])
     at_last = rows["blocks"].str.fullmatch(r"block\d+") & ~at_chosen
     target = rows["target"]

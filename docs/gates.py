@@ -1,0 +1,246 @@
+"""The tables of docs/local.md: what each local method reaches, beside its twins and the figures that were published."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from figures import BLOCKS, CIFAR, DATA, PROBE, Row, both, by_block, chosen, markdown, own, pick, read, said, told
+
+CLAIMED = {
+    "InfoNCE at each block": {"method": "info-nce"},
+    "end to end, losses on all": {"method": "info-nce cut=never"},
+    "end to end, loss on the last": {"method": "info-nce cut=never at=last"},
+}
+SCFF = {"SCFF": {"method": "self-contrastive order=greedy"}}
+WIDTHS = {"half": "[48, 192, 768]", "full": "[96, 384, 1536]"}
+TOP = "end to end, cross-entropy at the top"
+# What networks of labels beside the image are called here, by the method and what varies.
+BESIDE = {
+    "predsim": {"method": "predsim", "varied": "method.beta=0.99"},
+    "pred alone": {"method": "predsim", "varied": "method.beta=0.0"},
+    TOP: {"method": "bp"},
+    "end to end, cross-entropy on all blocks": {"method": "cross-entropy cut=never"},
+}
+PRETEXT = "pretext accuracy"
+REDUNDANCY = {"at each block": "", "end to end, all": " cut=never", "end to end, last": " cut=never at=last"}
+
+
+def accuracies(name: str, kinds: Mapping[str, Mapping[str, str]], published: Sequence[str]) -> list[str]:
+    """Returns test accuracies of networks' own classifiers, and what was published."""
+    found = [told(own(read(name), **wanted), PRETEXT) for wanted in kinds.values()]
+    return markdown(["method", "test", "published"], zip(kinds, found, published, strict=True))
+
+
+def errors(lines: Iterable[tuple[str, Sequence[Row], str]]) -> list[str]:
+    """Returns test errors of networks' own classifiers, in %, two places, and what was published."""
+    cells = []
+    for label, rows, published in lines:
+        values = [1 - float(row["value"]) for row in pick(rows, measure=PRETEXT, split="test")]
+        cells.append([label, said(values, places=2), published])
+    return markdown(["method", "error", "published"], cells)
+
+
+def of_scff(width: str) -> Mapping[str, str]:
+    """Returns what the runs of a width of SCFF's network have."""
+    [varied] = {row["varied"] for row in read("scff-cifar10") if WIDTHS[width] in row["varied"]}
+    return {"varied": varied}
+
+
+def scff() -> list[str]:
+    """Returns probes of SCFF's network at both widths, each beside itself untrained."""
+    rows, blocks, lines = read("scff-cifar10"), ("block1", "block2", "block3", "blocks1-3"), []
+    for width, channels in WIDTHS.items():
+        found = pick(rows, **of_scff(width))
+        called = channels.strip("[]").replace(", ", "-")
+        lines.append([called, *(told(own(found), blocks=b) for b in blocks)])
+        lines.append(["the same untrained", *(told(pick(found, source="random"), blocks=b) for b in blocks)])
+    lines.append(["raw pixels", told(pick(rows, source="raw"), blocks="pixels"), "", "", ""])
+    return markdown(["features of", *blocks], lines)
+
+
+def redundancy() -> list[str]:
+    """Returns the blocks that validation chooses of Barlow Twins and VICReg, by data set, network and cut."""
+    rows, lines = read("redundancy"), []
+    for dataset, called in DATA.items():
+        for network in ("mlp", "convnet"):
+            of = pick(rows, dataset=dataset, varied=f"backbone={network}")
+            cells = [chosen(own(of, method=m + cut)) for m in ("barlow", "vicreg") for cut in REDUNDANCY.values()]
+            untrained = chosen(pick(of, method="barlow", source="random"))
+            raw = told(pick(of, source="raw"), blocks="pixels")
+            lines.append([called, network, *cells, untrained, raw])
+    heads = [f"{m}, {cut}" for m in ("Barlow", "VICReg") for cut in REDUNDANCY]
+    return markdown(["data", "network", *heads, "untrained", "raw pixels"], lines)
+
+
+def channelwise() -> list[str]:
+    """Returns probes of goodness of groups before and after the normalisation that takes it away."""
+    rows, lines = read("channelwise-cifar10"), []
+    for label, contrast in (("goodness alone", "0.0"), ("with SupCon", "1.0")):
+        for when, reading in (("before", "activations"), ("after", "pixels")):
+            found = own(rows, varied=f"method.contrast={contrast}", reading=reading)
+            lines.append([f"{label}, {when}", *(told(found, blocks=b) for b in BLOCKS)])
+    for when, reading in (("before", "activations"), ("after", "pixels")):
+        found = pick(rows, varied="method.contrast=0.0", reading=reading, source="random")
+        lines.append([f"untrained, {when}", *(told(found, blocks=b) for b in BLOCKS)])
+    lines.append(["raw pixels", told(pick(rows, source="raw"), blocks="pixels"), *[""] * 4])
+    return markdown(["features of", *BLOCKS], lines)
+
+
+def mended() -> list[str]:
+    """Returns test errors of FF mended, by loss of a pair and how wrong labels are drawn."""
+    rows, lines = read("ff-mended"), []
+    published = {"swish": "1.65", "symba": "2.2", "softplus": "2.7 (Hinton's, 600 epochs)"}
+    for varied in dict.fromkeys(row["varied"] for row in rows):
+        of = dict(part.split("=") for part in varied.split(", "))
+        loss, wrong = of["method.loss"], of["method.wrong"]
+        lines.append(
+            (
+                f"`{loss}`, wrong labels {'by goodness' if wrong == 'goodness' else wrong}",
+                pick(rows, varied=varied),
+                published[loss],
+            )
+        )
+    return errors(lines)
+
+
+def six() -> list[str]:
+    """Returns the telling cells of the matrix at the study's own width: block4 and the chosen blocks."""
+    rows, lines = read("matrix-2000"), []
+    kinds = {"FF on rotations": "ff", "cross-entropy on rotations": "local-ce", "InfoNCE on two views": "info-nce"}
+    for label, method in kinds.items():
+        lines.append([f"{label}, cut", *(both(own(rows, dataset=of, method=method)) for of in DATA)])
+    lines.append(["untrained", *(both(pick(rows, dataset=of, method="local-ce", source="random")) for of in DATA)])
+    lines.append(["raw pixels", *(told(pick(rows, dataset=of, source="raw"), blocks="pixels") for of in DATA)])
+    return markdown(["features of", *DATA.values()], lines)
+
+
+def mean(rows: Sequence[Row], measure: str = PROBE, blocks: str = "") -> float:
+    """Returns the mean over seeds of a figure of the test split, in %."""
+    return 100 * statistics.mean(float(r["value"]) for r in pick(rows, measure=measure, split="test", blocks=blocks))
+
+
+def asked() -> list[str]:
+    """Returns what was asked of each method before it was run, what it reaches, and what stands beside it."""
+    mnist, cifar, narrow = read("predsim-mnist"), read("predsim-cifar10"), pick(read("scff-cifar10"), **of_scff("half"))
+    of_mnist = {label: own(mnist, **BESIDE[label]) for label in ("predsim", TOP)}
+    of_cifar = {"predsim": own(cifar, method="predsim"), TOP: own(cifar, method="bp")}
+    two, greedy = read("info-nce-cifar10"), read("scff-mnist")
+    of_two = {label: own(two, **wanted) for label, wanted in CLAIMED.items()}
+    swish = pick(read("ff-mended"), varied="method.loss=swish, method.threshold=None, method.wrong=uniform")
+    error = {label: 100 - mean(rows, PRETEXT) for label, rows in of_mnist.items()}
+    apart = {label: gap(contrast) for label, contrast in (("alone", "0.0"), ("with SupCon", "1.0"))}
+    ahead = [best - untrained for best, untrained in margins()]
+    gained = mean(own(narrow), blocks="blocks1-3") - mean(pick(narrow, source="random"), blocks="blocks1-3")
+    last = {"blocks": "blocks2-4"}
+    lines = [
+        (
+            "predsim, MNIST, 3x1024, 20 epochs: error",
+            "at most 1.2, not above its twin",
+            f"{error['predsim']:.2f}",
+            f"twin {error[TOP]:.2f}",
+            error["predsim"] <= min(1.2, error[TOP]),
+        ),
+        (
+            "predsim, CIFAR-10, 3x3000, 60 epochs",
+            "above its twin",
+            told(of_cifar["predsim"], PRETEXT),
+            f"twin {told(of_cifar[TOP], PRETEXT)}",
+            mean(of_cifar["predsim"], PRETEXT) > mean(of_cifar[TOP], PRETEXT),
+        ),
+        (
+            "SCFF, MNIST, 2x2000",
+            "at least 98.3",
+            f"{mean(own(greedy), blocks='blocks1-2'):.2f}",
+            f"untrained {mean(pick(greedy, source='random'), blocks='blocks1-2'):.2f}",
+            mean(own(greedy), blocks="blocks1-2") >= 98.3,
+        ),
+        (
+            "SCFF, CIFAR-10, half width",
+            "at least 70, 3 above untrained",
+            told(own(narrow), blocks="blocks1-3"),
+            f"untrained {told(pick(narrow, source='random'), blocks='blocks1-3')}",
+            gained >= 3 and mean(own(narrow), blocks="blocks1-3") >= 70,
+        ),
+        (
+            "Barlow Twins or VICReg, two networks, three data sets",
+            "1 above untrained and raw",
+            f"{sum(gain >= 1 for gain in ahead)} of {len(ahead)}",
+            f"least gain {min(ahead):.1f}",
+            min(ahead) >= 1,
+        ),
+        (
+            "InfoNCE, CIFAR-10, conv 16-32-64-128",
+            "its twin less 1; the twin above untrained",
+            told(of_two["InfoNCE at each block"], **last),
+            f"twin {told(of_two['end to end, loss on the last'], **last)}, "
+            f"untrained {told(pick(two, method='info-nce', source='random'), **last)}",
+            mean(of_two["InfoNCE at each block"], **last) >= mean(of_two["end to end, loss on the last"], **last) - 1
+            and mean(of_two["end to end, loss on the last"], **last) > mean(pick(two, source="random"), **last),
+        ),
+        (
+            "channelwise, CIFAR-10: block4 before less after normalisation",
+            "at least 4, with SupCon within 1",
+            f"{apart['alone']:.1f}, with SupCon {abs(apart['with SupCon']):.1f}",
+            "",
+            apart["alone"] >= 4 and abs(apart["with SupCon"]) <= 1,
+        ),
+        (
+            "FF mended (swish), MNIST, 2x500: error",
+            "at most 1.8",
+            f"{100 - mean(swish, PRETEXT):.2f}",
+            "published 1.65",
+            100 - mean(swish, PRETEXT) <= 1.8,
+        ),
+    ]
+    cells = [
+        [what, wanted, reached, beside, "yes" if met else "**no**"] for what, wanted, reached, beside, met in lines
+    ]
+    return markdown(["method", "asked", "reached", "beside", "met"], cells)
+
+
+def gap(contrast: str) -> float:
+    """Returns how many points of block4 goodness of groups loses where it is normalised away."""
+    rows = own(read("channelwise-cifar10"), varied=f"method.contrast={contrast}")
+    before, after = (mean(pick(rows, reading=reading), blocks="block4") for reading in ("activations", "pixels"))
+    return before - after
+
+
+def margins() -> Iterator[tuple[float, float]]:
+    """Yields of each data set and network the better local redundancy reduction, and what it has untrained."""
+    rows = read("redundancy")
+    for dataset in DATA:
+        for network in ("mlp", "convnet"):
+            of = pick(rows, dataset=dataset, varied=f"backbone={network}")
+            yield (
+                max(float(chosen(own(of, method=method))) for method in ("barlow", "vicreg")),
+                float(chosen(pick(of, method="barlow", source="random"))),
+            )
+
+
+def tables() -> dict[str, list[str]]:
+    """Returns every table, by its name."""
+    beside = read("predsim-mnist")
+    on_cifar = {label: BESIDE[label] for label in BESIDE if label != "pred alone"} | {"predsim": {"method": "predsim"}}
+    published = ("0.62", "-", "0.75", "-")
+    of_beside = [
+        (label, own(beside, **wanted), quoted)
+        for (label, wanted), quoted in zip(BESIDE.items(), published, strict=True)
+    ]
+    return {
+        "gates": asked(),
+        "claim: mnist": by_block("claim-mnist", CLAIMED),
+        "claim: fashion-mnist": by_block("claim-mnist", CLAIMED, dataset="fashion-mnist"),
+        "claim: cifar10": by_block(
+            "claim-cifar10", {"InfoNCE at each block": CLAIMED["InfoNCE at each block"]}, dataset=CIFAR
+        ),
+        "gate: predsim, mnist": errors(of_beside),
+        "gate: predsim, cifar10": accuracies("predsim-cifar10", on_cifar, ("69.07", "66.44", "-")),
+        "scff: mnist": by_block("scff-mnist", SCFF, ("block1", "block2", "blocks1-2")),
+        "gate: scff, cifar10": scff(),
+        "gate: redundancy": redundancy(),
+        "gate: info-nce": by_block("info-nce-cifar10", CLAIMED, dataset=CIFAR),
+        "gate: channelwise": channelwise(),
+        "gate: ff mended": mended(),
+        "matrix: 4x2000": six(),
+    }
