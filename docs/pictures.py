@@ -249,7 +249,7 @@ PICTURES = (
     matrix,
     goodness,
     partial(depth, tables.CONV, "depth", (75, 65, 18)),
-    partial(depth, tables.RESNET, "depth-resnet", (80, 25)),
+    partial(depth, tables.RESNET, "depth-resnet", (60, 25)),
     tasks,
     claim,
 )
