@@ -199,6 +199,7 @@ def _in_words(settings: type[Settings], error: ValidationError) -> str:
     if first["type"] == "literal_error":
         return f"{name} is {value!r}: choose one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
     text = first["msg"].partition(",")[0]
+    example = "[1, 2]" if isinstance(value, str) else f"[{str(value).lower()}]"  # as it is written in TOML
     for theirs, ours in (
         ("Input should be a valid ", "it must be a "),
         ("Input should be ", "it must be "),
@@ -209,7 +210,7 @@ def _in_words(settings: type[Settings], error: ValidationError) -> str:
     ):
         text = text.replace(theirs, ours)
     for theirs, ours in (
-        ("a tuple", "a list, such as [1, 2]"),
+        ("a tuple", f"a list, such as {example}"),
         ("a integer", "a whole number"),
         ("a string", "text"),
         ("a boolean", "true or false"),

@@ -31,6 +31,7 @@ class Some(Settings):
         ({"rate": float("inf")}, "rate is inf: it must be a finite number"),
         ({"rate": "fast"}, "rate is 'fast': it must be a number"),
         ({"sizes": "1,2"}, "sizes is '1,2': it must be a list, such as [1, 2]"),
+        ({"sizes": True}, "sizes is True: it must be a list, such as [true]"),
         ({"kind": "c"}, "kind is 'c': choose one of a, b"),
         ({"on": 1}, "on is 1: it must be true or false"),
         ({"text": 1}, "text is 1: it must be text"),
