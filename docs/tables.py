@@ -35,6 +35,7 @@ from figures import (
     take,
     told,
 )
+from scipy.stats import spearmanr
 
 DOCUMENTS = (HERE / "results.md", HERE / "local.md")
 MARKED = re.compile(r"^(<!-- table: (.+) -->)\n(?:\|.*\n)*", re.MULTILINE)
@@ -243,6 +244,7 @@ def depth(of: Depth) -> list[str]:
     return markdown(["sees", "loss", *heads], [*lines, untrained, raw])
 
 
+RAW = "raw pixels"
 # Tasks, each with the blocks that it is told of: all three, or the last where the network is trained on.
 TASKS = {
     "linear probe": (PROBE, "blocks1-3"),
@@ -273,17 +275,23 @@ def tasked(rows: Iterable[Row], dataset: str) -> dict[str, list[str]]:
     """Returns what features are worth in each task, by whose they are: where all of them were done."""
     rows = pick(rows, dataset=dataset)
     of = {label: of_depth(rows, dataset, *wanted) for label, wanted in TASKED.items()}
-    of["untrained"] = pick(rows, view="rotation", method="bp", source="random")
+    of["untrained"] = pick(rows, view="crop", method="bp", source="random")
     cells = {label: [told(found, *task) for task in TASKS.values()] for label, found in of.items()}
     cells = {label: figures for label, figures in cells.items() if NONE not in figures}
     raw = pick(rows, view="rotation", method="bp", source="raw")
-    return cells | {"raw pixels": [told(raw, measure, "pixels") for measure, _ in TASKS.values()]}
+    return cells | {RAW: [told(raw, measure, "pixels") for measure, _ in TASKS.values()]}
 
 
 def tasks(dataset: str) -> list[str]:
-    """Returns what the conv net's features are worth in each task."""
+    """Returns what the conv net's features are worth in each task, and how alike tasks and the probe order networks."""
     cells = tasked(read("tasks-10k"), dataset)
-    return markdown(["features of", *TASKS], [[label, *found] for label, found in cells.items()])
+    probe, *others = ([*map(float, column)] for column in zip(*(cells[of] for of in cells if of != RAW), strict=True))
+    alike = [
+        "rank correlation with the probe, networks",
+        "1",
+        *(f"{spearmanr(probe, o).statistic:.2f}" for o in others),
+    ]
+    return markdown(["features of", *TASKS], [*([label, *found] for label, found in cells.items()), alike])
 
 
 def tables() -> dict[str, list[str]]:

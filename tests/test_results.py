@@ -66,7 +66,7 @@ def test_blocks_are_chosen_on_validation():
 def test_a_changed_figure_is_noticed(document, monkeypatch):
     read = tables.read
     for module in (figures, gates, tables):
-        monkeypatch.setattr(module, "read", lambda name: [{**row, "value": "0.5"} for row in read(name)])
+        monkeypatch.setattr(module, "read", lambda n: [{**r, "value": str(1 - float(r["value"]))} for r in read(n)])
     text = document.read_text(encoding="utf-8")
     assert tables.filled(text) != text
 
