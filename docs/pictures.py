@@ -1,7 +1,7 @@
 """Draws the pictures of docs/results.md from the figures in docs/results/*.csv, which tables.py takes.
 
 Others there are those of reports: theta.svg is over-method-threshold-mnist-rotation-1.svg of `theta`,
-matrix-effects-*.svg are effects-*-1.svg of `matrix`.
+matrix-effects-*.svg and goodness-effects.svg are effects-*-1.svg of `matrix` and `goodness`.
 
     python docs/pictures.py
 """
