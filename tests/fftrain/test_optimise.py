@@ -108,7 +108,7 @@ def test_what_does_not_fit_the_network_is_refused_before_a_folder_is_made(tmp_pa
         ({"unit_epochs": (1, 0), "order": "greedy"}, "--unit-epochs.1 is 0: it must be at least 1"),
         ({"unit_epochs": (1, "x"), "order": "greedy"}, "--unit-epochs.1 is 'x': it must be a whole number"),
         ({"unit_epochs": (1.5, 1), "order": "greedy"}, "--unit-epochs.0 is 1.5: it must be a whole number"),
-        ({"unit_epochs": 1, "order": "greedy"}, r"--unit-epochs is 1: it must be a list, such as \[1, 2\]"),
+        ({"unit_epochs": 1, "order": "greedy"}, r"--unit-epochs is 1: it must be a list, such as \[1\]"),
         ({"unit_lr": (1e-3,), "order": "overlap", "cut": "2"}, "--unit-lr is of --order together or greedy"),
     ],
 )
