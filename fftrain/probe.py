@@ -112,7 +112,8 @@ class Probe(Evaluation):
         rng = np.random.default_rng(self.seed)
         rows = min(self.batch_size, len(data.train))
         buffer_BF, kept_NF = torch.empty(rows, F), features.on(device)
-        one_hot_NK = functional.one_hot(data.train.labels, K).to("cpu" if kept_NF is None else device)
+        labels_N = data.train.labels.to("cpu" if kept_NF is None else device)
+        classes_K1 = torch.arange(K, device=device)[:, None]
 
         def step(index_B: Tensor) -> None:
             if kept_NF is None:
@@ -121,7 +122,7 @@ class Probe(Evaluation):
                 x_BF = kept_NF[index_B]
             logits_SKB = torch.addmm(bias_Q[:, None], weight_QF, x_BF.T).view(S, K, -1)
             # The gradient of each setting's mean cross-entropy: (softmax - one-hot) / B.
-            labels_KB = one_hot_NK[index_B].to(device).T
+            labels_KB = (classes_K1 == labels_N[index_B].to(device)).float()
             error_QB = logits_SKB.softmax(1).sub_(labels_KB).div_(len(index_B)).flatten(0, 1)
             torch.mm(error_QB, x_BF, out=weight_grad_QF)
             torch.sum(error_QB, 1, out=bias_grad_Q)
@@ -130,7 +131,7 @@ class Probe(Evaluation):
         with torch.no_grad():
             launch = step if kept_NF is None else as_graph(step, optimizer, rows, device)
             for _ in reporter.track(range(self.epochs), self.epochs, f"probe {what}", self.epochs * ahead):
-                order = torch.from_numpy(rng.permutation(len(data.train))).to(one_hot_NK.device)
+                order = torch.from_numpy(rng.permutation(len(data.train))).to(labels_N.device)
                 for index_B in torch.split(order, self.batch_size):
                     launch(index_B)
                 if self.schedule == "cosine":
