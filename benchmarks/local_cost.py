@@ -52,7 +52,7 @@ from step_speed import PRETEXT_CLASSES, cpu_facts, in_turn, make_batch, make_ste
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ffmodels.backbones.base import Backbone, BackboneSettings, BlockInfo, Shape
+from ffmodels.backbones.base import Backbone, BackboneSettings, BlockInfo, Shape, mean, own
 from ffmodels.batch import Batch
 from ffmodels.methods.base import Method, Needs
 from fftrain.config import RunConfig
@@ -95,7 +95,7 @@ class Headless(Method):
 
 class _MeanSquare(nn.Module):
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
-        return h.square().mean()
+        return mean(h.square(), own(h)).mean()
 
 
 class Checkpointed(BackboneSettings):

@@ -22,7 +22,7 @@ from fftrain.loader import Loader
 from fftrain.loop import step
 from fftrain.parts import BACKBONES, METHODS, VIEWS
 from fftrain.training import pretrain
-from tests.parts import ALL, SOME, small, small_run
+from tests.parts import ALL, BACKBONE, SOME, small, small_run
 from tests.together import run_together
 
 SHAPE, K = (1, 14, 14), 4
@@ -43,9 +43,21 @@ class Trained:
     """A method on a network over some images, all in small."""
 
     def __init__(
-        self, method, backbone, *, cut="block", at="all", device="cpu", images=24, rows=24, process=0, processes=1
+        self,
+        method,
+        backbone,
+        /,
+        *,
+        cut="block",
+        at="all",
+        device="cpu",
+        images=24,
+        rows=24,
+        process=0,
+        processes=1,
+        **values,
     ):
-        config = small_run(method, backbone)
+        config = small_run(method, backbone, **values)
         self.method = config.method
         self.backbone = config.backbone.build(SHAPE, 0)
         self.units = make_units(self.method, self.backbone, K, cut=cut, at=at)
@@ -182,6 +194,31 @@ def test_a_units_graph_and_gradients_are_gone_before_the_next_runs(method, backb
         made.step(made.optimizers(0.1), [Watched(unit) for unit in made.units])
     assert len(ran) == len(made.units)
     assert all(ran) == any([*unit.parameters()] for unit in made.units)
+
+
+@pytest.mark.parametrize("method", [method for method, backbone in ALL if backbone == BACKBONE])
+def test_gradients_of_maps_lie_as_maps_do(method):
+    """With channels last, or nowhere, as those of a mean: of another layout everything below makes a copy."""
+    made, gradients = Trained(method, BACKBONE, backbone={"keeps": 1}), []
+
+    def watch(layer, inputs, h):
+        if h.requires_grad and h.is_contiguous(memory_format=torch.channels_last):
+            h.register_hook(gradients.append)
+
+    for layer in nn.ModuleList(made.units).modules():
+        if not [*layer.children()] and not isinstance(layer, nn.AdaptiveAvgPool2d):  # whose few numbers are flattened
+            layer.register_forward_hook(watch)
+    made.step(made.optimizers(0.1))
+    assert gradients
+    for gradient in gradients:
+        assert gradient.is_contiguous(memory_format=torch.channels_last) or 0 in gradient.stride()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_features_are_normalised_and_pooled_in_either_order(backbone):
+    network = Trained("untrained", backbone).backbone.double()
+    for block, h in zip(network.info, network(torch.rand(3, *SHAPE, dtype=torch.float64)), strict=True):
+        torch.testing.assert_close(block.features(h), network.pool(block.normalise(h)))
 
 
 @every_pair

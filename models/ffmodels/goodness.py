@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ffmodels.backbones.base import as_it_is, mean, own
+
 
 @dataclass(frozen=True)
 class Goodness:
@@ -29,26 +31,17 @@ class Goodness:
 
 def sum_squares(h: Tensor) -> Tensor:
     """Returns sum h^2 over all of an image's activation (Hinton 2022, eq. 1), at least float32 [B]."""
-    return _squares(h).sum(_own(h))
+    return as_it_is(h).square().sum(own(h))
 
 
 def mean_squares(h: Tensor) -> Tensor:
     """Returns mean h^2 over all of an image's activation, at least float32 [B]: sum_squares / D."""
-    return _squares(h).mean(_own(h))
+    return mean(as_it_is(h).square(), own(h))
 
 
 def norm(h: Tensor) -> Tensor:
     """Returns ||h|| of each image (arXiv 2309.11955), at least float32 [B]. Zeros have gradient 0, not NaN."""
     return sum_squares(h).clamp(min=1e-12).sqrt()
-
-
-def _squares(h: Tensor) -> Tensor:
-    return h.to(torch.promote_types(h.dtype, torch.float32)).square()
-
-
-def _own(h: Tensor) -> list[int]:
-    """Returns the axes of an image's own numbers, which are not flattened: that would copy a map of channels last."""
-    return [*range(1, h.ndim)]
 
 
 GOODNESS = {

@@ -10,8 +10,16 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ffcore.settings import setting
-from ffmodels.backbones.base import BackboneSettings, above_mean
+from ffmodels.backbones.base import BackboneSettings, above_mean, parts
 from ffmodels.norm import BatchNorm
+
+
+class Means(nn.AdaptiveAvgPool2d):
+    """`parts` as a layer."""
+
+    def forward(self, maps_BCHW: Tensor) -> Tensor:
+        """Returns means over parts of the maps."""
+        return parts(maps_BCHW, self.output_size)
 
 
 class Triangle(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ffmodels.backbones.base import BlockInfo, as_it_is
+from ffmodels.layers import Means
 from ffmodels.norm import BatchNorm
 
 
@@ -31,7 +32,7 @@ def projector(block: BlockInfo, width: int, grid: int = 1) -> nn.Sequential:
             nn.Conv2d(block.shape[0], width, 1, bias=False),
             BatchNorm(width),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(grid),
+            Means(grid),
             nn.Flatten(),
         )
         inputs = width * grid**2

@@ -30,44 +30,93 @@ Between = Literal["rms", "layer", "group", "triangle", "none"]
 Shape = tuple[int, int, int]
 
 
-def rms(h: Tensor) -> Tensor:
-    """Divides each image's activation by max(RMS, EPS): only its direction passes on (Hinton 2022, section 2.1)."""
-    h = as_it_is(h)
-    axes = [*range(1, h.ndim)]
-    return h * h.square().mean(axes, keepdim=True).clamp(min=EPS**2).rsqrt()
-
-
-def layer(h: Tensor) -> Tensor:
-    """LayerNorm without parameters: each image's activation is centred, then divided by its deviation."""
-    h = as_it_is(h)
-    return rms(h - h.mean([*range(1, h.ndim)], keepdim=True))
-
-
-def group(h: Tensor, groups: int) -> Tensor:
-    """LayerNorm without parameters of each group of channels by itself (DeeperForward, ICLR 2025; HCL-FF, CVPR 2026).
-
-    What cannot be shared out evenly is one group.
-    """
-    groups = groups if h.shape[1] % groups == 0 else 1
-    return layer(h.reshape(h.shape[0] * groups, size(h.shape[1:]) // groups)).reshape(h.shape)
-
-
-def above_mean(h: Tensor) -> Tensor:
-    """relu(h - mean of h over channels): a unit speaks where it is above the others (Coates et al. 2011)."""
-    return (h - h.mean(1, keepdim=True)).relu()
-
-
-def triangle(h: Tensor) -> Tensor:
-    """`above_mean`, then `layer`: for blocks whose activation is linear."""
-    return layer(above_mean(as_it_is(h)))
-
-
 def as_it_is(h: Tensor) -> Tensor:
     """Returns the activation, at least float32: a plain network."""
     return h.to(torch.promote_types(h.dtype, torch.float32))
 
 
-NORMALISE: dict[str, Callable[[Tensor], Tensor]] = {"rms": rms, "layer": layer, "triangle": triangle, "none": as_it_is}
+Pool = Callable[[Tensor], Tensor]
+Sides = int | tuple[int | None, int | None] | None
+
+
+def mean(h: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
+    """Returns the mean over some axes, as torch does, but with a gradient that takes up no memory and has no layout.
+
+    Torch's own is written out with channels before pixels, which everything below then copies into maps of channels
+    last: steps took 1.3 to 2 times as long. Without gradients it is torch's: a sum may not fit into half precision.
+    """
+    return h.sum(axes, keepdim) / size([h.shape[axis] for axis in axes]) if h.requires_grad else h.mean(axes, keepdim)
+
+
+def own(h: Tensor) -> list[int]:
+    """Returns the axes of an image's own numbers, which are not flattened: that would copy a map of channels last."""
+    return [*range(1, h.ndim)]
+
+
+def parts(maps_BCHW: Tensor, sides: Sides) -> Tensor:
+    """Returns means over so many parts of a map, down and across, as torch takes them, [B, C, sides]."""
+    if sides in (1, (1, 1)):
+        return mean(maps_BCHW, [2, 3], keepdim=True)
+    return functional.adaptive_avg_pool2d(maps_BCHW, sides)
+
+
+def rms(h: Tensor, pool: Pool = as_it_is) -> Tensor:
+    """Divides each image's activation by max(RMS, EPS): only its direction passes on (Hinton 2022, section 2.1).
+
+    Args:
+        h: an activation [B, ...].
+        pool: what of it is given back divided: by default all.
+    """
+    h = as_it_is(h)
+    scale_B = mean(h.square(), own(h)).clamp(min=EPS**2).rsqrt()
+    found = pool(h)
+    return found * scale_B[..., *[None] * (found.ndim - 1)]
+
+
+def layer(h: Tensor, pool: Pool = as_it_is) -> Tensor:
+    """LayerNorm without parameters: each image's activation is centred, then divided by its deviation."""
+    h = as_it_is(h)
+    return rms(h - mean(h, own(h), keepdim=True), pool)
+
+
+def group(h: Tensor, groups: int, pool: Pool = as_it_is) -> Tensor:
+    """LayerNorm without parameters of each group of channels by itself (DeeperForward, ICLR 2025; HCL-FF, CVPR 2026).
+
+    What cannot be shared out evenly is one group.
+    """
+    h = as_it_is(h)
+    groups = groups if h.shape[1] % groups == 0 else 1
+
+    def of_channels(values_BG: Tensor) -> Tensor:
+        values_BC = values_BG[..., None].expand(-1, -1, h.shape[1] // groups).flatten(1)
+        return values_BC[..., *[None] * (h.ndim - 2)]
+
+    centred = h - of_channels(of_groups(h, groups))
+    return pool(centred * of_channels(of_groups(centred.square(), groups).clamp(min=EPS**2).rsqrt()))
+
+
+def of_groups(h: Tensor, groups: int) -> Tensor:
+    """Returns the mean of each group of channels over all space, [B, groups]; groups divide the C of [B, C, ...]."""
+    h_BC = h if h.ndim == 2 else mean(h, own(h)[1:])
+    return mean(h_BC.reshape(h.shape[0], groups, h.shape[1] // groups), [2])
+
+
+def above_mean(h: Tensor) -> Tensor:
+    """relu(h - mean of h over channels): a unit speaks where it is above the others (Coates et al. 2011)."""
+    return (h - mean(h, [1], keepdim=True)).relu()
+
+
+def triangle(h: Tensor, pool: Pool = as_it_is) -> Tensor:
+    """`above_mean`, then `layer`: for blocks whose activation is linear."""
+    return layer(above_mean(as_it_is(h)), pool)
+
+
+def plain(h: Tensor, pool: Pool = as_it_is) -> Tensor:
+    """Leaves an activation as it is, at least float32."""
+    return pool(as_it_is(h))
+
+
+NORMALISE: dict[str, Callable[..., Tensor]] = {"rms": rms, "layer": layer, "triangle": triangle, "none": plain}
 
 
 @dataclass(frozen=True)
@@ -110,7 +159,7 @@ class Backbone(nn.Module):
 
     Raises:
         SettingError: where it does not fit: a block gives no float tensor of its batch, rows of an image depend on
-            others in evaluation, features are no [B, D], or keep more of a map than it has.
+            others in evaluation, features are no [B, D], no means or the like, or keep more of a map than it has.
     """
 
     def __init__(
@@ -140,10 +189,13 @@ class Backbone(nn.Module):
                 module.to(memory_format=torch.channels_last)
 
     def pool(self, h: Tensor) -> Tensor:
-        """Returns an activation's features, [B, D]: means of [B, C, ...] over space, of a map over some parts of it."""
-        if h.ndim == 4 and self.keeps > 1:
-            return functional.adaptive_avg_pool2d(h, self.keeps).flatten(1)
-        return h if h.ndim == 2 else h.flatten(2).mean(-1)
+        """Returns an activation's features, [B, D]: means of [B, C, ...] over space, of a map over some parts of it.
+
+        They are as large as the activation is: twice of it has twice its features.
+        """
+        if h.ndim == 4:
+            return parts(h, self.keeps).flatten(1)
+        return h if h.ndim == 2 else mean(h, own(h)[1:])
 
     def grid(self, h: Tensor) -> Tensor:
         """Returns an activation as a map, [B, D, h, w], for dense tasks.
@@ -171,7 +223,8 @@ class Backbone(nn.Module):
 
     def features(self, h: Tensor) -> Tensor:
         """Returns an activation as it is read: normalised, then pooled, at least float32 [B, D]."""
-        return self.pool(self.normalise(h))
+        found: Tensor = self.normalise(h, pool=self.pool)
+        return found
 
     def forward(self, images_BCHW: Tensor) -> list[Tensor]:
         """Returns every block's activation h, the first block's first."""
@@ -198,6 +251,12 @@ class Backbone(nn.Module):
                 raise SettingError(
                     f"block {index + 1} gives {gave} for 2 images: it must give one float tensor [2, ...], and pool "
                     "must make [2, D] of it"
+                )
+            some = torch.linspace(1, 2, h.numel()).view(h.shape)
+            if not torch.allclose(self.pool(2 * some), 2 * self.pool(some)):
+                raise SettingError(
+                    f"pool makes of twice an activation of block {index + 1} other than twice its features: it must be "
+                    "means or the like, which are the same before and behind a division"
                 )
             if h.ndim == 4 and self.keeps > min(h.shape[2:]):
                 raise SettingError(

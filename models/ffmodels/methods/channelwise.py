@@ -19,10 +19,11 @@ from torch.nn import functional
 
 from ffcore.errors import SettingError
 from ffcore.settings import setting
-from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is, size
+from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is, of_groups
 from ffmodels.batch import Batch
 from ffmodels.conditions import Condition
 from ffmodels.contrast import nce_loss
+from ffmodels.layers import Means
 from ffmodels.methods.base import Logits, Method, Needs, Readout, with_mean
 from ffmodels.norm import BatchNorm
 
@@ -105,12 +106,12 @@ def group_means(h: Tensor, classes: int) -> Tensor:
         h: an activation, float [B, C, ...]; K divides C, and the first C / K channels are those of class 0.
         classes: K.
     """
-    return as_it_is(h).reshape(h.shape[0], classes, size(h.shape[1:]) // classes).mean(-1)
+    return of_groups(as_it_is(h), classes)
 
 
 def _projector(block: BlockInfo, width: int) -> nn.Sequential:
     """Returns HCL-FF's: means over 4x4 parts of a map, 2x2 above 100 channels, one above 400; then [R, P]."""
     C, on_map = block.shape[0], len(block.shape) > 1
     grid = (4 if C <= 100 else 2 if C <= 400 else 1) if on_map else 1
-    parts = [nn.AdaptiveAvgPool2d(grid), nn.Flatten()] if on_map else []
-    return nn.Sequential(*parts, nn.Linear(C * grid**2, width, bias=False), BatchNorm(width))
+    means = [Means(grid), nn.Flatten()] if on_map else []
+    return nn.Sequential(*means, nn.Linear(C * grid**2, width, bias=False), BatchNorm(width))

@@ -19,6 +19,7 @@ from ffcore.settings import setting
 from ffmodels.backbones.base import BlockInfo, size
 from ffmodels.batch import Batch
 from ffmodels.draws import Draws
+from ffmodels.layers import Means
 from ffmodels.methods.base import Method, Needs
 from ffmodels.projector import in_full_precision
 
@@ -45,7 +46,7 @@ class _Head(nn.Module):
         self.normalise = block.normalise
         channels, *space = block.shape
         kept = tuple(min(grid, side) for side in space)  # a smaller map would only be repeated
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(kept), nn.Flatten()) if space else nn.Identity()
+        self.pool = nn.Sequential(Means(kept), nn.Flatten()) if space else nn.Identity()
         D = size([channels, *kept])
         self.linear = nn.Linear(D, D, bias=False)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ffcore.settings import setting
-from ffmodels.backbones.base import BlockInfo, as_it_is
+from ffmodels.backbones.base import BlockInfo, as_it_is, mean
 from ffmodels.batch import Batch
 from ffmodels.methods.base import Method, Needs
 
@@ -89,7 +89,8 @@ class _PairLoss(nn.Module):
 
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
         B = batch.labels.shape[0]
-        high, low = (functional.relu(self.factor * as_it_is(rows)).square().mean(1) for rows in (h[:B], h[B : 2 * B]))
+        means = mean(functional.relu(self.factor * as_it_is(h)).square(), [1])  # of images that follow too
+        high, low = means[:B], means[B : 2 * B]
         loss: Tensor = (
             functional.softplus(self.positive - high).mean() + functional.softplus(low - self.negative).mean()
         )

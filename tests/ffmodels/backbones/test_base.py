@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ffcore.errors import SettingError
-from ffmodels.backbones.base import NORMALISE, Backbone, Between, group
+from ffmodels.backbones.base import NORMALISE, Backbone, Between, group, mean
 from ffmodels.parts import BACKBONES
 from tests.parts import small
 
@@ -83,6 +83,22 @@ def test_zeros_stay_zero_with_a_finite_gradient(name, shape):
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("axes", [[1], [2, 3], [1, 2, 3]])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_mean_is_torchs_with_a_gradient_that_is_written_nowhere(axes, keepdim):
+    h = torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    assert torch.equal(mean(h, axes, keepdim), h.mean(axes, keepdim))
+    found = mean(h.requires_grad_(), axes, keepdim)
+    torch.testing.assert_close(found, h.mean(axes, keepdim))
+    weights = torch.rand_like(found)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), h)
+    (expected,) = torch.autograd.grad((h.mean(axes, keepdim) * weights).sum(), h)
+    torch.testing.assert_close(gradient, expected)
+    assert all(gradient.stride(axis) == 0 for axis in axes)
+    large = torch.full((1, 70000), 2.0, dtype=torch.half)
+    assert mean(large, [1]).item() == 2
+
+
 class Volume(nn.Module):
     """A part of somebody's network whose weights have five axes."""
 
@@ -92,6 +108,20 @@ class Volume(nn.Module):
 
     def forward(self, h):
         return self.convolution(h[:, None])[:, :, 0]
+
+
+class Squared(Backbone):
+    """Somebody's network whose features grow as squares do."""
+
+    def pool(self, h):
+        return h.square().mean((2, 3))
+
+
+def test_features_that_are_not_as_large_as_their_activation_are_refused():
+    with pytest.raises(
+        SettingError, match=r"pool makes of twice an activation of block 1 other than twice its features"
+    ):
+        Squared(nn.Identity(), [nn.Conv2d(3, 6, 3)], shape=(3, 8, 8), between="rms")
 
 
 def test_maps_of_convolutions_have_their_channels_last_and_the_values_of_any_layout():
