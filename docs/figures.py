@@ -74,10 +74,17 @@ def said(values: Sequence[float], scale: float = 100.0, places: int = 1) -> str:
     return mean if len({*values}) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{places}f}"
 
 
-def told(rows: Iterable[Row], measure: str = PROBE, blocks: str = "", split: str = "test", scale: float = 100.0) -> str:
+def told(
+    rows: Iterable[Row],
+    measure: str = PROBE,
+    blocks: str = "",
+    split: str = "test",
+    scale: float = 100.0,
+    places: int = 1,
+) -> str:
     """Returns a figure at some blocks, over seeds; baselines that stand beside several runs of a seed count once."""
     found = {row["seed"]: float(row["value"]) for row in pick(rows, measure=measure, blocks=blocks, split=split)}
-    return said([*found.values()], scale)
+    return said([*found.values()], scale, places)
 
 
 def chosen(rows: Sequence[Row], measure: str = PROBE) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import checks
 import gates
 import matplotlib
 import tables
@@ -175,13 +176,13 @@ def goodness() -> None:
     dots("goodness", labels, ("cut at each block", "cut never, losses on all"), [panel], found, LAST_OR_CHOSEN)
 
 
-def depth(of: tables.Depth, name: str, least: Sequence[float]) -> None:
+def depth(of: checks.Depth, name: str, least: Sequence[float]) -> None:
     """Draws a network by data set and cut."""
     rows = read(of.study)
 
     def found(panel: int, line: int, series: int) -> list[float | None]:
         _, _, view, *methods = of.lines[line]
-        return ends(tables.of_depth(rows, of.data[panel], view, methods[series]), of.last)
+        return ends(checks.of_depth(rows, of.data[panel], view, methods[series]), of.last)
 
     panels = [
         Panel(DATA[dataset], at, untrained(rows, of.last, dataset=dataset, view="plain", method="local-ce"))
@@ -195,15 +196,15 @@ def tasks() -> None:
     """Draws the places of the features in each task."""
     rows, colours = (
         read("tasks-10k"),
-        dict(zip(tables.TASKED, matplotlib.colormaps["tab20"].colors, strict=False)),
+        dict(zip(checks.TASKED, matplotlib.colormaps["tab20"].colors, strict=False)),
     )
     data = {dataset: name for dataset, name in DATA.items() if pick(rows, dataset=dataset)}
     figure, axes = pyplot.subplots(len(data), 1, figsize=(12, 4.8 * len(data)), layout="constrained", squeeze=False)
     for axis, (dataset, name) in zip(axes[:, 0], data.items(), strict=True):
-        of = tables.tasked(rows, dataset)
+        of = checks.tasked(rows, dataset)
         columns = [
             {label: value for label, cells in of.items() if (value := number(cells[task])) is not None}
-            for task in range(len(tables.TASKS))
+            for task in range(len(checks.TASKS))
         ]
         places = [sorted(column, key=lambda label, of=column: -of[label]) for column in columns]  # type: ignore[misc]
         for label in of:
@@ -214,8 +215,8 @@ def tasks() -> None:
                 axis.annotate(f"{columns[x][label]:.0f}", (x, y), ha="center", va="center", fontsize=7, color="white")
             axis.annotate(label.replace("`", ""), (known[-1][0] + 0.2, known[-1][1]), va="center", color=colour)
         axis.set_title(name)
-        axis.set_xticks(range(len(tables.TASKS)), [task.replace(" a class", "\na class") for task in tables.TASKS])
-        axis.set_xlim(-0.3, len(tables.TASKS) + 2.4)
+        axis.set_xticks(range(len(checks.TASKS)), [task.replace(" a class", "\na class") for task in checks.TASKS])
+        axis.set_xlim(-0.3, len(checks.TASKS) + 2.4)
         axis.set_ylabel("place, with the figure in %")
         axis.set_yticks(range(1, len(of) + 1))
         axis.invert_yaxis()
@@ -248,8 +249,8 @@ PICTURES = (
     formula,
     matrix,
     goodness,
-    partial(depth, tables.CONV, "depth", (75, 65, 18)),
-    partial(depth, tables.RESNET, "depth-resnet", (60, 25)),
+    partial(depth, checks.CONV, "depth", (75, 65, 18)),
+    partial(depth, checks.RESNET, "depth-resnet", (60, 25)),
     tasks,
     claim,
 )

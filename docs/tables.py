@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+import checks
 import gates
 from figures import (
+    BLOCKS,
     CIFAR,
-    DATA,
     HERE,
     NONE,
     PROBE,
@@ -35,7 +35,6 @@ from figures import (
     take,
     told,
 )
-from scipy.stats import spearmanr
 
 DOCUMENTS = (HERE / "results.md", HERE / "local.md")
 MARKED = re.compile(r"^(<!-- table: (.+) -->)\n(?:\|.*\n)*", re.MULTILINE)
@@ -53,7 +52,7 @@ METHODS = {
 
 
 def formula(study: str, dataset: str, called: str) -> list[str]:
-    """Returns the study by its own formula: pretext, both probes at the last block, the last three, the chosen ones.
+    """Returns the study by its own formula: pretext accuracy, and the study's and a searched probe.
 
     Args:
         study: whose figures they are.
@@ -71,13 +70,16 @@ def formula(study: str, dataset: str, called: str) -> list[str]:
                 str(PUBLISHED[kind].get(view, {}).get(wanted["method"], {}).get(called, NONE))
                 for kind in ("pretext", "transfer")
             ]
-            probes = [told(found, STUDIED, "block4"), told(found, STUDIED, "blocks2-4"), told(found, PROBE, "block4")]
-            lines.append([view, label, told(found, "pretext accuracy"), quoted[0], *probes, chosen(found), quoted[1]])
+            lines.append([view, label, told(found, "pretext accuracy"), quoted[0], *probed(found), quoted[1]])
     untrained = pick(pick(rows, view="rotation"), method="bp", source="random")
-    probes = [told(untrained, *at) for at in ((STUDIED, "block4"), (STUDIED, "blocks2-4"), (PROBE, "block4"))]
-    lines.append(["", "untrained", NONE, NONE, *probes, chosen(untrained), NONE])
-    heads = ["view", "method", "pretext", "published", "block4, study's probe", "last three, study's probe"]
-    return markdown([*heads, "block4", "chosen", "transfer, published"], lines)
+    lines.append(["", "untrained", NONE, NONE, *probed(untrained), NONE])
+    heads = ["view", "method", "pretext", "published", *BLOCKS[:4], "last three"]
+    return markdown([*heads, "block4, searched", "chosen, searched", "last three, published"], lines)
+
+
+def probed(rows: Sequence[Row]) -> list[str]:
+    """Returns the study's probe of each block and of the last three, and a searched one of the last and the chosen."""
+    return [*(told(rows, STUDIED, blocks) for blocks in BLOCKS), told(rows, PROBE, "block4"), chosen(rows)]
 
 
 def theta() -> list[str]:
@@ -151,6 +153,34 @@ def matrix(dataset: str) -> list[str]:
     return markdown(["sees", "loss", *(f"cut {name}" for name in CUTS)], lines)
 
 
+# What block4 keeps: the measure, its unit, and the split that it is of.
+KEPT = {
+    "neighbours": ("knn accuracy", "test", 100.0, 1),
+    "decoder": ("explained variance", "test", 100.0, 1),
+    "effective rank": ("effective rank", "validation", 1.0, 0),
+    "participation ratio": ("participation ratio", "validation", 1.0, 0),
+}
+
+
+def kept(dataset: str) -> list[str]:
+    """Returns what else block4 of each cell of the matrix keeps, cut at each block and with the same losses uncut."""
+    rows, lines = read("matrix"), []
+    for sees, loss, view, method, varied in MATRIX:
+        cuts = [cell(rows, dataset, view, method, varied, cut) for cut in ("", " cut=never")]
+        lines.append([sees, loss, *(" / ".join(measured(found, of, "block4") for found in cuts) for of in KEPT)])
+    untrained = pick(rows, dataset=dataset, source="random", view="plain", method="bp")
+    raw = pick(rows, dataset=dataset, source="raw", view="plain", method="bp")
+    lines.append(["", "untrained", *(measured(untrained, of, "block4") for of in KEPT)])
+    lines.append(["", "raw pixels", *(measured(raw, of, "pixels") for of in KEPT)])
+    return markdown(["sees", "loss", *KEPT], lines)
+
+
+def measured(rows: Sequence[Row], of: str, blocks: str) -> str:
+    """Returns one of what is kept, over seeds."""
+    measure, split, scale, places = KEPT[of]
+    return told(rows, measure, blocks, split, scale, places)
+
+
 def goodness(study: str, dataset: str) -> list[str]:
     """Returns the last block and the chosen blocks of each goodness, loss of a pair and cut, and pretext accuracy."""
     rows, lines = pick(read(study), dataset=dataset), []
@@ -167,137 +197,11 @@ def goodness(study: str, dataset: str) -> list[str]:
     return markdown(heads, lines)
 
 
-class Depth(NamedTuple):
-    """Check 1 on one network."""
-
-    study: str
-    data: tuple[str, ...]
-    last: str
-    """Its last block."""
-    cuts: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-    """What the loss sees, which loss it is, the view, and what the method is called at each of the cuts."""
-
-
-CONV = Depth(
-    "depth-10k",
-    (*DATA,),
-    "block4",
-    ("cut at each block", "end to end"),
-    (
-        ("class", "goodness, label in the pixels", "plain", "ff", "bp-goodness-last"),
-        ("class", "goodness of groups", "plain", "channelwise", "channelwise cut=never at=last"),
-        ("class", "cross-entropy", "plain", "local-ce", "bp"),
-        ("rotation", "goodness, label in the pixels", "rotation", "ff", "bp-goodness-last"),
-        ("rotation", "goodness of groups", "rotation", "channelwise", "channelwise cut=never at=last"),
-        ("rotation", "cross-entropy", "rotation", "local-ce", "bp"),
-        ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=never"),
-    ),
-)
-RESNET = Depth(
-    "depth-resnet18-10k",
-    ("mnist", CIFAR),
-    "block8",
-    ("cut at each block", "at stages", "end to end"),
-    (
-        (
-            "class",
-            "goodness of groups",
-            "plain",
-            "channelwise",
-            "channelwise cut=stage",
-            "channelwise cut=never at=last",
-        ),
-        ("class", "cross-entropy", "plain", "local-ce", "cross-entropy cut=stage", "bp"),
-        (
-            "rotation",
-            "goodness, label in the pixels",
-            "rotation",
-            "ff",
-            "forward-forward cut=stage",
-            "bp-goodness-last",
-        ),
-        ("rotation", "cross-entropy", "rotation", "local-ce", "cross-entropy cut=stage", "bp"),
-        ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=stage", "info-nce cut=never at=last"),
-    ),
-)
-
-
-def of_depth(rows: Iterable[Row], dataset: str, view: str, method: str) -> list[Row]:
-    """Returns the figures of a convolutional network under a method."""
-    view = view if view != "two" else ("two-crops" if dataset == CIFAR else "two-shifts")
-    return own(rows, dataset=dataset, view=view, method=method)
-
-
-def depth(of: Depth) -> list[str]:
-    """Returns the last block and the chosen blocks of a network by data set and cut."""
-    rows, lines = read(of.study), []
-    for sees, loss, view, *methods in of.lines:
-        found = (both(of_depth(rows, dataset, view, method), of.last) for dataset in of.data for method in methods)
-        lines.append([sees, loss, *found])
-    untrained, raw, empty = ["", "untrained"], ["", "raw pixels"], [""] * (len(of.cuts) - 1)
-    for dataset in of.data:
-        of_data = pick(rows, dataset=dataset, view="plain", method="local-ce")
-        untrained += [both(pick(of_data, source="random"), of.last), *empty]
-        raw += [told(pick(of_data, source="raw"), blocks="pixels"), *empty]
-    heads = [f"{DATA[dataset]}, {cut}" for dataset in of.data for cut in of.cuts]
-    return markdown(["sees", "loss", *heads], [*lines, untrained, raw])
-
-
-RAW = "raw pixels"
-# Tasks, each with the blocks that it is told of: all three, or the last where the network is trained on.
-TASKS = {
-    "linear probe": (PROBE, "blocks1-3"),
-    "neighbours": ("knn accuracy", "blocks1-3"),
-    "1 label a class": ("accuracy with 1 label a class", "blocks1-3"),
-    "10 labels a class": ("accuracy with 10 labels a class", "blocks1-3"),
-    "mIoU": ("mIoU", "blocks1-3"),
-    "AP50": ("AP50", "blocks1-3"),
-    "corruptions": ("accuracy under corruptions", "blocks1-3"),
-    "fine-tuned": ("fine-tuned accuracy with 100 labels a class", "block3"),
-}
-TASKED = {
-    "predsim on classes, cut": ("crop", "predsim"),
-    "cross-entropy on classes, cut": ("crop", "local-ce"),
-    "cross-entropy on classes, end to end": ("crop", "bp"),
-    "InfoNCE, cut": ("two", "info-nce"),
-    "InfoNCE, end to end": ("two", "info-nce cut=never"),
-    "Barlow Twins, cut": ("two", "barlow"),
-    "Barlow Twins, end to end": ("two", "barlow cut=never"),
-    "cross-entropy on rotations, end to end (`bp`)": ("rotation", "bp"),
-    "cross-entropy on rotations, cut": ("rotation", "local-ce"),
-    "FF on rotations, end to end, loss on the last": ("rotation", "bp-goodness-last"),
-    "FF on rotations, cut": ("rotation", "ff"),
-}
-
-
-def tasked(rows: Iterable[Row], dataset: str) -> dict[str, list[str]]:
-    """Returns what features are worth in each task, by whose they are: where all of them were done."""
-    rows = pick(rows, dataset=dataset)
-    of = {label: of_depth(rows, dataset, *wanted) for label, wanted in TASKED.items()}
-    of["untrained"] = pick(rows, view="crop", method="bp", source="random")
-    cells = {label: [told(found, *task) for task in TASKS.values()] for label, found in of.items()}
-    cells = {label: figures for label, figures in cells.items() if NONE not in figures}
-    raw = pick(rows, view="rotation", method="bp", source="raw")
-    return cells | {RAW: [told(raw, measure, "pixels") for measure, _ in TASKS.values()]}
-
-
-def tasks(dataset: str) -> list[str]:
-    """Returns what the conv net's features are worth in each task, and how alike tasks and the probe order networks."""
-    cells = tasked(read("tasks-10k"), dataset)
-    probe, *others = ([*map(float, column)] for column in zip(*(cells[of] for of in cells if of != RAW), strict=True))
-    alike = [
-        "rank correlation with the probe, networks",
-        "1",
-        *(f"{spearmanr(probe, o).statistic:.2f}" for o in others),
-    ]
-    return markdown(["features of", *TASKS], [*([label, *found] for label, found in cells.items()), alike])
-
-
 def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
     return {
         **gates.tables(),
+        **checks.tables(),
         "formula": formula("study-formula", "mnist", "mnist"),
         "formula: fashion-mnist": formula("study-formula", "fashion-mnist", "fashion-mnist"),
         "formula: cifar10": formula("study-formula-cifar10", CIFAR, "cifar10"),
@@ -307,10 +211,8 @@ def tables() -> dict[str, list[str]]:
         "theta": theta(),
         "matrix: mnist": matrix("mnist"),
         "matrix: cifar10": matrix(CIFAR),
-        "depth": depth(CONV),
-        "depth: resnet": depth(RESNET),
-        "tasks: mnist": tasks("mnist"),
-        "tasks: cifar10": tasks(CIFAR),
+        "kept: mnist": kept("mnist"),
+        "kept: cifar10": kept(CIFAR),
         "full": by_block(
             "study-formula-full",
             {

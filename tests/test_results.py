@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import statistics
 
@@ -12,7 +13,8 @@ from tests.helpers import ROOT
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(ROOT / "docs")
-    figures, gates, tables = map(importlib.import_module, ("figures", "gates", "tables"))
+    names = ("calibration", "checks", "figures", "gates", "tables")
+    calibration, checks, figures, gates, tables = map(importlib.import_module, names)
 each_document = pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.stem)
 
 
@@ -65,7 +67,7 @@ def test_blocks_are_chosen_on_validation():
 @each_document
 def test_a_changed_figure_is_noticed(document, monkeypatch):
     read = tables.read
-    for module in (figures, gates, tables):
+    for module in (checks, figures, gates, tables):
         monkeypatch.setattr(module, "read", lambda n: [{**r, "value": str(1 - float(r["value"]))} for r in read(n)])
     text = document.read_text(encoding="utf-8")
     assert tables.filled(text) != text
@@ -99,3 +101,22 @@ def test_figures_of_other_seeds_stay_and_those_of_the_same_are_replaced(tmp_path
     rows_of(study, [row | {"seed": seed, "value": "0.75"} for seed in "12"])
     figures.take(study)
     assert [(row["seed"], row["value"]) for row in figures.read("mine")] == [("0", "0.5"), ("1", "0.75"), ("2", "0.75")]
+
+
+def test_an_exported_classifier_is_measured_through_the_commands_and_other_figures_stay(
+    trained, tmp_path, monkeypatch, cli
+):
+    assert cli("fftrain", "dump-images", "digits", tmp_path / "images").code == 0
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(figures, "HERE", tmp_path)
+    monkeypatch.setattr(calibration, "FILE", tmp_path / "results" / "calibration.csv")
+    before = (f"digits,rotation,{of},0,backbone=mlp,accuracy,test,,,,0.25" for of in ("bp", "ff"))
+    calibration.FILE.write_text("\n".join([",".join(figures.COLUMNS), *before, ""]), encoding="utf-8")
+    calibration.main(tmp_path / "images", [trained / "bp"])
+    rows = figures.read("calibration")
+    found = {(row["method"], row["measure"]): float(row["value"]) for row in rows}
+    assert (len(rows), len(found), found["ff", "accuracy"]) == (4, 4, 0.25)
+    probes = [json.loads(path.read_text()) for path in (trained / "bp" / "probes").glob("*/*.json")]
+    best = max(probes, key=lambda probe: probe["validation"])
+    assert found["bp", "accuracy"] == pytest.approx(best["test"], abs=0.005)
+    assert 0 < found["bp", "calibration error"] < 0.5
