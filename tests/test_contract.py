@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
+from ffmodels.backbones.base import Between
 from ffmodels.draws import Draws
 from ffmodels.units import make_units
 from fftrain.data import load_data
@@ -196,10 +198,16 @@ def test_a_units_graph_and_gradients_are_gone_before_the_next_runs(method, backb
     assert all(ran) == any([*unit.parameters()] for unit in made.units)
 
 
-@pytest.mark.parametrize("method", [method for method, backbone in ALL if backbone == BACKBONE])
-def test_gradients_of_maps_lie_as_maps_do(method):
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        *((method, {}) for method, backbone in ALL if backbone == BACKBONE),
+        *(("cross-entropy", {"between": between}) for between in get_args(Between)),
+    ],
+)
+def test_gradients_of_maps_lie_as_maps_do(method, settings):
     """With channels last, or nowhere, as those of a mean: of another layout everything below makes a copy."""
-    made, gradients = Trained(method, BACKBONE, backbone={"keeps": 1}), []
+    made, gradients = Trained(method, BACKBONE, backbone={"keeps": 1, **settings}), []
 
     def watch(layer, inputs, h):
         if h.requires_grad and h.is_contiguous(memory_format=torch.channels_last):
@@ -212,6 +220,14 @@ def test_gradients_of_maps_lie_as_maps_do(method):
     assert gradients
     for gradient in gradients:
         assert gradient.is_contiguous(memory_format=torch.channels_last) or 0 in gradient.stride()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_network_is_made_where_there_are_no_numbers(backbone):
+    """A study is planned there: whatever their size, networks take neither time nor memory."""
+    with torch.device("meta"):
+        made = small_run("cross-entropy", backbone).backbone.build(SHAPE, 0)
+    assert all(p.is_meta for p in made.parameters())
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -96,7 +96,7 @@ def test_a_mean_is_torchs_with_a_gradient_that_is_written_nowhere(axes, keepdim)
     torch.testing.assert_close(gradient, expected)
     assert all(gradient.stride(axis) == 0 for axis in axes)
     large = torch.full((1, 70000), 2.0, dtype=torch.half)
-    assert mean(large, [1]).item() == 2
+    assert mean(large, [1]).item() == mean(large.requires_grad_(), [1]).item() == 2  # whose sum is no half
 
 
 class Volume(nn.Module):
@@ -117,11 +117,21 @@ class Squared(Backbone):
         return h.square().mean((2, 3))
 
 
-def test_features_that_are_not_as_large_as_their_activation_are_refused():
-    with pytest.raises(
-        SettingError, match=r"pool makes of twice an activation of block 1 other than twice its features"
-    ):
-        Squared(nn.Identity(), [nn.Conv2d(3, 6, 3)], shape=(3, 8, 8), between="rms")
+class Mixed(Backbone):
+    """Somebody's network that takes the images of a batch together."""
+
+    def pool(self, h):
+        return h.mean((0, 2, 3))[None]
+
+
+@pytest.mark.parametrize("between", get_args(Between))
+def test_features_of_somebodys_own_are_normalised_then_pooled(between):
+    made = {"shape": (3, 8, 8), "between": between, "groups": 2}
+    network = Squared(nn.Identity(), [nn.Conv2d(3, 6, 3)], **made)
+    (h,) = network(torch.rand(4, 3, 8, 8))
+    torch.testing.assert_close(network.features(h), network.normalise(h).square().mean((2, 3)))
+    with pytest.raises(SettingError, match=r"pool must make \[2, D\] of it"):
+        Mixed(nn.Identity(), [nn.Conv2d(3, 6, 3)], **made)
 
 
 def test_maps_of_convolutions_have_their_channels_last_and_the_values_of_any_layout():
