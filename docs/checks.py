@@ -33,7 +33,14 @@ CONV = Depth(
         ("rotation", "goodness, label in the pixels", "rotation", "ff", "bp-goodness-last"),
         ("rotation", "goodness of groups", "rotation", "channelwise", "channelwise cut=never at=last"),
         ("rotation", "cross-entropy", "rotation", "local-ce", "bp"),
-        ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=never"),
+        ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=never at=last"),
+    ),
+)
+ALL = CONV._replace(
+    cuts=("cut at each block", "losses on all", "loss on the last"),
+    lines=(
+        ("class", "cross-entropy", "plain", "local-ce", "cross-entropy cut=never", "bp"),
+        ("two views", "contrast (InfoNCE)", "two", "info-nce", "info-nce cut=never", "info-nce cut=never at=last"),
     ),
 )
 RESNET = Depth(
@@ -160,6 +167,7 @@ def tables() -> dict[str, list[str]]:
     """Returns every table, by its name."""
     return {
         "depth": depth(CONV),
+        "depth: all": depth(ALL)[:-2],
         "depth: resnet": depth(RESNET),
         "tasks: mnist": tasks("mnist"),
         "tasks: cifar10": tasks(CIFAR),
