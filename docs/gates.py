@@ -12,6 +12,18 @@ CLAIMED = {
     "end to end, losses on all": {"method": "info-nce cut=never"},
     "end to end, loss on the last": {"method": "info-nce cut=never at=last"},
 }
+# What losses-10k has side by side, on one network.
+PARTS = {
+    "`pred`": {"varied": "method.beta=0.0"},
+    "`sim`": {"varied": "method.beta=1.0"},
+    "predsim": {"varied": "method.beta=0.99"},
+    "cross-entropy at each block": {"method": "local-ce"},
+    "at each second block": {"method": "cross-entropy cut=2"},
+    "at each second block, shifted": {"method": "cross-entropy cut=2 order=overlap"},
+    "uncut": {"method": "cross-entropy cut=never"},
+    "InfoNCE": {"method": "info-nce"},
+    "CLAPP++": {"method": "clapp"},
+}
 SCFF = {"SCFF": {"method": "self-contrastive order=greedy"}}
 WIDTHS = {"half": "[48, 192, 768]", "full": "[96, 384, 1536]"}
 TOP = "end to end, cross-entropy at the top"
@@ -45,6 +57,19 @@ def of_scff(width: str) -> Mapping[str, str]:
     """Returns what the runs of a width of SCFF's network have."""
     [varied] = {row["varied"] for row in read("scff-cifar10") if WIDTHS[width] in row["varied"]}
     return {"varied": varied}
+
+
+def search() -> list[str]:
+    """Returns what validation says of each setting of the claim's search: the best blocks, local and end to end."""
+    rows, lines = pick(read("claim-search"), split="validation", measure=PROBE), []
+    keys = {"view.smallest": "smallest crop", "method.temperature": "temperature"}
+    keys |= {"method.projector": "projector", "epochs": "epochs"}
+    for varied in dict.fromkeys(row["varied"] for row in rows):
+        settings = dict(part.split("=") for part in varied.split(", "))
+        found = (own(rows, varied=varied, method=method) for method in ("info-nce", "info-nce cut=never"))
+        best = (max(float(row["value"]) for row in of) for of in found)
+        lines.append([*(settings[key] for key in keys), *(f"{100 * value:.1f}" for value in best)])
+    return markdown([*keys.values(), "at each block", "end to end, losses on all"], lines)
 
 
 def scff() -> list[str]:
@@ -238,6 +263,7 @@ def tables() -> dict[str, list[str]]:
         "claim: cifar10": by_block(
             "claim-cifar10", {"InfoNCE at each block": CLAIMED["InfoNCE at each block"]}, dataset=CIFAR
         ),
+        "claim: search": search(),
         "gate: predsim, mnist": errors(of_beside),
         "gate: predsim, cifar10": accuracies("predsim-cifar10", on_cifar, ("69.07", "66.44", "-")),
         "scff: mnist": by_block("scff-mnist", SCFF, ("block1", "block2", "blocks1-2")),
@@ -245,6 +271,7 @@ def tables() -> dict[str, list[str]]:
         "gate: redundancy": redundancy(),
         "gate: info-nce": by_block("info-nce-cifar10", CLAIMED, dataset=CIFAR),
         "gate: channelwise": channelwise(),
+        "losses": by_block("losses-10k", PARTS, dataset=CIFAR),
         "gate: ff mended": mended(),
         "matrix: 4x2000": six(),
     }
