@@ -1,14 +1,13 @@
 """Measures how well what runs export is calibrated, through the real commands: results/calibration.csv.
 
     fftrain dump-images mnist images/mnist --split test
-    python docs/calibration.py images/mnist/test studies/tasks-10k/cells/mnist-*
+    python docs/calibration.py images/mnist studies/tasks-10k/cells/mnist-* runs/untrained runs/pixels
 
 Rows of other runs that the file holds stay. tables.py makes the tables of results.md from it.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -16,11 +15,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from figures import COLUMNS, HERE, Row, cell_of, read
+from figures import COLUMNS, Row, write
 
 from fftrain.config import RunConfig
 
-FILE = HERE / "results" / "calibration.csv"
 FIGURES = {"accuracy": "accuracy", "error": "calibration error", "negative_log_likelihood": "log loss"}
 
 
@@ -57,13 +55,7 @@ def main(images: Path, runs: Sequence[Path]) -> None:
     for run in runs:
         rows += measured(run, images)
         print(run.name, *(f"{row['measure']} {float(row['value']):.4f}" for row in rows[-len(FIGURES) :]), flush=True)
-    if FILE.exists():
-        own = {cell_of(row) for row in rows}
-        rows = [row for row in read("calibration") if cell_of(row) not in own] + rows
-    with FILE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write("calibration", rows)
 
 
 if __name__ == "__main__":

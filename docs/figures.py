@@ -27,9 +27,14 @@ def take(study: Path) -> None:
     """
     with (study / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = [{key: row[key] for key in COLUMNS} for row in csv.DictReader(file) if kept(row)]
+    write(study.name, rows)
+
+
+def write(name: str, rows: Sequence[Row]) -> None:
+    """Writes figures into results/NAME.csv, behind those of other cells that are there."""
     taken = {cell_of(row) for row in rows}
-    path = HERE / "results" / f"{study.name}.csv"
-    others = [row for row in read(study.name) if cell_of(row) not in taken] if path.exists() else []
+    path = HERE / "results" / f"{name}.csv"
+    others = [row for row in read(name) if cell_of(row) not in taken] if path.exists() else []
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

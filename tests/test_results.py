@@ -109,9 +109,10 @@ def test_an_exported_classifier_is_measured_through_the_commands_and_other_figur
     assert cli("fftrain", "dump-images", "digits", tmp_path / "images").code == 0
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(figures, "HERE", tmp_path)
-    monkeypatch.setattr(calibration, "FILE", tmp_path / "results" / "calibration.csv")
     before = (f"digits,rotation,{of},0,backbone=mlp,accuracy,test,,,,0.25" for of in ("bp", "ff"))
-    calibration.FILE.write_text("\n".join([",".join(figures.COLUMNS), *before, ""]), encoding="utf-8")
+    (tmp_path / "results" / "calibration.csv").write_text(
+        "\n".join([",".join(figures.COLUMNS), *before, ""]), encoding="utf-8"
+    )
     calibration.main(tmp_path / "images", [trained / "bp"])
     rows = figures.read("calibration")
     found = {(row["method"], row["measure"]): float(row["value"]) for row in rows}
