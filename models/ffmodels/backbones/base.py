@@ -107,9 +107,7 @@ def group(h: Tensor, groups: int, pool: Pool = as_it_is) -> Tensor:
 
     What cannot be shared out evenly is one group.
     """
-    h = as_it_is(h)
-    groups = groups if h.shape[1] % groups == 0 else 1
-    h = as_it_is(h)
+    h, groups = as_it_is(h), groups if h.shape[1] % groups == 0 else 1
     centred = h - _like(of_groups(h, groups), h)
     found = pool(centred)
     return found * _like(of_groups(centred.square(), groups).clamp(min=EPS**2).rsqrt(), found)
