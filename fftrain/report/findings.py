@@ -9,6 +9,8 @@ from fftrain.parts import RANDOM, RAW
 from fftrain.report.frame import AT_CHOSEN, PROBE
 from fftrain.report.means import Group, Mean
 
+# How many are named behind the best two; of more, the baselines too.
+MOST = 6
 # What is a share of the test images; other shares, of pixels or a precision, are told in points alone.
 COUNTED = re.compile(r"(probe |knn )?accuracy\b(?! under)")
 
@@ -91,7 +93,10 @@ def _sentence(ranked: Sequence[tuple[str, Mean]], lead: float, spread: float | N
         of_images = f" ({count:,} of {images:,} test images)" if images else ""
         said += f", {100 * lead:.1f} points{of_images} above {next_name} ({second.brief})"
     if others:
-        said += "; then " + ", ".join(f"{other} {mean.brief}" for other, mean in others)
+        rest = [other for other in others[MOST:] if other[0].split()[0] not in (RANDOM, RAW)]
+        named = [f"{other[0]} {other[1].brief}" for other in others if other not in rest]
+        left = [f"{len(rest)} more down to {rest[-1][1].brief}"] if rest else []
+        said += "; then " + ", ".join([*named[:MOST], *left, *named[MOST:]])
     if count == 0:
         return f"{said}."
     if spread is None:

@@ -10,8 +10,9 @@ import pytest
 
 from ffcore.files import read_json
 from fftrain.report.findings import COUNTED, findings
+from fftrain.report.findings import _sentence as sentence
 from fftrain.report.frame import collect
-from fftrain.report.means import groups
+from fftrain.report.means import Mean, groups
 from tests.fftrain.reports import cell_name, change, files_of, measured, part, probes, remeasured, reported
 
 
@@ -85,6 +86,19 @@ def test_a_lead_stands_beside_the_deviation_over_seeds(two):
     assert said.endswith("The lead is no larger than the deviation over seeds (7.1).")
     set_test(two, "ff", 1, "ff", 0.78)
     assert "(72.0 ± 2.8)" in sentences(two)[0].partition(" alike; then random")[0]
+
+
+def test_of_many_the_next_are_named_and_the_baselines():
+    ranked = [(f"m{i}", Mean(values={0: 1 - i / 100}, lacking={})) for i in range(12)]
+    ranked.insert(10, ("random with reading pixels", Mean(values={0: 0.895}, lacking={})))
+    ranked.append(("raw", Mean(values={0: 0.4}, lacking={})))
+    said = sentence(ranked, 0.01, None, 100, 10_000)
+    told = [f"m{i} {100 - i}.0" for i in range(2, 8)]
+    assert (
+        f"above m1 (99.0); then {', '.join(told)}, 4 more down to 89.0, random with reading pixels 89.5, raw 40.0."
+        in said
+    )
+    assert "more" not in sentence(ranked[:8], 0.01, None, 100, 10_000)
 
 
 def test_one_seed_says_that_the_spread_is_not_known(page):
