@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 
 import pytest
 
@@ -22,6 +23,20 @@ PARTS = {
 }
 # Where the label slot may be spoken of: where it is made, and what serves files that say where it lay in them.
 SLOT = {"models/ffmodels/conditions.py", "models/ffmodels/methods/forward_forward.py"}
+
+
+# What documents take from the history: `git show COMMIT:PATH`.
+PAGES = (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+SHOWN = re.compile(r"git show (\S+:[\w./]+)")
+
+
+def git(*words):
+    """What git says in the repository, or nothing where it fails or is not there."""
+    try:
+        told = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return told.stdout.strip()
 
 
 def name_of(file):
@@ -80,3 +95,10 @@ def test_readme_prints_the_loop_as_it_is():
     shown = re.search(r"`fftrain/loop\.py` has it:\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     indented = "".join(f"    {line}\n" if line else "\n" for line in shown.group(1).splitlines())
     assert indented in (ROOT / "fftrain" / "loop.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("named", sorted({found for page in PAGES for found in SHOWN.findall(page.read_text())}))
+def test_what_a_document_takes_from_the_history_is_there(named):
+    if git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("needs the repository with its history")
+    assert git("cat-file", "-t", named) == "blob"
