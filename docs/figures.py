@@ -17,6 +17,14 @@ BLOCKS = ("block1", "block2", "block3", "block4", "blocks2-4")
 CIFAR = "imagefolder:cifar10-jpeg"
 DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", CIFAR: "CIFAR-10"}
 NONE = "-"
+# What a study calls the methods and cuts that have a name of their own.
+RECIPES = {
+    "forward-forward": "ff",
+    "forward-forward cut=never": "bp-goodness-all",
+    "forward-forward cut=never at=last": "bp-goodness-last",
+    "cross-entropy": "local-ce",
+    "cross-entropy cut=never at=last": "bp",
+}
 Row = dict[str, str]
 
 
@@ -104,6 +112,11 @@ def chosen(rows: Sequence[Row], measure: str = PROBE) -> str:
 def both(rows: Sequence[Row], last: str = "block4") -> str:
     """Returns the test figures at the last block and at the blocks that are best on validation."""
     return f"{told(rows, blocks=last)} / {chosen(rows)}" if rows else NONE
+
+
+def called(method: str, cut: str) -> str:
+    """Returns what a study calls a method cut at each block (""), " cut=never" or " cut=never at=last"."""
+    return RECIPES.get(method + cut, method + cut)
 
 
 def own(rows: Iterable[Row], **wanted: str) -> list[Row]:

@@ -1,9 +1,9 @@
-"""Writes the tables of results.md and local.md from the figures in docs/results/*.csv; pictures.py draws from these.
+"""Writes the tables of results.md, local.md and methods/*.md from the figures in docs/results/*.csv.
 
     python docs/tables.py                    # the tables, from the figures
     python docs/tables.py studies/matrix ... # first takes the figures of studies, as `fftrain report` wrote them
 
-A table stands below a line `<!-- table: NAME -->`. A test holds both documents against the figures.
+A table stands below a line `<!-- table: NAME -->`. A test holds the documents against the figures.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import checks
 import gates
+import reached
 from figures import (
     BLOCKS,
     CIFAR,
@@ -27,6 +28,7 @@ from figures import (
     Row,
     both,
     by_block,
+    called,
     chosen,
     markdown,
     own,
@@ -36,8 +38,8 @@ from figures import (
     told,
 )
 
-DOCUMENTS = (HERE / "results.md", HERE / "local.md")
 MARKED = re.compile(r"^(<!-- table: (.+) -->)\n(?:\|.*\n)*", re.MULTILINE)
+DOCUMENTS = (HERE / "results.md", HERE / "local.md", *(HERE / "methods" / f"{name}.md" for name in reached.LINES))
 PUBLISHED = tomllib.loads((HERE.parent / "fftrain" / "report" / "published.toml").read_text(encoding="utf-8"))
 
 
@@ -48,6 +50,8 @@ METHODS = {
     "`bp-goodness-all`": {"method": "bp-goodness-all"},
     "`bp-goodness-last`": {"method": "bp-goodness-last"},
     "`bp`": {"method": "bp"},
+    "`ff-unsupervised`, theta 10": {"method": "ff-unsupervised", "varied": "method.threshold=10.0"},
+    "`ff-unsupervised`, theta sqrt(D)": {"method": "ff-unsupervised", "varied": "method.threshold=22.360679774997898"},
 }
 
 
@@ -60,7 +64,7 @@ def formula(study: str, dataset: str, called: str) -> list[str]:
         called: as the published figures name it.
     """
     rows, lines = pick(read(study), dataset=dataset), []
-    for view in ("rotation", "flip-h", "flip-hv", "jigsaw"):
+    for view in ("rotation", "flip-h", "flip-hv", "jigsaw", "plain"):
         of_view = pick(rows, view=view)
         for label, wanted in METHODS.items():
             found = own(of_view, **wanted)
@@ -70,7 +74,16 @@ def formula(study: str, dataset: str, called: str) -> list[str]:
                 str(PUBLISHED[kind].get(view, {}).get(wanted["method"], {}).get(called, NONE))
                 for kind in ("pretext", "transfer")
             ]
-            lines.append([view, label, told(found, "pretext accuracy"), quoted[0], *probed(found), quoted[1]])
+            lines.append(
+                [
+                    view if view != "plain" else "none",
+                    label,
+                    told(found, "pretext accuracy"),
+                    quoted[0],
+                    *probed(found),
+                    quoted[1],
+                ]
+            )
     untrained = pick(pick(rows, view="rotation"), method="bp", source="random")
     lines.append(["", "untrained", NONE, NONE, *probed(untrained), NONE])
     heads = ["view", "method", "pretext", "published", *BLOCKS[:4], "last three"]
@@ -121,20 +134,12 @@ MATRIX = (
     ("two views", "redundancy (Barlow Twins)", "two", "barlow", ""),
 )
 CUTS = {"at each block": "", "never, losses on all": " cut=never", "never, loss on the last": " cut=never at=last"}
-RECIPES = {
-    "forward-forward": "ff",
-    "forward-forward cut=never": "bp-goodness-all",
-    "forward-forward cut=never at=last": "bp-goodness-last",
-    "cross-entropy": "local-ce",
-    "cross-entropy cut=never at=last": "bp",
-}
 
 
 def cell(rows: Sequence[Row], dataset: str, view: str, method: str, varied: str, cut: str) -> list[Row]:
     """Returns the figures of a cell of the matrix."""
     view = view if view != "two" else ("two-shifts" if dataset == "mnist" else "two-crops")
-    called = RECIPES.get(method + cut, method + cut)
-    return own(rows, dataset=dataset, view=view, method=called, varied=varied)
+    return own(rows, dataset=dataset, view=view, method=called(method, cut), varied=varied)
 
 
 def matrix(dataset: str) -> list[str]:
@@ -202,6 +207,7 @@ def tables() -> dict[str, list[str]]:
     return {
         **gates.tables(),
         **checks.tables(),
+        **reached.tables(),
         "formula": formula("study-formula", "mnist", "mnist"),
         "formula: fashion-mnist": formula("study-formula", "fashion-mnist", "fashion-mnist"),
         "formula: cifar10": formula("study-formula-cifar10", CIFAR, "cifar10"),
@@ -224,14 +230,14 @@ def tables() -> dict[str, list[str]]:
     }
 
 
-def filled(text: str) -> str:
-    """Returns a document with its tables as the figures have them. Raises KeyError for a table that there is not."""
-    found = tables()
+def filled(text: str, found: Mapping[str, list[str]]) -> str:
+    """Returns a document with these tables in it. Raises KeyError for one that there is not."""
     return MARKED.sub(lambda match: "\n".join([match[1], *found[match[2]], ""]), text)
 
 
 if __name__ == "__main__":
     for study in sys.argv[1:]:
         take(Path(study))
+    made = tables()
     for document in DOCUMENTS:
-        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
+        document.write_text(filled(document.read_text(encoding="utf-8"), made), encoding="utf-8")
