@@ -10,6 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PROBE = "probe accuracy"
+PRETEXT = "pretext accuracy"
 STUDIED = "probe accuracy, lr 0.0001, weight decay 0, constant, not standardised"
 RANKS = ("effective rank", "participation ratio")
 COLUMNS = ("dataset", "view", "method", "seed", "varied", "measure", "split", "reading", "source", "blocks", "value")
@@ -55,10 +56,11 @@ def cell_of(row: Row) -> tuple[str, ...]:
 
 
 def kept(row: Row) -> bool:
-    """Whether a figure is one of the test split, of a probe on validation, or of ranks."""
+    """Whether a figure is of the test split, of a probe or own classifiers on validation, or of ranks."""
     measure, split = row["measure"], row["split"]
     probed = measure in (PROBE, STUDIED) and row["target"] == "class"
-    return probed or measure in RANKS or (split == "test" and "reader" not in measure and PROBE not in measure)
+    others = split == "test" and "reader" not in measure and PROBE not in measure
+    return probed or measure in (*RANKS, PRETEXT) or others
 
 
 def read(name: str) -> list[Row]:

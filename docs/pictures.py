@@ -16,7 +16,7 @@ import checks
 import gates
 import matplotlib
 import tables
-from figures import BLOCKS, CIFAR, DATA, HERE, NONE, STUDIED, Row, chosen, own, pick, read, told
+from figures import BLOCKS, CIFAR, DATA, HERE, NONE, PRETEXT, STUDIED, Row, chosen, own, pick, read, told
 
 matplotlib.use("svg")
 matplotlib.rcParams.update(
@@ -145,7 +145,7 @@ def formula() -> None:
             quoted = kind.get(view, {}).get(wanted["method"], {}).get("mnist")
             return [None if quoted is None else float(quoted)]
         of_run = own(rows, view=view, **wanted)
-        return [number(told(of_run, STUDIED, "blocks2-4") if panel else told(of_run, "pretext accuracy"))]
+        return [number(told(of_run, STUDIED, "blocks2-4") if panel else told(of_run, PRETEXT))]
 
     random = pick(rows, view="rotation", method="bp", source="random")
     panels = [

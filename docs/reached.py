@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from figures import CIFAR, DATA, NONE, STUDIED, Row, called, chosen, markdown, own, pick, read, told
+from figures import CIFAR, DATA, NONE, PRETEXT, STUDIED, Row, called, chosen, markdown, own, pick, read, told
 
 Wanted = Mapping[str, str]
 HEADS = ("data, network", "spec", "read by", "cut at each block", "uncut, losses on all", "uncut, loss on the last")
@@ -14,7 +14,7 @@ HEADS = ("data, network", "spec", "read by", "cut at each block", "uncut, losses
 PROBED, OWN, AS_STUDIED = "probe", "its own classifiers", "the study's probe, last three"
 READ: dict[str, Callable[[Sequence[Row]], str]] = {
     PROBED: chosen,
-    OWN: partial(told, measure="pretext accuracy", places=2),
+    OWN: partial(told, measure=PRETEXT, places=2),
     AS_STUDIED: partial(told, measure=STUDIED, blocks="blocks2-4"),
 }
 MNIST, FASHION = "mnist", "fashion-mnist"
@@ -148,8 +148,8 @@ LINES: dict[str, list[Line]] = {
     ],
     "clapp": [Line(CONVNET, "losses-10k", CIFAR, {"method": "clapp"}, published="80.51; end to end 80.49")],
     "forward-forward": [
-        mended("swish", "98.35", "method.loss=swish, method.threshold=None, method.wrong=uniform"),
-        mended("symba", "97.8", "method.loss=symba, method.threshold=None, method.wrong=uniform"),
+        mended("swish", "98.35", "lr=0.0125, method.loss=swish, method.threshold=None, method.wrong=uniform"),
+        mended("symba", "97.8", "lr=0.0125, method.loss=symba, method.threshold=None, method.wrong=uniform"),
         mended("softplus", "97.3", "lr=0.0036, method.loss=softplus, method.threshold=2.0, method.wrong=uniform"),
         *(
             Line(

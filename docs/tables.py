@@ -22,6 +22,7 @@ from figures import (
     CIFAR,
     HERE,
     NONE,
+    PRETEXT,
     PROBE,
     RANKS,
     STUDIED,
@@ -78,7 +79,7 @@ def formula(study: str, dataset: str, called: str) -> list[str]:
                 [
                     view if view != "plain" else "none",
                     label,
-                    told(found, "pretext accuracy"),
+                    told(found, PRETEXT),
                     quoted[0],
                     *probed(found),
                     quoted[1],
@@ -106,9 +107,7 @@ def theta() -> list[str]:
         found = own(rows, varied=varied)
         ranks = [f"{float(pick(found, measure=rank, blocks='block4')[0]['value']):.0f}" for rank in RANKS]
         probes = [told(found, blocks=blocks) for blocks in ("block1", "block4", "blocks2-4")]
-        lines.append(
-            [width, f"`{goodness}`", f"{float(threshold):.3g}", told(found, "pretext accuracy"), *probes, *ranks]
-        )
+        lines.append([width, f"`{goodness}`", f"{float(threshold):.3g}", told(found, PRETEXT), *probes, *ranks])
     lines.sort(key=lambda line: (int(line[0]), line[1], float(line[2])))
     for width in ("500", "2000"):
         found = [row for row in pick(rows, source="random") if f"width={width}" in row["varied"]]
@@ -194,7 +193,7 @@ def goodness(study: str, dataset: str) -> list[str]:
         line = [f"`{settings.get('method.goodness', 'mean_squares')}`", f"`{settings['method.loss']}`"]
         for method in ("ff", "bp-goodness-all"):
             found = own(rows, varied=varied, method=method)
-            line += [told(found, "pretext accuracy"), both(found)]
+            line += [told(found, PRETEXT), both(found)]
         lines.append(line)
     found = pick(rows, source="random")
     lines.append(["untrained", "", NONE, both(found), "", ""])
