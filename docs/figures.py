@@ -134,9 +134,10 @@ def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
 def by_block(
     name: str, kinds: Mapping[str, Mapping[str, str]], blocks: Sequence[str] = BLOCKS, dataset: str = "mnist"
 ) -> list[str]:
-    """Returns probes of each block, test split: of the runs that each kind names, untrained, of the pixels."""
+    """Returns probes of each block, test split: of the kinds that have runs, untrained, of the pixels."""
     rows = pick(read(name), dataset=dataset)
-    lines = [[label, *(told(own(rows, **wanted), blocks=b) for b in blocks)] for label, wanted in kinds.items()]
+    there = {label: found for label, wanted in kinds.items() if (found := own(rows, **wanted))}
+    lines = [[label, *(told(found, blocks=b) for b in blocks)] for label, found in there.items()]
     wanted = next(iter(kinds.values()))
     lines.append(["untrained", *(told(pick(rows, **wanted, source="random"), blocks=b) for b in blocks)])
     lines.append(["raw pixels", told(pick(rows, source="raw"), blocks="pixels"), *[""] * (len(blocks) - 1)])

@@ -138,7 +138,9 @@ def pretrain(
     with stopping(reporter, lambda: RunFolder(folder).stopped(run.epochs)):
         results = pretrain(run, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:
-        said = "trained without labels" if run.method.trains else "never trained"  # type: ignore[attr-defined]
+        trained: Any = run.method
+        learned = "trained, with nothing that tells labels" if trained.needs().labels else "trained without labels"
+        said = learned if trained.trains else "never trained"
         _print_evaluations(folder, results, json, f"{folder}: {run.label}, {said}\n")
     accelerator.end_training()
 

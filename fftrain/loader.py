@@ -60,10 +60,12 @@ class Loader:
         """Images of an epoch: all, but for a last batch that is not full where the method cannot use one.
 
         Raises:
-            SettingError: where none is left then.
+            SettingError: where none is left then, or a batch has one image alone.
         """
         count = len(self.labels)
         used = count - count % self.batch_size if self.needs.drop_last else count
+        if self.needs.drop_last and self.batch_size < 2:
+            raise SettingError("--batch-size is 1, and the method tells images of a batch apart: give 2 or more")
         if not used:
             raise SettingError(
                 f"--batch-size is {self.batch_size}, but there are {count} images and the method needs full batches: "

@@ -34,8 +34,7 @@ class ReadOut(Evaluation):
         if run.told is None:
             name = run.config["method"]["name"]
             raise RunError(
-                f"{run.path} was trained without labels ({name}): it tells nothing; name what shall be measured, such "
-                "as linear"
+                f"{run.path} has nothing that tells labels ({name}): name what shall be measured, such as linear"
             )
         if reading != run.readings[0]:
             raise SettingError("readout reads as its method does: leave --reading out")

@@ -38,7 +38,7 @@ class PairMethod(Method):
     @model_validator(mode="after")
     def _of_the_loss(self) -> Self:
         """Raises SettingError for a setting that the loss does not have."""
-        name, having = ("threshold", "softplus") if self.loss in ALPHA else ("alpha", "symba or swish")
+        name, having = ("threshold", "softplus") if self.loss in ALPHA else ("alpha", "another")
         if (value := getattr(self, name)) is not None:
             raise SettingError(f"{name} is {value}, and loss {self.loss} has none: leave it out, or choose {having}")
         return self

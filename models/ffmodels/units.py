@@ -127,7 +127,8 @@ def shifted(units: Sequence[Unit], backbone: Backbone) -> list[Unit]:
     """
     heads, count = heads_of(units), len(backbone.blocks)
     if len(units) in (1, count):
-        raise SettingError("--order overlap shifts cuts between units of several blocks: choose --cut 2, or stage")
+        said = f"--order overlap shifts cuts between units of several blocks, and here {len(units)} have {count}"
+        raise SettingError(f"{said}: choose --cut 2" if count > 2 else f"{said}: give the network three blocks or more")
     if len(heads) < count:
         raise SettingError("--order overlap cuts behind other blocks in every other step: choose --at all")
     starts = [0, *(unit.first + 1 for unit in units if unit.first + 1 < count)]

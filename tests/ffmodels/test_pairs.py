@@ -122,7 +122,7 @@ def test_a_loss_has_a_threshold_or_an_alpha_of_its_own(name, goodness, tenth):
             {"loss": "symba", "threshold": 0.0},
             "threshold is 0.0, and loss symba has none: leave it out, or choose soft",
         ),
-        ({"alpha": 4.0}, "alpha is 4.0, and loss softplus has none: leave it out, or choose symba or swish"),
+        ({"alpha": 4.0}, "alpha is 4.0, and loss softplus has none: leave it out, or choose another"),
         ({"loss": "swish", "alpha": 0.0}, "alpha is 0.0: it must be above 0"),
         ({"loss": "hinge"}, "loss is 'hinge': choose one of softplus, symba, swish"),
     ],

@@ -54,7 +54,14 @@ def test_a_recipe_may_name_its_view_and_a_run_without_labels_tells_nothing(cli, 
     run = tmp_path / "runs" / "digits-plain-ff-unsupervised"
     assert cli("fftrain", "pretrain", "--resume", "--out", run, "--epochs", 2).code == 0
     assert json.loads((run / "config.json").read_text())["config"]["view"] == {"name": "plain"}
-    one_line(cli("fftrain", "evaluate", run), 1, "was trained without labels", "hybrid-forward-forward")
+    one_line(cli("fftrain", "evaluate", run), 1, "has nothing that tells labels", "hybrid-forward-forward")
+
+
+def test_a_method_that_reads_labels_and_has_no_classifier_is_not_said_to_be_without_labels(cli, tmp_path):
+    views = ("--view", "two-shifts", "--method", "info-nce", "--batch-size", "20")
+    ended = cli("fftrain", "pretrain", *TINY, *views, "method.supervised=true", "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert ended.out.endswith(": info-nce, trained, with nothing that tells labels\n")
 
 
 def test_settings_of_parts_are_assigned_and_go_over_file_and_recipe(cli, tmp_path):

@@ -97,6 +97,8 @@ def test_a_last_batch_that_is_not_full_is_left_out_where_the_method_needs_full_o
     assert (made.used, made.steps) == (256, 4)
     with pytest.raises(SettingError, match="--batch-size is 301, but there are 300 images"):
         _ = replace(made, batch_size=301).used
+    with pytest.raises(SettingError, match="--batch-size is 1, and the method tells images of a batch apart: give 2"):
+        _ = replace(made, batch_size=1).used
 
 
 @pytest.mark.parametrize(("rows", "sizes"), [(500, [64] * 4), (50, [50] * 6)])

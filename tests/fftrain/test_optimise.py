@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ffcore.errors import SettingError
+from ffmodels.parts import BACKBONES
 from ffmodels.units import shifted
 from fftrain.config import RunConfig
 from fftrain.loop import train
@@ -86,8 +87,12 @@ def test_units_have_rates_of_their_own(tmp_path):
         ({"order": "greedy", "epochs": 2}, "--epochs is 2, but 3 units learn one after another: give more"),
         ({"order": "greedy", "unit_epochs": (1, 1)}, "--unit-epochs is 1,1, but 3 units learn: give one for each"),
         ({"unit_lr": (1.0, 1.0, 1.0, 1.0)}, "--unit-lr is 1.0,1.0,1.0,1.0, but 3 units learn: give at most one"),
-        ({"order": "overlap"}, "--order overlap shifts cuts between units of several blocks: choose --cut 2, or stage"),
-        ({"order": "overlap", "cut": "never"}, "--order overlap shifts cuts"),
+        ({"order": "overlap"}, "--order overlap shifts .* several blocks, and here 3 have 3: choose --cut 2$"),
+        ({"order": "overlap", "cut": "never"}, "--order overlap shifts .*, and here 1 have 3: choose --cut 2$"),
+        (
+            {"order": "overlap", "cut": "2", "backbone": BACKBONES.load("mlp")(width=8, depth=2)},
+            "--order overlap shifts .*, and here 1 have 2: give the network three blocks or more$",
+        ),
         ({"order": "overlap", "cut": "2", "at": "last"}, "--order overlap cuts behind other blocks .*choose --at all"),
     ],
 )

@@ -13,7 +13,9 @@ C channels, K classes, P width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,8 +39,17 @@ class Channelwise(Method):
     temperature: float = setting(0.2, gt=0, description="By which SupCon's cosines are divided.")
     projector: int = setting(128, ge=2, description="Width of what SupCon reads.")
     last: int | None = setting(
-        None, ge=1, description="How many of the last blocks with a loss predict together. [default: all]"
+        None, ge=1, description="At most how many of the last blocks with a loss predict together. [default: all]"
     )
+
+    @model_validator(mode="after")
+    def _of_supcon(self) -> Self:
+        """Raises SettingError for a setting of SupCon where it has no weight: it would change nothing."""
+        for name in ("temperature", "projector"):
+            value, usual = getattr(self, name), type(self).model_fields[name].default
+            if not self.contrast and value != usual:
+                raise SettingError(f"{name} is {value}, and contrast is 0: leave it out, or give contrast a weight")
+        return self
 
     def needs(self) -> Needs:
         """Returns that it reads labels."""

@@ -40,6 +40,9 @@ class ForwardForward(PairMethod):
         "softplus",
         description="Loss of a pair: softplus holds both against a threshold, others each other; softmax, all labels.",
     )
+    alpha: float | None = setting(
+        None, gt=0, description="Factor of goodness in all but softplus. [default: 4 in symba and softmax, 6 in swish]"
+    )
     wrong: Literal["uniform", "goodness"] = setting(
         "uniform", description="How a wrong label is drawn: uniformly, or in proportion to the root of its goodness."
     )

@@ -90,8 +90,8 @@ def test_supcon_reads_what_is_passed_on_as_hcl_ff_does(backbone, settings, grids
     net = BACKBONES.load(backbone)(between="layer", **settings).build(SHAPE, 0)
     data = batch()
     losses = {}
-    for contrast in (0, 0.3):
-        method = METHODS.load("channelwise")(contrast=contrast, temperature=0.5, projector=8)
+    for contrast, of_supcon in ((0, {}), (0.3, {"temperature": 0.5, "projector": 8})):
+        method = METHODS.load("channelwise")(contrast=contrast, **of_supcon)
         units = make_units(method, net, K)
         losses[contrast] = losses_of(method, units, data)
     for (index, head), h, grid in zip(heads_of(units).items(), net(data.views[0]), grids, strict=True):
@@ -185,6 +185,14 @@ def test_it_refuses_channels_that_classes_cannot_share_and_a_network_that_hands_
     )
     with pytest.raises(SettingError, match=r"backbone\.between is none, and channelwise would read its goodness off"):
         make("channelwise", between="none")
+
+
+@pytest.mark.parametrize("given", [{"temperature": 0.5}, {"projector": 64}])
+def test_a_setting_of_supcon_is_refused_where_it_changes_nothing(given):
+    [(name, value)] = given.items()
+    with pytest.raises(SettingError, match=f"^{name} is {value}, and contrast is 0: leave it out, or give"):
+        METHODS.load("channelwise")(**given)
+    assert METHODS.load("channelwise")(contrast=1.0, **given)
 
 
 def test_groups_that_are_normalised_are_those_whose_goodness_it_is():

@@ -61,9 +61,9 @@ def test_a_method_that_tells_nothing_has_no_accuracy(cli, tmp_path):
     run = tmp_path / "run"
     assert pretrain(settings("ff-unsupervised", view="plain", **FEW), run) == []
     assert evaluations(run) == []
-    with pytest.raises(RunError, match=r"was trained without labels .*it tells nothing"):
+    with pytest.raises(RunError, match=r"has nothing that tells labels \(hybrid-forward-forward\): name what"):
         evaluate_run(run, READOUT)
-    one_line(cli("fftrain", "evaluate", run, "--threads", 1), 1, "was trained without labels", "it tells nothing")
+    one_line(cli("fftrain", "evaluate", run, "--threads", 1), 1, "has nothing that tells labels")
     assert evaluations(run) == []
 
 
