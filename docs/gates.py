@@ -14,6 +14,7 @@ from figures import (
     Row,
     both,
     by_block,
+    called,
     chosen,
     markdown,
     own,
@@ -115,13 +116,13 @@ def scff() -> list[str]:
 def redundancy() -> list[str]:
     """Returns the blocks that validation chooses of Barlow Twins and VICReg, by data set, network and cut."""
     rows, lines = read("redundancy"), []
-    for dataset, called in DATA.items():
+    for dataset, named in DATA.items():
         for network in ("mlp", "convnet"):
             of = pick(rows, dataset=dataset, varied=f"backbone={network}")
             cells = [chosen(own(of, method=m + cut)) for m in ("barlow", "vicreg") for cut in REDUNDANCY.values()]
             untrained = chosen(pick(of, method="barlow", source="random"))
             raw = told(pick(of, source="raw"), blocks="pixels")
-            lines.append([called, network, *cells, untrained, raw])
+            lines.append([named, network, *cells, untrained, raw])
     heads = [f"{m}, {cut}" for m in ("Barlow", "VICReg") for cut in REDUNDANCY]
     return markdown(["data", "network", *heads, "untrained", "raw pixels"], lines)
 
@@ -156,9 +157,15 @@ def mended() -> list[str]:
 def six() -> list[str]:
     """Returns the telling cells of the matrix at the study's own width: block4 and the chosen blocks."""
     rows, lines = read("matrix-2000"), []
-    kinds = {"FF on rotations": "ff", "cross-entropy on rotations": "local-ce", "InfoNCE on two views": "info-nce"}
+    kinds = {
+        "FF on rotations": "forward-forward",
+        "cross-entropy on rotations": "cross-entropy",
+        "InfoNCE on two views": "info-nce",
+    }
     for label, method in kinds.items():
-        lines.append([f"{label}, cut", *(both(own(rows, dataset=of, method=method)) for of in DATA)])
+        for cut, how in (("", "cut"), (" cut=never", "uncut, losses on all")):
+            found = (both(own(rows, dataset=of, method=called(method, cut))) for of in DATA)
+            lines.append([f"{label}, {how}", *found])
     lines.append(["untrained", *(both(pick(rows, dataset=of, method="local-ce", source="random")) for of in DATA)])
     lines.append(["raw pixels", *(told(pick(rows, dataset=of, source="raw"), blocks="pixels") for of in DATA)])
     return markdown(["features of", *DATA.values()], lines)
