@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ffcore.errors import SettingError
 from ffcore.settings import setting
-from ffmodels.backbones.base import BlockInfo, as_it_is, mean
+from ffmodels.backbones.base import Backbone, BlockInfo, as_it_is, mean
 from ffmodels.batch import Batch
 from ffmodels.methods.base import Method, Needs
 
@@ -52,6 +53,15 @@ class SelfContrastive(Method):
     def needs(self) -> Needs:
         """Returns that each image comes with another."""
         return Needs(partner=True, views=self.views)
+
+    def check(self, backbone: Backbone, classes: int) -> None:
+        """Raises SettingError, beside what every method refuses, for values of blocks that there are not."""
+        super().check(backbone, classes)
+        count = len(backbone.info)
+        for name in ("positive", "negative", "penalty", "again"):
+            value, usual = getattr(self, name), type(self).model_fields[name].default
+            if len(value) > count and value != usual:
+                raise SettingError(f"{name} has {len(value)} values, and there are {count} blocks: give no more")
 
     def inputs(self, batch: Batch, classes: int) -> Tensor:
         """Returns the views, then the other images: float32 [2B or 3B, C, H, W]."""

@@ -78,6 +78,13 @@ def test_settings_of_blocks_stand_for_those_that_follow():
     assert [head.negative for head in heads] == [5.0] * 4
 
 
+@pytest.mark.parametrize(("name", "value"), [("positive", (1.0, 2.0, 3.0)), ("again", (False, True, True))])
+def test_values_of_blocks_that_there_are_not_are_refused(name, value):
+    with pytest.raises(SettingError, match=f"^{name} has 3 values, and there are 2 blocks: give no more$"):
+        make("self-contrastive", depth=2, **{name: value})
+    make("self-contrastive", depth=1)  # the defaults are of two
+
+
 def test_a_network_without_normalisation_is_refused():
     with pytest.raises(SettingError, match="between is none, and self-contrastive would read its goodness off"):
         make("self-contrastive", between="none")
