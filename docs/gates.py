@@ -9,6 +9,7 @@ from figures import (
     BLOCKS,
     CIFAR,
     DATA,
+    NONE,
     PRETEXT,
     PROBE,
     Row,
@@ -152,6 +153,13 @@ def mended() -> list[str]:
         label = f"`{loss}`, wrong labels {wrong}, rate {of['lr']}"
         lines.append((label, pick(rows, varied=varied), published[loss]))
     return errors(lines)
+
+
+def overlapping() -> list[str]:
+    """Returns test errors of FF mended by where gradients are cut: at each block, at each second one, shifted."""
+    rows, second = read("ff-overlap"), "forward-forward cut=2"
+    methods = {"at each block": "ff", "at each second block": second, "there, shifted": f"{second} order=overlap"}
+    return errors((label, pick(rows, method=method), NONE) for label, method in methods.items())
 
 
 def six() -> list[str]:
@@ -319,5 +327,6 @@ def tables() -> dict[str, list[str]]:
         "losses": by_block("losses-10k", PARTS, dataset=CIFAR),
         "gate: ff mended": mended(),
         "ff mended: search": searched(),
+        "ff mended: overlap": overlapping(),
         "matrix: 4x2000": six(),
     }

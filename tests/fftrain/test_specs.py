@@ -59,7 +59,7 @@ def test_the_specs_of_the_results_are_legal(path, stand_ins, monkeypatch):
     monkeypatch.chdir(stand_ins)
     counts = {"mnist": 29, "fashion-mnist": 5, "cifar10-jpeg": 4, "gap": 4, "gap-plain-probe": 3, "width": 2}
     counts |= {"shipped": 1, "search-1": 46, "search-2": 23, "search-3": 4, "search-rates": 9}
-    counts |= {"claim-cifar10": 18, "scff-mnist": 3, "predsim-mnist": 12, "ff-mended": 27}
+    counts |= {"claim-cifar10": 18, "scff-mnist": 3, "predsim-mnist": 12, "ff-mended": 18, "ff-overlap": 9}
     counts |= {"channelwise-cifar10": 6, "info-nce-cifar10": 9, "predsim-cifar10": 9, "matrix": 180}
     counts |= {"scff-cifar10": 4, "claim-mnist": 18, "claim-cifar10-long": 2, "claim-search": 18, "redundancy": 108}
     counts |= {"goodness": 72, "matrix-2000": 54, "depth": 126, "depth-resnet18": 36, "tasks": 22, "colour": 2}
