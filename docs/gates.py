@@ -142,6 +142,11 @@ def channelwise() -> list[str]:
     return markdown(["features of", *BLOCKS], lines)
 
 
+def pair(loss: str) -> str:
+    """Returns what runs of FF mended have that vary: a loss at the source's rate, wrong labels drawn uniformly."""
+    return f"lr=0.0125, method.loss={loss}, method.threshold=None, method.wrong=uniform"
+
+
 def mended() -> list[str]:
     """Returns test errors of FF mended, by loss of a pair and how wrong labels are drawn."""
     rows, lines = read("ff-mended"), []
@@ -191,7 +196,7 @@ def asked() -> list[str]:
     of_cifar = {"predsim": own(cifar, method="predsim"), TOP: own(cifar, method="bp")}
     two, greedy = read("info-nce-cifar10"), read("scff-mnist")
     of_two = {label: own(two, **wanted) for label, wanted in CLAIMED.items()}
-    swish = pick(read("ff-mended"), varied="lr=0.0125, method.loss=swish, method.threshold=None, method.wrong=uniform")
+    swish = pick(read("ff-mended"), varied=pair("swish"))
     error = {label: 100 - mean(rows, PRETEXT) for label, rows in of_mnist.items()}
     apart = {label: gap(contrast) for label, contrast in (("alone", "0.0"), ("with SupCon", "1.0"))}
     beside = [*margins()]

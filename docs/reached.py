@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from figures import CIFAR, DATA, NONE, PRETEXT, STUDIED, Row, called, chosen, markdown, own, pick, read, told
+from gates import of_scff, pair
 
 Wanted = Mapping[str, str]
 HEADS = ("data, network", "spec", "read by", "cut at each block", "uncut, losses on all", "uncut, loss on the last")
@@ -19,8 +20,6 @@ READ: dict[str, Callable[[Sequence[Row]], str]] = {
 }
 MNIST, FASHION = "mnist", "fashion-mnist"
 CONVNET = "conv 16-32-64-128"
-HALF = {"varied": "epochs=18, unit_epochs=[6, 4, 8], backbone.channels=[48, 192, 768]"}
-FULL = {"varied": "epochs=31, unit_epochs=[6, 4, 21], backbone.channels=[96, 384, 1536]"}
 PREDSIM = {"all": {"method": "cross-entropy cut=never"}, "last": {"method": "bp"}}
 FORMULA = "study-formula"
 
@@ -142,14 +141,14 @@ LINES: dict[str, list[Line]] = {
     ],
     "self-contrastive": [
         Line("2x2000", "scff-mnist", MNIST, {"method": "self-contrastive order=greedy"}, published="98.70"),
-        Line("conv 48-192-768", "scff-cifar10", CIFAR, HALF),
-        Line("conv 96-384-1536", "scff-cifar10", CIFAR, FULL, published="80.75"),
+        Line("conv 48-192-768", "scff-cifar10", CIFAR, of_scff("half")),
+        Line("conv 96-384-1536", "scff-cifar10", CIFAR, of_scff("full"), published="80.75"),
         *(twins("self-contrastive", "4x500, two views", "matrix", dataset) for dataset in (MNIST, CIFAR)),
     ],
     "clapp": [Line(CONVNET, "losses-10k", CIFAR, {"method": "clapp"}, published="80.51; end to end 80.49")],
     "forward-forward": [
-        mended("swish", "98.35", "lr=0.0125, method.loss=swish, method.threshold=None, method.wrong=uniform"),
-        mended("symba", "97.8", "lr=0.0125, method.loss=symba, method.threshold=None, method.wrong=uniform"),
+        mended("swish", "98.35", pair("swish")),
+        mended("symba", "97.8", pair("symba")),
         mended("softplus", "97.3", "lr=0.0036, method.loss=softplus, method.threshold=2.0, method.wrong=uniform"),
         *(
             Line(
