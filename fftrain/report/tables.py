@@ -16,6 +16,7 @@ from fftrain.report.records import PRETEXT
 from fftrain.report.section import NOT_MEASURED, Table
 
 QUOTED = ("published", "difference")
+SHOWN = 10  # numbers of a curve, in a table
 
 
 def _beside(title: str, lines: Sequence[dict[str, str]], keys: Sequence[str]) -> Table:
@@ -44,11 +45,16 @@ def search_table(found: Collection) -> Table:
         falls = [before - after for before, after in itertools.pairwise(epochs)]
         row = {"data set": cell.dataset, "view": cell.view, "method": cell.method, "settings": cell.varied}
         row |= {"seed": str(cell.seed), "validation": cell.reason if value is None else f"{100 * value:.1f}"}
-        row["curve, by epoch"] = " ".join(f"{epoch:.1f}" for epoch in epochs)
+        row["curve, by epoch"] = " ".join(f"{epoch:.1f}" for epoch in few(epochs))
         row["largest fall"] = f"{max(0.0, *falls):.1f}" if falls else ""
         rows.append((cell.dataset, cell.view, -(value or 0.0), row))
     rows.sort(key=lambda row: row[:3])
     return Table.of("Pretext accuracy on validation in %", [row[3] for row in rows])
+
+
+def few(epochs: Sequence[float]) -> Sequence[float]:
+    """Returns at most ten of the numbers, evenly apart up to the last."""
+    return epochs[:: -max(1, -(-len(epochs) // SHOWN))][::-1]
 
 
 def pretext_table(found: Sequence[Group], published: Published) -> Table:

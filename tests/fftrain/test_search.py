@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ffmodels.evaluated import evaluations
 from fftrain import write_report
+from fftrain.report.tables import few
 from fftrain.study import Shard, Study, run_study
 from tests.fftrain.reports import markdown_tables, records
 from tests.fftrain.studies import planned
@@ -46,3 +47,10 @@ def test_a_search_ranks_what_it_tried_by_validation_and_reads_nothing_else(tmp_p
     assert [row["largest fall"] for row in rows] == [f"{max(0.0, a - b):.1f}" for a, b in curves]
     assert "## Transfer" not in text
     assert "incomplete" not in text
+
+
+def test_a_long_curve_shows_ten_numbers_evenly_apart_up_to_the_last():
+    assert few(range(60)) == range(5, 60, 6)
+    assert few([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
+    assert few(range(11)) == range(0, 11, 2)
+    assert list(few([])) == []
