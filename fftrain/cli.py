@@ -125,16 +125,21 @@ def pretrain(
     from fftrain.run import RunFolder
     from fftrain.training import pretrain
 
-    if resume and out is not None and (out / "config.json").exists():
+    goes_on = resume and out is not None and (out / "config.json").exists()
+    if goes_on and out is not None:
         begun, place, folder = RunFolder(out).read_config(), given.pop("dataset", None), out
         run = RunConfig.made(merged(begun.to_dict(), *layers, given))
         begun.continued(run)
         run = found_at(out, run, place, given.get("data_dir"))
+    elif resume and not any(layers) and not given.keys() - {*RunConfig.FREE, "dataset"}:
+        raise SettingError(f"--out {out} holds no run to continue, and nothing says what to train: name another folder")
     else:
         run = RunConfig.made(merged(*layers, given), "" if config is None or given else f"{config}: ")
         check_dataset(run.dataset)
         folder = out or Path("runs") / f"{file_name(run.dataset)}-{run.view.called}-{run.label.replace(' ', '-')}"
     accelerator, reporter = start(run.threads, run.mixed_precision, run.track, processes)
+    if resume and not goes_on:
+        reporter.note(f"{folder} holds no run yet: it begins")
     with stopping(reporter, lambda: RunFolder(folder).stopped(run.epochs)):
         results = pretrain(run, folder, resume=resume, accelerator=accelerator, reporter=reporter)
     if accelerator.is_main_process:

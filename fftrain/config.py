@@ -114,7 +114,11 @@ class RunConfig(DataSettings):
         None, description="Precision of the matrix products. [default: the launcher's, else no]"
     )
     threads: int | None = setting(None, ge=1, le=256, description=THREADS_HELP)
-    eval_images: int = setting(500, ge=1, description="Images of each split in the curves, each class its share.")
+    eval_images: int = setting(
+        500,
+        ge=1,
+        description="Images of each split in the curves, each class its share; of a loss of full batches one at least.",
+    )
     track: Literal["tensorboard"] | None = setting(
         None, description="Write the curves for this tracker into the run folder too."
     )
@@ -172,9 +176,10 @@ class RunConfig(DataSettings):
         found: tuple[str, ...] = view.class_names(of_data)
         if needs.views != view.views:
             fitting = ", ".join(name for name in VIEWS if VIEWS.load(name).views == needs.views)
+            takes = f", or method.views={view.views}" if "views" in type(method).model_fields else ""
             raise SettingError(
                 f"--view {view.part_name} gives {view.views} of an image where --method {method.part_name} takes "
-                f"{needs.views}: choose one of {fitting}"
+                f"{needs.views}: choose one of {fitting}{takes}"
             )
         if needs.labels and not found:
             classes = CLASSES.get(self.dataset.partition(":")[0], CLASSES[FOLDER])

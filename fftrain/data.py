@@ -34,6 +34,8 @@ from fftrain.sources import ArraySource, Labels, Source
 from fftrain.stored import Index, Pictures, Stored, in_parts, joined
 
 VALIDATION_IMAGES = 5000
+# Training images by which a run knows its data again.
+KNOWN_BY = 5000
 # What reads a data set that is named by where it lies.
 PLACED: dict[str, Callable[[Place, DataSettings], Encoded]] = {FOLDER: ImageFolder, "hf": HuggingFace}
 # The splits are the same whatever seed a run has.
@@ -88,6 +90,11 @@ class ImageData:
     def held_out_digest(self) -> str:
         """A digest of the held-out images and their labels: another where the data have changed."""
         return digest_of(self.validation, self.test)
+
+    @cached_property
+    def train_digest(self) -> str:
+        """A digest of 5,000 training images, each class its share, and of the labels of all."""
+        return digest_of(sample(self.train, KNOWN_BY), Split(self.train.images[:0], self.train.labels))
 
     @property
     def train_and_validation(self) -> Split:

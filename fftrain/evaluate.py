@@ -194,7 +194,7 @@ class _Measuring:
             **self.place,
             **_part(config).place(self.place["dataset"], config.target),
             "settings": settings,
-            "data": describe(self.plain)["digest"],
+            "data": self.plain.held_out_digest,
             **({"training": self.training} if _part(config).training else {}),
             "weights": self.weights,
             **({"depends": dict(depends)} if depends else {}),

@@ -60,9 +60,11 @@ class Loader:
         """Images of an epoch: all, but for a last batch that is not full where the method cannot use one.
 
         Raises:
-            SettingError: where none is left then, or a batch has one image alone.
+            SettingError: where none is left then, a batch has one image alone, or there is one where it takes two.
         """
         count = len(self.labels)
+        if count < 2 and (self.needs.drop_last or self.needs.partner):
+            raise SettingError("there is 1 image to train on, and the method needs another beside it: give more")
         used = count - count % self.batch_size if self.needs.drop_last else count
         if self.needs.drop_last and self.batch_size < 2:
             raise SettingError("--batch-size is 1, and the method tells images of a batch apart: give 2 or more")
@@ -89,7 +91,8 @@ class Loader:
         """Yields this process's batches of the split in order, with draws that are the same every time.
 
         Whole batches are shared out, so that they are the same on any number of processes, and see no other's rows.
-        Where a method needs full batches they are as large as those of a step, so that losses of a batch compare.
+        None is larger than those of a step, and where a method needs full ones each is as large, so that losses that
+        depend on a batch compare; a split that has fewer images is a batch by itself.
 
         Args:
             rows: of a batch, at most.
@@ -97,10 +100,9 @@ class Loader:
         Returns:
             Batches, and the share of their images that each is.
         """
-        count = len(self.labels)
-        if self.needs.drop_last:
-            rows = min(rows, self.batch_size)
-            count -= count % rows if count > rows else 0
+        count, rows = len(self.labels), min(rows, self.batch_size)
+        if self.needs.drop_last and count > rows:
+            count -= count % rows
         batches = torch.split(torch.arange(count, device=self._where), rows)
         for index, images in self._read(batches[self.process :: self.processes]):
             yield self._batch(index, images, FIRST), len(index) / count

@@ -71,6 +71,7 @@ def train(
     begin: Callable[[int], object],
     backward: Callable[[Tensor], object],
     watch: Watch,
+    before: int = 0,
 ) -> None:
     """Takes a step for each batch.
 
@@ -82,12 +83,13 @@ def train(
         begin: is told the number of a step, from 0, before it is taken: sets learning rates and seeds.
         backward: as in `step`.
         watch: as in `step`.
+        before: steps of the run before these, which have had their turns.
     """
     for units, _ in turns:
         for unit in units:
             unit.train()
     for number, (batch, weight) in enumerate(batches):
-        units, optimizers = turns[number % len(turns)]
+        units, optimizers = turns[(before + number) % len(turns)]
         begin(number)
         step(method, classes, units, optimizers, batch, backward=backward, watch=watch, weight=weight)
 

@@ -136,7 +136,10 @@ def recognised(run: Run, data: ImageData, *, other: bool = False) -> ImageData:
             f"{run.path} was trained on {c}x{h}x{w} images, but {data.name} has {'x'.join(map(str, data.shape))}: "
             f"read it as such with --image-size {h}{' --grayscale' if c == 1 else ''}"
         )
-    if trained.get("digest") == data.held_out_digest and list(data.class_names) == trained["class_names"]:
+    alike = trained.get("digest") == data.held_out_digest and list(data.class_names) == trained["class_names"]
+    if alike and (told := trained.get("train_digest")) and len(data.train) == trained["images"]["train"]:
+        alike = told == data.train_digest  # an earlier version recorded none; others may be read for an evaluation
+    if alike:
         return data if data.name == trained["name"] else replace(data, name=trained["name"])
     if data.name == trained["name"]:
         raise RunError(
@@ -145,7 +148,7 @@ def recognised(run: Run, data: ImageData, *, other: bool = False) -> ImageData:
         )
     if not other:
         raise RunError(
-            f"{run.path} was trained on {trained['name']}, and {data.name} is not that: its held-out images or classes "
+            f"{run.path} was trained on {trained['name']}, and {data.name} is not that: its images or classes "
             "are others; name what it was trained on, or hand that over in Python, as in evaluate_run(run, data=...)"
         )
     return data

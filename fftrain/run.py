@@ -190,6 +190,7 @@ def describe(data: ImageData) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "images": {name: len(data.split(name)) for name in ("train", "validation", "test")},
         "digest": data.held_out_digest,
+        "train_digest": data.train_digest,
         "skipped": list(data.skipped),
         "hub": data.hub,
     }

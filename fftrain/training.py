@@ -60,8 +60,9 @@ def pretrain(
 
     Args:
         config: what to train.
-        out: the run folder: new, or with `resume` one that holds a run.
-        resume: go on from the newest checkpoint; the end is bit-identical to a run that was never stopped.
+        out: the run folder: new, or with `resume` perhaps one that holds a run.
+        resume: go on from the newest checkpoint, where `out` holds a run, else begin; the end is bit-identical to a run
+            that was never stopped.
         accelerator: devices and processes; None makes one from the config.
         data: the data set, where it is loaded already; it is recorded under its own name. One to resume may have moved:
             it is told by its digest.
@@ -141,15 +142,17 @@ class Training:
             method, self.backbone, self.classes, cut=config.cut, at=config.at, seed=config.seed
         )
         self.stretches = stretches(self.units, self.backbone, config, accelerator)
+        self.loader = self._loader(data.train if config.holdout else data.train_and_validation)
+        self.steps = self.loader.steps
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and not resume:
             hardware = describe_hardware(accelerator.num_processes, accelerator.device)
             folder.create(config, data, class_names, hardware)
         self.start = restore(folder, config, accelerator, reporter) if resume else 0
-        whole = data.train if config.holdout else data.train_and_validation
-        self.loader = self._loader(whole)
+        # Of a loss that needs full batches, one at least.
+        shown = max(config.eval_images, config.batch_size) if method.needs().drop_last else config.eval_images
         self.curves = {
-            name: self._loader(sample(split, config.eval_images))
+            name: self._loader(sample(split, shown))
             for name, split in (("train", data.train), ("validation", data.validation))
         }
         self._say()
@@ -236,7 +239,7 @@ class Training:
             FloatingPointError: with the losses' names, where one is not finite: on a CPU before the step, on a GPU when
                 the epoch ends, the steps having been left out.
         """
-        config, accelerator, steps = self.config, self.accelerator, self.loader.steps
+        config, accelerator, steps = self.config, self.accelerator, self.steps
         stretch = self.stretch(epoch)
         watch = Watch(accelerator, stretch.names, config.clip)
         ahead = steps * (config.epochs - epoch)
@@ -247,8 +250,8 @@ class Training:
 
         loaded = self._told(self.loader.epoch(epoch), stretch)
         batches = self.reporter.track(loaded, steps, f"epoch {epoch}/{config.epochs}", ahead)
-        backward = accelerator.backward
-        train(self.method, self.classes, stretch.turns, batches, begin=begin, backward=backward, watch=watch)
+        told = {"begin": begin, "backward": accelerator.backward, "watch": watch, "before": steps * (epoch - 1)}
+        train(self.method, self.classes, stretch.turns, batches, **told)
         return watch.means(self.loader.used)
 
     def _curve(self, loader: Loader, stretch: Stretch) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def test_a_units_graph_and_gradients_are_gone_before_the_next_runs(method, backb
     ("method", "settings"),
     [
         *((method, {}) for method, backbone in ALL if backbone == BACKBONE),
-        *(("cross-entropy", {"between": between}) for between in get_args(Between)),
+        *(("cross-entropy", {"between": between}) for between in get_args(Between) if between != "group"),
+        ("cross-entropy", {"between": "group", "groups": 2}),
     ],
 )
 def test_gradients_of_maps_lie_as_maps_do(method, settings):

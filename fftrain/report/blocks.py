@@ -85,9 +85,7 @@ def readout_curves(found: Sequence[Group]) -> list[Curve]:
         rows = group.rows
         rows = rows[(rows["measure"] == READER) & (rows["split"] == group.split)]
         rows = rows[rows["blocks"].str.startswith("block")]
-        means = {
-            str(b).removesuffix("-mean"): Mean.of(part, group.cells) for b, part in rows.groupby("blocks", sort=False)
-        }
+        means = {str(b): Mean.of(part, group.cells) for b, part in rows.groupby("blocks", sort=False)}
         about = {"panel": f"{group.dataset} {group.view}", "name": f"{group.label}, readout", "style": group.method}
         curves += [Curve(dataset=group.dataset, **about, means=means)] if len(means) > 1 else []  # one is no line
     return curves

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from ffcore.errors import SettingError
 from ffmodels.backbones.base import BlockInfo, as_it_is
 from ffmodels.layers import Means
 from ffmodels.norm import BatchNorm
@@ -25,8 +26,15 @@ def projector(block: BlockInfo, width: int, grid: int = 1) -> nn.Sequential:
         block: whose activations it reads.
         width: P.
         grid: G: 1 keeps no space, 2 or 4 some (CLAPP++, arXiv 2601.21683).
+
+    Raises:
+        SettingError: where space is to be kept, and there is none.
     """
     inputs, first = block.dim, nn.Sequential()
+    if grid > 1 and len(block.shape) == 1:
+        raise SettingError(
+            f"method.grid is {grid}, and the activations of block {block.index + 1} are no map: leave it out"
+        )
     if len(block.shape) > 1:
         first = nn.Sequential(
             nn.Conv2d(block.shape[0], width, 1, bias=False),

@@ -91,7 +91,7 @@ class Run:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """What is recorded of the data set: name, shape, class_names, images, digest, skipped, hub."""
+        """What is recorded of the data set: name, shape, class_names, images, digest, train_digest, skipped, hub."""
         found: Mapping[str, Any] = self.record["data"]
         return found
 

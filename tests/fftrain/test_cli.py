@@ -158,6 +158,8 @@ def test_options_override_the_config_file(cli, tmp_path):
         (["--dataset", "digits", "--view", "jigsaw", "--image-size", "4"], 2, ["24 classes does not fit into the 4x4"]),
         (["--dataset", "imagefolder:none"], 1, ["none is no folder"]),
         (["--resume"], 2, ["--resume needs --out"]),
+        (["--resume", "--out", "typo"], 2, ["--out typo holds no run to continue", "nothing says what to train"]),
+        (["--resume", "--out", "typo", "--epochs", "9", "--dataset", "digits"], 2, ["--out typo holds no run"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_leaves_nothing(cli, tmp_path, monkeypatch, options, code, words):
@@ -203,9 +205,20 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(cli, tmp_path
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_batch_that_cannot_be_filled_leaves_nothing(cli, tmp_path):
+    two = ["--dataset", "digits", "--limit", "100", "--method", "barlow", "--view", "two-shifts", "--epochs", "1"]
+    for size in (128, 1):
+        ended = cli("fftrain", "pretrain", *two, "--batch-size", size, "--out", tmp_path / "run")
+        one_line(ended, 2, f"--batch-size is {size}")
+        assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"]
+    ended = cli("fftrain", "pretrain", *two, "--batch-size", 50, "--out", tmp_path / "run", "backbone.width=20")
+    assert ended.code == 0
+
+
 def test_resume_goes_on_and_refuses_another_recipe(cli, tmp_path):
     run = tmp_path / "run"
-    assert cli("fftrain", "pretrain", *TINY, "--out", run, "--resume").code == 0  # nothing there yet: it starts
+    ended = cli("fftrain", "pretrain", *TINY, "--out", run, "--resume")
+    assert (ended.code, f"{run} holds no run yet: it begins" in ended.err) == (0, True)
     one_line(
         cli("fftrain", "pretrain", "--resume", "--out", run, "--lr", "0.5"), 2, "--lr is 0.5, but the run to resume"
     )

@@ -99,21 +99,26 @@ def test_a_last_batch_that_is_not_full_is_left_out_where_the_method_needs_full_o
         _ = replace(made, batch_size=301).used
     with pytest.raises(SettingError, match="--batch-size is 1, and the method tells images of a batch apart: give 2"):
         _ = replace(made, batch_size=1).used
+    for needs in (Needs(drop_last=True), Needs(partner=True)):
+        with pytest.raises(SettingError, match=r"^there is 1 image to train on, and the method needs another beside"):
+            _ = replace(made, images=made.images[:1], labels=made.labels[:1], needs=needs).used
 
 
 @pytest.mark.parametrize(("rows", "sizes"), [(500, [64] * 4), (50, [50] * 6)])
 def test_losses_of_a_batch_are_measured_on_batches_as_large_as_those_of_a_step(rows, sizes):
     made = replace(loader(settings("bp", **SMALL)), needs=Needs(labels=True, drop_last=True))
     assert [(len(batch.labels), share) for batch, share in made.once(rows)] == [(n, 1 / len(sizes)) for n in sizes]
+    other = [len(batch.labels) for batch, _ in replace(made, needs=Needs(labels=True)).once(rows)]
+    assert other == [*sizes, 300 - sum(sizes)][: -(-300 // sizes[0])]
     few = replace(made, batch_size=400)  # as in the curves of a small validation split: all of it is one batch
     assert [len(batch.labels) for batch, _ in few.once(500)] == [300]
 
 
 @pytest.mark.parametrize("world", [1, 2, 7])
 def test_what_is_measured_is_each_image_once_in_the_batches_of_one_process(world):
-    config = settings("bp", **SMALL)
+    config = settings("bp", **{**SMALL, "batch_size": 100})
     made = [replace(loader(config), process=rank, processes=world) for rank in range(world)]
-    found = [part for each in made for part in each.once(100)]
+    found = [part for each in made for part in each.once(500)]
     assert sum(share for _, share in found) == pytest.approx(1)
     assert sorted(len(batch.labels) for batch, _ in found) == [100, 100, 100]
     assert not any(batch.shares or batch.empty for batch, _ in found)

@@ -148,10 +148,14 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, value
     assert weights(tmp_path / "whole") == weights(tmp_path / "stopped")
 
 
-def test_what_is_told_is_told_by_the_blocks_that_have_learned(tmp_path):
+@pytest.mark.parametrize(
+    "method",
+    ["cross-entropy", {"name": "forward-forward", "loss": "swish", "goodness": "mean_squares", "wrong": "goodness"}],
+)
+def test_what_is_told_is_told_by_the_blocks_that_have_learned(tmp_path, method):
     """In the first block's epochs the curve is that block's, not that of the last as it was drawn."""
-    pretrain(run({"width": 48}, order="greedy", unit_epochs=(8, 1, 1), lr=1e-2), tmp_path / "three")
-    pretrain(run({"width": 48, "depth": 1}, epochs=8, lr=1e-2), tmp_path / "one")
+    pretrain(run({"width": 48}, method=method, order="greedy", unit_epochs=(8, 1, 1), lr=1e-2), tmp_path / "three")
+    pretrain(run({"width": 48, "depth": 1}, method=method, epochs=8, lr=1e-2), tmp_path / "one")
     three, one = (
         [{split: epoch[split]["accuracy"] for split in ("train", "validation")} for epoch in curves(tmp_path / name)]
         for name in ("three", "one")
@@ -196,6 +200,21 @@ def test_with_shifted_cuts_a_loss_reaches_the_block_below_in_every_other_step():
     train(method, K, turns, [(data, 1.0) for data in steps], backward=lambda loss: loss.backward(), **nothing)
     for found, expected in zip(backbone.parameters(), mine.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_cuts_are_shifted_in_every_other_step_of_the_run_however_long_an_epoch_is(tmp_path):
+    """Of one batch a first epoch is a step between the cuts as they are, and a second one between the others."""
+    other = {"cut": "2", "batch_size": 300}
+    for order in ("together", "overlap"):
+        for epochs in (1, 2):
+            pretrain(run({"depth": 4}, order=order, epochs=epochs, **other), tmp_path / order / str(epochs))
+    read = {
+        order: [load_file(tmp_path / order / n / "backbone.safetensors") for n in "12"]
+        for order in ("together", "overlap")
+    }
+    name = "blocks.0.0.weight"
+    torch.testing.assert_close(read["together"][0][name], read["overlap"][0][name], rtol=0, atol=1e-6)
+    assert (read["together"][1][name] - read["overlap"][1][name]).abs().max() > 1e-4
 
 
 ORDERS = {

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from ffcore.errors import RunError
+from ffcore.files import read_json, write_json
 from ffmodels.evaluated import evaluations
 from fftrain import compare_runs, evaluate_run, write_report
 from fftrain.data import ImageData, Split
@@ -104,6 +106,27 @@ def test_the_same_data_by_another_name_are_the_runs_own(beans, tmp_path):
     pretrain(settings(**SETTINGS), tmp_path / "other", data=renamed)
     assert compare_runs(beans, tmp_path / "other", data=renamed)["images"] == 30
     assert json.loads((tmp_path / "other" / "config.json").read_text())["data"]["name"] == "kidney beans"
+
+
+@pytest.mark.parametrize("change", ["labels", "images"])
+def test_training_images_that_have_changed_are_refused(beans, change):
+    """Though those held out are the same."""
+    data = arrays()
+    changed = replace(data.train, **{change: getattr(data.train, change).flip(0)})
+    before = times(beans)
+    for call in (
+        lambda: pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=replace(data, train=changed)),
+        lambda: evaluate_run(beans, LINEAR, data=replace(data, train=changed)),
+    ):
+        with pytest.raises(RunError, match="has changed since"):
+            call()
+    assert times(beans) == before
+    fewer = replace(data, train=data.train.at(slice(0, 60)))  # probes may read some of them
+    assert evaluate_run(beans, LINEAR, data=fewer)
+    known = read_json(beans / "config.json")
+    del known["data"]["train_digest"]  # which earlier versions did not record
+    write_json(beans / "config.json", known)
+    pretrain(settings(**{**SETTINGS, "epochs": 2}), beans, resume=True, data=data)
 
 
 @pytest.mark.parametrize("name", ["beans", "peas"])

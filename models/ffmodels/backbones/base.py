@@ -103,11 +103,8 @@ def layer(h: Tensor, pool: Pool = as_it_is) -> Tensor:
 
 
 def group(h: Tensor, groups: int, pool: Pool = as_it_is) -> Tensor:
-    """LayerNorm without parameters of each group of channels by itself (DeeperForward, ICLR 2025; HCL-FF, CVPR 2026).
-
-    What cannot be shared out evenly is one group.
-    """
-    h, groups = as_it_is(h), groups if h.shape[1] % groups == 0 else 1
+    """LayerNorm without parameters of each group of channels (DeeperForward, ICLR 2025; HCL-FF, CVPR 2026)."""
+    h = as_it_is(h)
     centred = h - _like(of_groups(h, groups), h)
     found = pool(centred)
     return found * _like(of_groups(centred.square(), groups).clamp(min=EPS**2).rsqrt(), found)
@@ -183,7 +180,8 @@ class Backbone(nn.Module):
 
     Raises:
         SettingError: where it does not fit: a block gives no float tensor of its batch, rows of an image depend on
-            others in evaluation, features are no [B, D], or keep more of a map than it has.
+            others in evaluation, features are no [B, D], or keep more of a map than it has, or groups do not share
+            its channels.
     """
 
     def __init__(
@@ -268,6 +266,8 @@ class Backbone(nn.Module):
         for index, stage in enumerate(stages):
             h = self.block(index, h)
             fits = isinstance(h, Tensor) and h.ndim > 1 and len(h) == 2 and h.is_floating_point()
+            if fits and self.between == "group":
+                self._check_groups(f"block {index + 1}", h)
             features = self.features(h) if fits else None
             if features is None or features.ndim != 2 or len(features) != 2:
                 gave = [*h.shape] if isinstance(h, Tensor) else type(h).__name__
@@ -294,6 +294,19 @@ class Backbone(nn.Module):
         self.train(was)
         return tuple(info)
 
+    def _check_groups(self, of: str, h: Tensor) -> None:
+        """Raises SettingError where channels cannot be shared out evenly, or a group would be a single number."""
+        channels, numbers = h.shape[1], size(h.shape[1:])
+        if channels % self.groups:
+            raise SettingError(
+                f"backbone.groups is {self.groups}, and {of} has {channels} channels: choose what divides them"
+            )
+        if numbers == self.groups:
+            raise SettingError(
+                f"backbone.groups is {self.groups}, and {of} has {numbers} numbers: one by itself is nothing where its "
+                "mean is taken off; choose fewer groups"
+            )
+
 
 class BackboneSettings(Part):
     """The settings of a backbone; what they build is the same for the same seed, whatever was drawn before."""
@@ -306,7 +319,15 @@ class BackboneSettings(Part):
         """Returns the network for images of a shape. Raises SettingError where they do not fit."""
 
     def build(self, shape: Shape, seed: int) -> Backbone:
-        """Returns the untrained network: its weights are a function of the seed alone."""
+        """Returns the untrained network: its weights are a function of the seed alone.
+
+        Raises SettingError where the settings do not fit the images, or each other.
+        """
+        if self.between != "group" and self.groups != type(self).model_fields["groups"].default:
+            raise SettingError(
+                f"backbone.groups is {self.groups}, and backbone.between is {self.between}: choose group, or leave "
+                "groups out"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.make(shape)

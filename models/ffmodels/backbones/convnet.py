@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
+from ffcore.errors import SettingError
 from ffcore.settings import setting
 from ffmodels.backbones.base import Backbone, Shape
 from ffmodels.layers import LayerSettings
@@ -42,6 +43,13 @@ class ConvNet(LayerSettings):
 
     def make(self, shape: Shape) -> Backbone:
         """Returns a block for each number of channels. Maps are padded: images may have any size."""
+        for name in ("kernel", "pooling"):
+            if len(values := getattr(self, name)) > len(self.channels):
+                raise SettingError(
+                    f"backbone.{name} has {len(values)} values, and there are {len(self.channels)} blocks: give no more"
+                )
+        if {*self.pooling} == {"none"} and (self.pool_first or self.window != 2):
+            raise SettingError("backbone.pooling is none: leave out backbone.window and backbone.pool_first")
         blocks: list[nn.Module] = []
         pools: list[nn.Module] = [nn.Identity()]
         for index, (inputs, outputs) in enumerate(pairwise([shape[0], *self.channels])):

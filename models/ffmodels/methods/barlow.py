@@ -1,6 +1,7 @@
 """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230) at each block, as Siddiqui et al. 2023 (arXiv 2302.01647) do.
 
-Two views of an image go through the network; behind a projector, p1 and p2 are standardised over the batch, and
+Two views of an image go through the network; behind a projector, p1 and p2 are standardised over the batch (1e-5 is
+added to variances), and
 
     c = p1^T p2 / B,    L = sum_i (1 - c_ii)^2 + redundancy * sum_(i != j) c_ij^2.
 

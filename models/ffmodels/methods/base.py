@@ -113,9 +113,12 @@ class Readout(nn.Module, ABC):
 
 def with_mean(scores: dict[str, Tensor], blocks: Sequence[int]) -> dict[str, Tensor]:
     """Returns scores [B, K] by block, and last what predicts: their mean over some blocks, indices from 0."""
-    names = [f"block{index + 1}" for index in blocks]
-    name = names[0] if len(names) == 1 else f"blocks{blocks[0] + 1}-{blocks[-1] + 1}-mean"
-    return {**scores, name: torch.stack([scores[each] for each in names]).mean(0)}
+    numbers = [index + 1 for index in blocks]
+    neighbours = numbers == [*range(numbers[0], numbers[-1] + 1)]
+    called = f"{numbers[0]}-{numbers[-1]}" if neighbours else "+".join(map(str, numbers))
+    name = f"block{numbers[0]}" if len(numbers) == 1 else f"blocks{called}-mean"
+    mean = torch.stack([scores[f"block{number}"] for number in numbers]).mean(0)
+    return {**{reader: of for reader, of in scores.items() if reader != name}, name: mean}
 
 
 class Logits(Readout):

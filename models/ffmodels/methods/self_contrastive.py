@@ -15,9 +15,10 @@ Letters: B images, C channels.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,14 +41,14 @@ class SelfContrastive(Method):
     negative: tuple[float, ...] = setting(
         (6.0, 1.0), min_length=1, description="Threshold of negatives; the last stands for the blocks that follow."
     )
-    penalty: tuple[float, ...] = setting(
+    penalty: tuple[Annotated[float, Field(ge=0)], ...] = setting(
         (1e-4, 0.0), min_length=1, description="Weight of the positives' goodness; the last stands for what follows."
     )
     again: tuple[bool, ...] = setting(
         (False,),
         min_length=1,
-        description="Whether a block's pairs are made again, of the images' own activations; the last stands for the "
-        "blocks that follow. The first block's are always made.",
+        description="Whether a block's pairs are made again, of the positives, which stand for their images (for both "
+        "views of two), and the other images; the last stands for the blocks that follow. The first's always are.",
     )
 
     def needs(self) -> Needs:

@@ -1,7 +1,7 @@
 """VICReg (Bardes, Ponce & LeCun 2022, arXiv 2105.04906) at each block.
 
-Two views of an image go through the network; of their projections p and q, with the deviation s_i and the covariance C
-of each over the batch,
+Two views of an image go through the network; of their projections p and q, with the deviation s_i (the root of the
+variance and 1e-4) and the covariance C of each over the batch,
 
     L = invariance * mean (p - q)^2 + variance * mean relu(1 - s_i) + covariance * sum_(i != j) C_ij^2 / P,
 

@@ -34,11 +34,10 @@ def test_layer_is_layer_norm_without_parameters_over_all_of_an_image(shape):
 
 
 @pytest.mark.parametrize("shape", [(20,), (20, 5, 5)])
-def test_group_is_group_norm_without_parameters_and_one_group_where_channels_cannot_be_shared_out(shape):
+def test_group_is_group_norm_without_parameters(shape):
     x = torch.randn(4, *shape, dtype=torch.float64)
     for groups in (1, 2, 5):  # of four numbers at least: two may be nearly alike
         torch.testing.assert_close(group(x, groups), nn.functional.group_norm(x, groups, eps=0.0))
-    torch.testing.assert_close(group(x, 3), NORMALISE["layer"](x))
     x = torch.zeros(2, 6, requires_grad=True)
     group(x, 3).sum().backward()
     assert torch.isfinite(x.grad).all()
@@ -61,6 +60,27 @@ def test_every_network_can_be_normalised_by_groups(name):
     images = torch.rand(3, 1, 14, 14)
     for h, read in zip(backbone(images), [block.normalise for block in backbone.info], strict=True):
         torch.testing.assert_close(read(h), group(h, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mlp", {"width": 24}, "backbone.groups is 10, and block 1 has 24 channels: choose what divides them"),
+        ("mlp", {"width": 10}, "backbone.groups is 10, and block 1 has 10 numbers: one by itself is nothing where"),
+        ("convnet", {}, "backbone.groups is 10, and block 1 has 64 channels: choose what divides them"),
+        ("convnet", {"channels": (20, 24)}, "backbone.groups is 10, and block 2 has 24 channels: choose what"),
+    ],
+)
+def test_groups_that_do_not_share_out_a_block_are_refused(name, settings, message):
+    with pytest.raises(SettingError, match=message):
+        BACKBONES.load(name)(between="group", **settings).build((1, 14, 14), 0)
+    BACKBONES.load("convnet")(between="group", channels=(10,)).build((1, 14, 14), 0)  # of pixels there are several
+
+
+@pytest.mark.parametrize("between", ["rms", "layer", "triangle", "none"])
+def test_groups_of_what_is_not_normalised_by_them_are_refused(between):
+    with pytest.raises(SettingError, match=rf"^backbone\.groups is 7, and backbone\.between is {between}: choose"):
+        BACKBONES.load("mlp")(between=between, groups=7, width=14).build((1, 14, 14), 0)
 
 
 def test_triangle_is_of_activations_and_layer_of_images():

@@ -81,6 +81,20 @@ def test_settings_stand_for_the_blocks_that_follow():
     assert [any(isinstance(part, nn.MaxPool2d) for part in block) for block in net.blocks] == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel": [3, 3, 5]}, "backbone.kernel has 3 values, and there are 2 blocks: give no more"),
+        ({"pooling": ["max", "max", "none"]}, "backbone.pooling has 3 values, and there are 2 blocks: give no more"),
+        ({"pooling": ["none"], "window": 4}, "backbone.pooling is none: leave out backbone.window"),
+        ({"pooling": ["none"], "pool_first": True}, "backbone.pooling is none: leave out backbone.window"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(settings, message):
+    with pytest.raises(SettingError, match=message):
+        make(**settings)
+
+
 @pytest.mark.parametrize("settings", [{"channels": []}, {"kernel": [2]}, {"pooling": ["min"]}, {"channels": [0]}])
 def test_settings_that_are_not_legal_are_refused(settings):
     with pytest.raises(SettingError, match=next(iter(settings))):

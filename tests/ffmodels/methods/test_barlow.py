@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ffcore.errors import SettingError
 from ffmodels.methods.barlow import barlow_loss
-from ffmodels.parts import BACKBONES
+from ffmodels.parts import BACKBONES, METHODS
 from ffmodels.units import make_units
 from tests.ffmodels.making import SHAPE, K, batch, losses_of, make, projections
 
@@ -74,7 +75,7 @@ def test_each_block_has_the_loss_of_its_own_projections_of_the_two_views():
 
 @pytest.mark.parametrize("grid", [1, 2])
 def test_on_a_map_the_projector_begins_with_a_convolution_and_keeps_as_much_space_as_is_asked_for(grid):
-    method, _, _ = make("barlow", projector=8, grid=grid)
+    method = METHODS.load("barlow")(projector=8, grid=grid)
     net = BACKBONES.load("convnet")(channels=(3, 4), pooling=("none",)).build(SHAPE, 0)
     for block, unit in zip(net.info, make_units(method, net, K), strict=True):
         [head] = unit.heads.values()
@@ -88,3 +89,9 @@ def test_it_reads_no_label_and_takes_full_batches_of_two_views():
     needs = method.needs()
     assert (needs.labels, needs.views, needs.partner, needs.drop_last) == (False, 2, False, True)
     assert method.readout(None, None, {}, K) is None
+
+
+@pytest.mark.parametrize("name", ["barlow", "vicreg", "info-nce"])
+def test_space_is_not_kept_where_there_is_none(name):
+    with pytest.raises(SettingError, match=r"^method\.grid is 8, and the activations of block 1 are no map: leave it"):
+        make(name, grid=8)

@@ -277,7 +277,7 @@ def readout(depth=4, **settings):
         (4, {}, "blocks2-4-mean"),
         (4, {"cut": "never"}, "blocks2-4-mean"),
         (4, {"cut": "never", "at": "last"}, "block4"),
-        (5, {"cut": "2", "at": "last"}, "blocks2-5-mean"),
+        (5, {"cut": "2", "at": "last"}, "blocks2+4+5-mean"),
     ],
 )
 def test_scores_are_the_goodness_of_each_label_in_turn_and_what_predicts_stands_last(depth, settings, last):
@@ -286,7 +286,7 @@ def test_scores_are_the_goodness_of_each_label_in_turn_and_what_predicts_stands_
     scores = told.readers(images)
     assert [*scores][-1] == last
     assert {f"block{i}" for i in range(1, depth + 1)} <= {*scores}
-    read = {"block1": [0], "block4": [3], "blocks2-5-mean": [1, 3, 4]}.get(last, range(max(0, depth - 3), depth))
+    read = {"block1": [0], "block4": [3], "blocks2+4+5-mean": [1, 3, 4]}.get(last, range(max(0, depth - 3), depth))
     for k in range(K):
         pixels = images.numpy().astype(np.float64).reshape(9, -1).copy()
         pixels[:, :K] = np.eye(K)[k]
@@ -296,6 +296,20 @@ def test_scores_are_the_goodness_of_each_label_in_turn_and_what_predicts_stands_
                 np.testing.assert_allclose(scores[f"block{i}"][:, k].detach(), expected, rtol=1e-4)
         np.testing.assert_allclose(scores[last][:, k].detach(), np.mean([goodness[i] for i in read], 0), rtol=1e-4)
     assert torch.equal(told(images), scores[last])
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_what_one_block_tells_predicts_wherever_it_stands(index):
+    """Greedy training reads the blocks that have learned by then, of which the first is one alone."""
+    method, backbone, units = make("forward-forward", depth=4)
+    told = method.readout(backbone, method.condition(K, SHAPE), {index: heads_of(units)[index]}, K)
+    images = batch().views[0]
+    scores = told.readers(images)
+    assert [*scores][-1] == f"block{index + 1}"
+    assert {*scores} == {"block1", "block2", "block3", "block4"}
+    assert torch.equal(told(images), scores[f"block{index + 1}"])
+    every = method.readout(backbone, method.condition(K, SHAPE), heads_of(units), K).readers(images)
+    assert torch.equal(told(images), every[f"block{index + 1}"])
 
 
 def test_it_refuses_a_network_that_hands_its_length_on_and_labels_that_cannot_be_wrong():

@@ -85,6 +85,11 @@ def test_values_of_blocks_that_there_are_not_are_refused(name, value):
     make("self-contrastive", depth=1)  # the defaults are of two
 
 
+def test_a_penalty_is_no_reward():
+    with pytest.raises(SettingError, match=r"^penalty\.1 is -1\.0: it must be at least 0"):
+        make("self-contrastive", penalty=(1e-3, -1.0))
+
+
 def test_a_network_without_normalisation_is_refused():
     with pytest.raises(SettingError, match="between is none, and self-contrastive would read its goodness off"):
         make("self-contrastive", between="none")
