@@ -108,7 +108,7 @@ def labels(names: Iterable[str]) -> dict[str, str]:
 
 
 def styles(drawn: Iterable[tuple[str, str]], methods: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Returns how lines look: like their method; a second one of a method is hollow, a third dashed otherwise.
+    """Returns how lines look: like their method; a second one that looks so is hollow, a third dashed otherwise.
 
     Args:
         drawn: of each line its name and its style, a method or a baseline.
@@ -119,9 +119,11 @@ def styles(drawn: Iterable[tuple[str, str]], methods: Iterable[str]) -> dict[str
     seen = Counter[str]()
     for name, style in drawn:
         if name not in found:
-            hollow = {"markerfacecolor": "white", "linestyle": DASHES[(seen[style] - 1) % len(DASHES)]}
-            found[name] = {**looks.get(style, LOOKS[-1]), **(hollow if seen[style] else {})}
-            seen[style] += 1
+            look = looks.get(style, LOOKS[-1])
+            alike = seen[look["color"]]  # lines of its method, and of others where methods are more than looks
+            hollow = {"markerfacecolor": "white", "linestyle": DASHES[(alike - 1) % len(DASHES)]}
+            found[name] = {**look, **(hollow if alike else {})}
+            seen[look["color"]] += 1
     return found
 
 

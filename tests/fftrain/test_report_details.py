@@ -15,7 +15,7 @@ from ffcore.files import read_json, write_json
 from fftrain import RunConfig, write_report
 from fftrain.parts import merged
 from fftrain.report.blocks import Curve, block_lines
-from fftrain.report.figures import svg
+from fftrain.report.figures import LOOKS, styles, svg
 from fftrain.report.frame import collect
 from fftrain.report.inventory import command as command_of
 from fftrain.report.inventory import seconds as seconds_of
@@ -155,6 +155,16 @@ def test_names_that_matplotlib_reads_in_another_way_are_shown(study, tmp_path, l
         parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
         parts = [p.text.strip() for p in ElementTree.fromstring(svg, parser).iter() if isinstance(p.text, str)]
         assert set(parts) >= ({*NAMES, last} if name.startswith("tsne") else {"$_$", "$x", r"\$5$"})
+
+
+def test_lines_of_a_figure_look_different_though_methods_are_more_than_looks():
+    methods = [f"m{i}" for i in range(12)]
+    found = styles([(f"{method}, {what}", method) for method in methods for what in ("probe", "readout")], methods)
+    looks = [(of["color"], str(of.get("linestyle")), of.get("markerfacecolor")) for of in found.values()]
+    assert len({*looks}) == len(looks) == 24
+    first = styles([("a", "m0"), ("b", "m7")], methods)
+    assert first["a"] == dict(LOOKS[0])  # as in every figure
+    assert first["b"] == dict(LOOKS[1])
 
 
 def test_legends_show_every_name():
