@@ -125,12 +125,12 @@ def pretrain(
     from fftrain.run import RunFolder
     from fftrain.training import pretrain
 
-    goes_on = resume and out is not None and (out / "config.json").exists()
-    if goes_on and out is not None:
-        begun, place, folder = RunFolder(out).read_config(), given.pop("dataset", None), out
+    there = out if resume and out is not None and (out / "config.json").exists() else None
+    if there is not None:
+        begun, place, folder = RunFolder(there).read_config(), given.pop("dataset", None), there
         run = RunConfig.made(merged(begun.to_dict(), *layers, given))
         begun.continued(run)
-        run = found_at(out, run, place, given.get("data_dir"))
+        run = found_at(there, run, place, given.get("data_dir"))
     elif resume and not any(layers) and not given.keys() - {*RunConfig.FREE, "dataset"}:
         raise SettingError(f"--out {out} holds no run to continue, and nothing says what to train: name another folder")
     else:
@@ -138,7 +138,7 @@ def pretrain(
         check_dataset(run.dataset)
         folder = out or Path("runs") / f"{file_name(run.dataset)}-{run.view.called}-{run.label.replace(' ', '-')}"
     accelerator, reporter = start(run.threads, run.mixed_precision, run.track, processes)
-    if resume and not goes_on:
+    if resume and there is None:
         reporter.note(f"{folder} holds no run yet: it begins")
     with stopping(reporter, lambda: RunFolder(folder).stopped(run.epochs)):
         results = pretrain(run, folder, resume=resume, accelerator=accelerator, reporter=reporter)

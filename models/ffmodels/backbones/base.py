@@ -312,7 +312,11 @@ class BackboneSettings(Part):
     """The settings of a backbone; what they build is the same for the same seed, whatever was drawn before."""
 
     between: Between = setting("rms", description="How a block normalises its input.")
-    groups: int = setting(10, ge=1, description="Groups of channels that between=group normalises by themselves.")
+    groups: int = setting(
+        10,
+        ge=1,
+        description="Groups that share channels evenly, each normalised by itself, of between=group.",
+    )
 
     @abstractmethod
     def make(self, shape: Shape) -> Backbone:
