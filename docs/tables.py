@@ -150,7 +150,7 @@ def matrix(dataset: str) -> list[str]:
             found = cell(rows, dataset, view, method, varied, cut)
             line.append(both(found))
         lines.append(line)
-    found = pick(rows, dataset=dataset, source="random", view="plain", method="bp")
+    found = pick(rows, dataset=dataset, source="random", view="plain", method="local-ce")
     raw = told(pick(rows, dataset=dataset, source="raw"), blocks="pixels")
     lines.append(["", "untrained", both(found), "", ""])
     lines.append(["", "raw pixels", raw, "", ""])
@@ -172,8 +172,8 @@ def kept(dataset: str) -> list[str]:
     for sees, loss, view, method, varied in MATRIX:
         cuts = [cell(rows, dataset, view, method, varied, cut) for cut in ("", " cut=never")]
         lines.append([sees, loss, *(" / ".join(measured(found, of, "block4") for found in cuts) for of in KEPT)])
-    untrained = pick(rows, dataset=dataset, source="random", view="plain", method="bp")
-    raw = pick(rows, dataset=dataset, source="raw", view="plain", method="bp")
+    untrained = pick(rows, dataset=dataset, source="random", view="plain", method="local-ce")
+    raw = pick(rows, dataset=dataset, source="raw", view="plain", method="local-ce")
     lines.append(["", "untrained", *(measured(untrained, of, "block4") for of in KEPT)])
     lines.append(["", "raw pixels", *(measured(raw, of, "pixels") for of in KEPT)])
     return markdown(["sees", "loss", *KEPT], lines)
