@@ -1,7 +1,7 @@
 """Forward-Forward without labels (Hinton 2022, section 3.2): the negative is a hybrid of two images.
 
 One mask with large regions for all channels chooses between the image and another: random bits, blurred 6 to 10 times
-with [1/4, 1/2, 1/4] both ways, the border repeated, above 0.5. The losses are those of `forward-forward`.
+with [1/4, 1/2, 1/4] both ways, the border repeated, above 0.5. The losses are those of a pair in `forward-forward`.
 
 Letters: B batch, C channels, H W pixels.
 """
