@@ -124,7 +124,7 @@ def matrix() -> None:
         return ends(tables.cell(rows, data[panel], view, method, varied, [*tables.CUTS.values()][series]))
 
     panels = [
-        Panel(name, least, untrained(rows, dataset=dataset, view="plain", method="local-ce"))
+        Panel(name, least, untrained(rows, dataset=dataset, **tables.BESIDE))
         for dataset, name, least in zip(data, ("MNIST", "CIFAR-10 (JPEG)"), (78, 18), strict=True)
     ]
     labels = [f"{sees}: {loss.replace('`', '')}" for sees, loss, *_ in tables.MATRIX]
