@@ -47,8 +47,9 @@ demo: $(VENV)/.installed
 	@$(BIN)/fftrain report $(DEMO)
 	@echo "exports side by side: $(DEMO)/compare.svg; what answers what: $(DEMO)/prediction.json"
 
+# Where a worker dies, the run ends and names its test: with another in its place, loadfile waits for ever.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -56,3 +56,24 @@ def test_small_images_have_the_small_stem_and_a_width_its_share_of_channels():
 
 def test_its_statistics_are_those_of_all_processes():
     assert all(isinstance(m, BatchNorm) for m in make().modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("width", [0.0625, 0.125, 0.25])  # 4, 8 and 16 channels of the first stage
+def test_gradients_of_a_narrow_one_are_right(width):
+    """oneDNN's of a strided 1x1 convolution are not where channels are last and fewer than a vector holds."""
+    net = make((1, 14, 14), width=width, unit="stages").eval()
+    exact = make((1, 14, 14), width=width, unit="stages").eval().double()
+    images = torch.rand(48, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+    sum(h.square().mean() for h in exact(images.double())).backward()
+    for _ in range(20):
+        net.zero_grad()
+        sum(h.square().mean() for h in net(images)).backward()
+        for (name, ours), theirs in zip(net.named_parameters(), exact.parameters(), strict=True):
+            assert (ours.grad - theirs.grad).norm() < 1e-3 * theirs.grad.norm(), name
+
+
+@pytest.mark.parametrize(("width", "last"), [(0.0625, False), (0.1875, False), (0.25, True)])
+def test_a_narrow_one_has_the_usual_layout(width, last):
+    net = make((1, 14, 14), width=width)
+    layouts = [h.is_contiguous(memory_format=torch.channels_last) for h in net(torch.rand(2, 1, 14, 14))[:-2]]
+    assert layouts == [last] * len(layouts)
