@@ -39,12 +39,27 @@ def coloured(
     return Image.fromarray(np.clip(np.rint(values + grain), 0, 255).astype(np.uint8))
 
 
+def drawn(ink_HW: Pixels, pen: ImageFilter.Filter) -> Pixels:
+    """Returns a digit in strokes of another pen, by passing it over five times."""
+    picture = Image.fromarray(ink_HW)
+    for _ in range(5):
+        picture = picture.filter(pen)
+    return np.asarray(picture)
+
+
 def thin(ink_HW: Pixels) -> Pixels:
     """Returns a digit of eight times the size in strokes of a thin pen."""
-    picture = Image.fromarray(large(ink_HW, 8))
-    for _ in range(5):
-        picture = picture.filter(ImageFilter.MinFilter(3))
-    return np.asarray(picture)
+    return drawn(large(ink_HW, 8), ImageFilter.MinFilter(3))
+
+
+def thick(ink_HW: Pixels) -> Pixels:
+    """Returns a digit of eight times the size, with room for them, in strokes of a thick pen."""
+    return drawn(np.pad(large(ink_HW, 8), 16), ImageFilter.MaxFilter(3))
+
+
+def turned(ink_HW: Pixels, degrees: int) -> Image.Image:
+    """Returns a digit of eight times the size, turned about its middle, to the left."""
+    return Image.fromarray(large(ink_HW, 8)).rotate(degrees, Image.Resampling.BICUBIC)
 
 
 def transparent(ink_HW: Pixels, colour: tuple[int, int, int]) -> Image.Image:
@@ -96,6 +111,11 @@ KINDS: dict[str, Callable[[Pixels], Image.Image]] = {
     "thin pen": lambda ink: Image.fromarray(thin(ink)),
     "photograph of paper": lambda ink: coloured(on_table(large(ink, 5)), (200, 195, 185), (35, 35, 50), 4, 0.4),
     "thin pen, photograph": lambda ink: coloured(on_table(thin(ink)), (200, 195, 185), (35, 35, 50), 4, 0.3),
+    # Held out: added when the model and its reading had been settled.
+    "thick pen": lambda ink: Image.fromarray(thick(ink)),
+    "thick pen, photograph": lambda ink: coloured(on_table(thick(ink)), (200, 195, 185), (35, 35, 50), 4, 0.3),
+    "turned left by 20 degrees": lambda ink: turned(ink, 20),
+    "turned right by 20 degrees": lambda ink: turned(ink, -20),
 }
 
 
