@@ -17,6 +17,7 @@ COLUMNS = ("dataset", "view", "method", "seed", "varied", "measure", "split", "r
 BLOCKS = ("block1", "block2", "block3", "block4", "blocks2-4")
 CIFAR = "imagefolder:cifar10-jpeg"
 DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", CIFAR: "CIFAR-10"}
+PIXELS = {"mnist": 784, "fashion-mnist": 784, CIFAR: 3072}
 NONE = "-"
 # What a study calls the methods and cuts that have a name of their own.
 RECIPES = {
@@ -132,13 +133,26 @@ def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
 
 
 def by_block(
-    name: str, kinds: Mapping[str, Mapping[str, str]], blocks: Sequence[str] = BLOCKS, dataset: str = "mnist"
+    name: str,
+    kinds: Mapping[str, Mapping[str, str]],
+    dims: Sequence[int],
+    blocks: Sequence[str] = BLOCKS,
+    dataset: str = "mnist",
 ) -> list[str]:
-    """Returns probes of each block, test split: of the kinds that have runs, untrained, of the pixels."""
+    """Returns probes of each block, test split: of the kinds that have runs, untrained, of the pixels.
+
+    `dims` are the numbers that each probe reads.
+    """
     rows = pick(read(name), dataset=dataset)
     there = {label: found for label, wanted in kinds.items() if (found := own(rows, **wanted))}
     lines = [[label, *(told(found, blocks=b) for b in blocks)] for label, found in there.items()]
     wanted = next(iter(kinds.values()))
     lines.append(["untrained", *(told(pick(rows, **wanted, source="random"), blocks=b) for b in blocks)])
-    lines.append(["raw pixels", told(pick(rows, source="raw"), blocks="pixels"), *[""] * (len(blocks) - 1)])
-    return markdown(["features of", *blocks], lines)
+    raw = f"raw pixels ({PIXELS[dataset]})"
+    lines.append([raw, told(pick(rows, source="raw"), blocks="pixels"), *[""] * (len(blocks) - 1)])
+    return markdown(["features of", *sized(blocks, dims)], lines)
+
+
+def sized(blocks: Sequence[str], dims: Sequence[int]) -> list[str]:
+    """Returns what columns of probes are called: the blocks, and how many numbers each reads."""
+    return [f"{block} ({dim})" for block, dim in zip(blocks, dims, strict=True)]

@@ -140,9 +140,9 @@ LINES: dict[str, list[Line]] = {
         ),
     ],
     "self-contrastive": [
-        Line("2x2000", "scff-mnist", MNIST, {"method": "self-contrastive order=greedy"}, published="98.70"),
-        Line("conv 48-192-768", "scff-cifar10", CIFAR, of_scff("half")),
-        Line("conv 96-384-1536", "scff-cifar10", CIFAR, of_scff("full"), published="80.75"),
+        Line("2x2000, greedy", "scff-mnist", MNIST, {"method": "self-contrastive order=greedy"}, published="98.70"),
+        Line("conv 48-192-768, greedy", "scff-cifar10", CIFAR, of_scff("half")),
+        Line("conv 96-384-1536, greedy", "scff-cifar10", CIFAR, of_scff("full"), published="80.75"),
         *(twins("self-contrastive", "4x500, two views", "matrix", dataset) for dataset in (MNIST, CIFAR)),
     ],
     "clapp": [Line(CONVNET, "losses-10k", CIFAR, {"method": "clapp"}, published="80.51; end to end 80.49")],

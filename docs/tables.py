@@ -159,6 +159,17 @@ def matrix(dataset: str) -> list[str]:
     return markdown(["sees", "loss", *(f"cut {name}" for name in CUTS)], lines)
 
 
+def layers(dataset: str) -> list[str]:
+    """Returns the probe of each block of each cell of the matrix, cut at each block and with the same losses uncut."""
+    rows, lines = read("matrix"), []
+    for sees, loss, view, method, varied in MATRIX:
+        cuts = [cell(rows, dataset, view, method, varied, cut) for cut in ("", " cut=never")]
+        lines.append([sees, loss, *(" / ".join(told(found, blocks=b) for found in cuts) for b in BLOCKS)])
+    untrained = pick(rows, dataset=dataset, source="random", **BESIDE)
+    lines.append(["", "untrained", *(told(untrained, blocks=b) for b in BLOCKS)])
+    return markdown(["sees", "loss", *BLOCKS], lines)
+
+
 # What block4 keeps: the measure, its unit, and the split that it is of.
 KEPT = {
     "neighbours": ("knn accuracy", "test", 100.0, 1),
@@ -218,6 +229,8 @@ def tables() -> dict[str, list[str]]:
         "theta": theta(),
         "matrix: mnist": matrix("mnist"),
         "matrix: cifar10": matrix(CIFAR),
+        "layers: mnist": layers("mnist"),
+        "layers: cifar10": layers(CIFAR),
         "kept: mnist": kept("mnist"),
         "kept: cifar10": kept(CIFAR),
         "full": by_block(
@@ -227,6 +240,7 @@ def tables() -> dict[str, list[str]]:
                 "`ff`, theta sqrt(D)": {"varied": "method.threshold=44.721359549995796"},
                 "`bp`": {"method": "bp"},
             },
+            gates.WIDE,
         ),
     }
 

@@ -64,7 +64,7 @@ def test_the_specs_of_the_results_are_legal(path, stand_ins, monkeypatch):
     counts |= {"scff-cifar10": 4, "claim-mnist": 18, "claim-cifar10-long": 2, "claim-search": 18, "redundancy": 108}
     counts |= {"goodness": 72, "matrix-2000": 54, "depth": 126, "depth-resnet18": 36, "tasks": 22, "colour": 2}
     counts |= {"depth-10k": 144, "depth-resnet18-10k": 30, "tasks-10k": 22}
-    counts |= {"goodness-conv-10k": 48, "losses-10k": 36}
+    counts |= {"goodness-conv-10k": 48, "losses-10k": 45}
     counts |= {"study-formula": 60, "swish-search": 8, "study-formula-cifar10": 3, "study-formula-full": 3, "theta": 22}
     cells = choose(None, path, None, {}).cells
     assert len(cells) == counts[path.stem]
