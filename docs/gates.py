@@ -31,6 +31,11 @@ CLAIMED = {
     "end to end, losses on all": {"method": "info-nce cut=never"},
     "end to end, loss on the last": {"method": "info-nce cut=never at=last"},
 }
+# CLAPP++ and its twin at the rate that validation chose for either.
+CLAPP = {
+    "here": {"method": "clapp", "varied": "lr=0.001"},
+    "last": {"method": "clapp cut=never at=last", "varied": "lr=0.001"},
+}
 # What losses-10k has side by side, on one network.
 PARTS = {
     "`pred`": {"varied": "method.beta=0.0"},
@@ -44,7 +49,10 @@ PARTS = {
     "InfoNCE, 2x2 places": {"method": "info-nce", "varied": "method.grid=2"},
     "VICReg": {"method": "vicreg", "varied": "method.grid=1"},
     "VICReg, 2x2 places": {"method": "vicreg", "varied": "method.grid=2"},
-    "CLAPP++": {"method": "clapp"},
+    "CLAPP++, rate 1e-3": CLAPP["here"],
+    "CLAPP++ end to end, loss on the last, rate 1e-3": CLAPP["last"],
+    "CLAPP++, rate 2e-4": {"method": "clapp", "varied": "lr=0.0002"},
+    "CLAPP++ end to end, loss on the last, rate 2e-4": {"method": "clapp cut=never at=last", "varied": "lr=0.0002"},
 }
 SCFF = {"SCFF, greedy": {"method": "self-contrastive order=greedy"}}
 # Numbers that a probe reads of each block and of the last three: the MLP 4x2000, convolutions 16-32-64-128.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from figures import CIFAR, DATA, NONE, PRETEXT, STUDIED, Row, called, chosen, markdown, own, pick, read, told
-from gates import of_scff, pair
+from gates import CLAPP, of_scff, pair
 
 Wanted = Mapping[str, str]
 HEADS = ("data, network", "spec", "read by", "cut at each block", "uncut, losses on all", "uncut, loss on the last")
@@ -145,7 +145,7 @@ LINES: dict[str, list[Line]] = {
         Line("conv 96-384-1536, greedy", "scff-cifar10", CIFAR, of_scff("full"), published="80.75"),
         *(twins("self-contrastive", "4x500, two views", "matrix", dataset) for dataset in (MNIST, CIFAR)),
     ],
-    "clapp": [Line(CONVNET, "losses-10k", CIFAR, {"method": "clapp"}, published="80.51; end to end 80.49")],
+    "clapp": [Line(CONVNET, "losses-10k", CIFAR, **CLAPP, published="80.51; end to end 80.49")],
     "forward-forward": [
         mended("swish", "98.35", pair("swish")),
         mended("symba", "97.8", pair("symba")),
