@@ -150,7 +150,7 @@ def main(
         pictures = [draw(ink) for ink in ink_NHW]
         rows[kind] = {"read": right(pictures), "plainly": right(pictures, invert="no", place="no")}
         if not as_json:
-            print(f"{kind:24} {rows[kind]['read']:6.2f} {rows[kind]['plainly']:6.2f}", flush=True)
+            print(f"{kind:26} {rows[kind]['read']:6.2f} {rows[kind]['plainly']:6.2f}", flush=True)
     if as_json:
         print(json.dumps({"model": str(classifier.model.path), "count": len(labels_N), "accuracy": rows}, indent=2))
 
